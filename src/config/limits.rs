@@ -1,0 +1,1 @@
+//! Every number that bounds something, with its reason.

@@ -1,0 +1,3 @@
+//! The Python side: workers, the preloader, and the wire to them.
+
+pub mod wire;
