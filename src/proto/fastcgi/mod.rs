@@ -1,0 +1,517 @@
+//! FastCGI 1.0 as a codec: roles responder and authorizer, several requests on one connection.
+//!
+//! Keeps at most one record header, the unfinished params of each request and nothing of a body. Section numbers
+//! are those of the FastCGI specification. Knows no socket, clock or log, and does not mend what servers send.
+
+mod params;
+mod record;
+
+use self::record::{ProtocolStatus, Record};
+use super::head::{cgi_head, cgi_head_status_last};
+use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
+use crate::pairs::Pairs;
+
+/// One FastCGI connection.
+pub struct FastCgi {
+    max_params: usize,
+    max_requests: usize,
+    max_connections: usize,
+    header: [u8; record::HEADER_LEN],
+    header_len: usize,
+    record: Option<Record>,
+    any_record: bool,
+    /// The content of a BEGIN_REQUEST or GET_VALUES record, until it is complete.
+    content: Vec<u8>,
+    requests: Vec<Request>,
+    /// An authorizer's body ends with its params: the second event of one record.
+    body_end: Option<RequestId>,
+    /// FCGI_KEEP_CONN of the request that ended last.
+    ended_keep_conn: bool,
+    any_ended: bool,
+}
+
+struct Request {
+    id: u16,
+    role: Role,
+    keep_conn: bool,
+    status_last: bool,
+    input: Input,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Responder,
+    Authorizer,
+    /// Filter, or a role that the specification does not know: answered with UNKNOWN_ROLE, then swallowed.
+    Unknown,
+}
+
+// What comes in (an authorizer goes from its last PARAMS to Ended):
+//
+// Params ──empty PARAMS──▶ Stdin ──empty STDIN──▶ Ended
+//   └─too long─▶ Refused ─empty PARAMS─▶ Drain ─empty STDIN──▲
+enum Input {
+    Params(Vec<u8>),
+    /// Params without a use: swallowed.
+    Refused,
+    Stdin,
+    /// A body without a use: swallowed.
+    Drain,
+    Ended,
+}
+
+// What goes out:
+//
+// Unannounced ──Begin, Reject──▶ Owed ──Head, Body──▶ Begun ──End──▶ Ended
+//                                  └──ABORT_REQUEST──▶ Aborted ◀──┘     ▲
+//                                                         └─────End─────┘
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Unannounced,
+    Owed,
+    Begun,
+    Aborted,
+    Ended,
+}
+
+impl FastCgi {
+    /// `max_params`: how many bytes the params of a request may take, with their lengths.
+    /// `max_requests`: how many requests may be going on at once on this connection; told as FCGI_MAX_REQS.
+    /// `max_connections`: told as FCGI_MAX_CONNS.
+    pub fn new(max_params: usize, max_requests: usize, max_connections: usize) -> FastCgi {
+        FastCgi {
+            max_params,
+            max_requests,
+            max_connections,
+            header: [0; record::HEADER_LEN],
+            header_len: 0,
+            record: None,
+            any_record: false,
+            content: Vec::new(),
+            requests: Vec::new(),
+            body_end: None,
+            ended_keep_conn: false,
+            any_ended: false,
+        }
+    }
+
+    /// Eats up to the end of a header; `None` when it is not complete.
+    fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Record>, ProtocolError> {
+        if self.header_len == 0
+            && let Some(&version) = input.first()
+            && version != record::VERSION_1
+        {
+            return Err(wrong_version(version, self.any_record));
+        }
+        let (piece, rest) = input.split_at(input.len().min(record::HEADER_LEN - self.header_len));
+        self.header[self.header_len..][..piece.len()].copy_from_slice(piece);
+        self.header_len += piece.len();
+        *input = rest;
+        if self.header_len < record::HEADER_LEN {
+            return Ok(None);
+        }
+        self.header_len = 0;
+        self.any_record = true;
+        Ok(Some(Record::from_header(self.header)))
+    }
+
+    /// Takes a piece of the content of `record`, whose lengths tell what follows the piece. An empty piece comes
+    /// once, for a record without content.
+    fn read_content<'a>(
+        &mut self,
+        record: Record,
+        piece: &'a [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        match (record.record_type, record.id) {
+            (record::GET_VALUES, 0) => {
+                self.content.extend_from_slice(piece);
+                if record.content == 0 {
+                    self.get_values(out);
+                    self.content = Vec::new();
+                }
+            }
+            (unknown, 0) if record.content == 0 => record::append_unknown_type(out, unknown),
+            (_, 0) => {}
+            (record::BEGIN_REQUEST, id) => {
+                self.content.extend_from_slice(piece);
+                if record.content == 0 || self.content.len() > record::BODY_LEN {
+                    self.begin_request(id, out)?;
+                    self.content.clear();
+                }
+            }
+            (record::PARAMS, id) => return Ok(self.params(id, piece)),
+            (record::STDIN, id) => return self.stdin(id, piece),
+            (record::ABORT_REQUEST, id) if record.content == 0 => {
+                return Ok(self.abort_request(id, out));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Section 4.1. Each known name is answered once, however often it is asked for.
+    fn get_values(&self, out: &mut Vec<u8>) {
+        let mut known = [
+            (&b"FCGI_MAX_CONNS"[..], Some(self.max_connections)),
+            (b"FCGI_MAX_REQS", Some(self.max_requests)),
+            (b"FCGI_MPXS_CONNS", Some(1)),
+        ];
+        record::append_record(out, record::GET_VALUES_RESULT, 0, |out| {
+            for (asked, _) in params::pairs(&self.content).map_while(Result::ok) {
+                for (name, value) in &mut known {
+                    if *name == asked
+                        && let Some(value) = value.take()
+                    {
+                        params::append_pair(out, name, value.to_string().as_bytes());
+                    }
+                }
+            }
+        });
+    }
+
+    /// Section 5.1.
+    fn begin_request(&mut self, id: u16, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        let &[role1, role0, flags, _, _, _, _, _] = &self.content[..] else {
+            return Err(ProtocolError(format!(
+                "BEGIN_REQUEST of request {id} does not have {} bytes of content",
+                record::BODY_LEN
+            )));
+        };
+        let (going_on, ended): (Vec<&Request>, Vec<&Request>) = self
+            .requests
+            .iter()
+            .partition(|r| r.answer != Answer::Ended);
+        if going_on.iter().any(|r| r.id == id) {
+            return Err(ProtocolError(format!(
+                "BEGIN_REQUEST for request {id}, which is still going on"
+            )));
+        }
+        let keep_conn = flags & record::KEEP_CONN != 0;
+        if going_on.len() >= self.max_requests {
+            record::append_end_request(out, id, ProtocolStatus::Overloaded);
+            self.note_end(keep_conn);
+            return Ok(());
+        }
+        // A peer that begins anew with an id, or has left many bodies without an end, will not send the rest.
+        let forget = if ended.iter().any(|r| r.id == id) {
+            Some(id)
+        } else {
+            ended
+                .first()
+                .filter(|_| ended.len() >= self.max_requests)
+                .map(|r| r.id)
+        };
+        self.requests.retain(|r| Some(r.id) != forget);
+        let role = match u16::from_be_bytes([role1, role0]) {
+            1 => Role::Responder,
+            2 => Role::Authorizer,
+            _ => Role::Unknown,
+        };
+        let mut request = Request {
+            id,
+            role,
+            keep_conn,
+            status_last: false,
+            input: Input::Params(Vec::new()),
+            answer: Answer::Unannounced,
+        };
+        if role == Role::Unknown {
+            record::append_end_request(out, id, ProtocolStatus::UnknownRole);
+            request.input = Input::Refused;
+            request.answer = Answer::Ended;
+            self.note_end(keep_conn);
+        }
+        self.requests.push(request);
+        Ok(())
+    }
+
+    /// Section 5.2.
+    fn params<'a>(&mut self, id: u16, piece: &[u8]) -> Option<Event<'a>> {
+        let max_params = self.max_params;
+        let index = self.requests.iter().position(|r| r.id == id)?;
+        let request = &mut self.requests[index];
+        let event = match &mut request.input {
+            Input::Params(bytes) if piece.is_empty() => {
+                let bytes = std::mem::take(bytes);
+                request.answer = Answer::Owed;
+                Some(request.announce(&bytes))
+            }
+            Input::Params(bytes) if bytes.len() + piece.len() <= max_params => {
+                bytes.extend_from_slice(piece);
+                None
+            }
+            Input::Params(_) => {
+                request.input = Input::Refused;
+                request.answer = Answer::Owed;
+                Some(Event::Reject {
+                    id: RequestId(id),
+                    status: 431,
+                    reason: format!("params of more than {max_params} bytes"),
+                })
+            }
+            Input::Refused if piece.is_empty() => {
+                request.input = Input::Drain;
+                None
+            }
+            Input::Refused | Input::Stdin | Input::Drain | Input::Ended => None,
+        };
+        if request.role == Role::Authorizer && matches!(request.input, Input::Stdin | Input::Drain)
+        {
+            if matches!(event, Some(Event::Begin { .. })) {
+                self.body_end = Some(RequestId(id));
+            }
+            self.end_input(index);
+        }
+        event
+    }
+
+    /// Section 5.3. An authorizer has no body, though lighttpd ends it.
+    fn stdin<'a>(&mut self, id: u16, bytes: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+        let Some(index) = self.requests.iter().position(|r| r.id == id) else {
+            return Ok(None);
+        };
+        let id = RequestId(id);
+        let request = &self.requests[index];
+        let wanted = matches!(request.answer, Answer::Owed | Answer::Begun);
+        match request.input {
+            Input::Params(_) => {
+                return Err(ProtocolError(format!(
+                    "STDIN of request {} before the end of its PARAMS",
+                    id.0
+                )));
+            }
+            Input::Refused | Input::Ended => return Ok(None),
+            Input::Stdin if !bytes.is_empty() => {
+                return Ok(wanted.then_some(Event::Body { id, bytes }));
+            }
+            Input::Drain if !bytes.is_empty() => return Ok(None),
+            Input::Stdin | Input::Drain => {}
+        }
+        let event =
+            (wanted && matches!(request.input, Input::Stdin)).then_some(Event::BodyEnd { id });
+        self.end_input(index);
+        Ok(event)
+    }
+
+    /// Section 5.4.
+    fn abort_request<'a>(&mut self, id: u16, out: &mut Vec<u8>) -> Option<Event<'a>> {
+        let index = self.requests.iter().position(|r| r.id == id)?;
+        let request = &mut self.requests[index];
+        match request.answer {
+            Answer::Unannounced => {
+                record::append_end_request(out, id, ProtocolStatus::RequestComplete);
+                let keep_conn = request.keep_conn;
+                self.requests.swap_remove(index);
+                self.note_end(keep_conn);
+                None
+            }
+            Answer::Owed | Answer::Begun => {
+                request.answer = Answer::Aborted;
+                request.input = Input::Ended;
+                Some(Event::Abort { id: RequestId(id) })
+            }
+            Answer::Aborted => None,
+            Answer::Ended => {
+                self.requests.remove(index);
+                None
+            }
+        }
+    }
+
+    /// Nothing more is expected from the peer for this request.
+    fn end_input(&mut self, index: usize) {
+        let request = &mut self.requests[index];
+        request.input = Input::Ended;
+        if request.answer == Answer::Ended {
+            self.requests.remove(index);
+        }
+    }
+
+    fn note_end(&mut self, keep_conn: bool) {
+        self.ended_keep_conn = keep_conn;
+        self.any_ended = true;
+    }
+}
+
+impl Request {
+    /// The event of complete params.
+    fn announce<'a>(&mut self, bytes: &[u8]) -> Event<'a> {
+        let id = RequestId(self.id);
+        match environ(self.role, bytes) {
+            Ok(environ) => {
+                self.input = Input::Stdin;
+                self.status_last = environ.get(b"SERVER_SOFTWARE").is_some_and(is_haproxy);
+                Event::Begin { id, environ }
+            }
+            Err(params::Torn { at }) => {
+                self.input = Input::Drain;
+                Event::Reject {
+                    id,
+                    status: 400,
+                    reason: format!("params end within the pair at byte {at} of {}", bytes.len()),
+                }
+            }
+        }
+    }
+}
+
+impl Codec for FastCgi {
+    fn decode<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        if let Some(id) = self.body_end.take() {
+            return Ok(Some(Event::BodyEnd { id }));
+        }
+        loop {
+            let (mut record, new) = match self.record {
+                Some(record) => (record, false),
+                None => match self.read_header(input)? {
+                    Some(record) => (record, true),
+                    None => return Ok(None),
+                },
+            };
+            let mut event = None;
+            if record.content > 0 || new {
+                let (piece, rest) = input.split_at(input.len().min(record.content));
+                let complete = record.content == piece.len();
+                record.content -= piece.len();
+                *input = rest;
+                self.record = Some(record);
+                if !piece.is_empty() || complete {
+                    event = self.read_content(record, piece, out)?;
+                }
+            }
+            if record.content == 0 {
+                let padding = input.len().min(record.padding);
+                *input = &input[padding..];
+                record.padding -= padding;
+                self.record = (record.padding > 0).then_some(record);
+            }
+            if event.is_some() || self.record.is_some() && input.is_empty() {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn encode(&mut self, id: RequestId, part: Part<'_>, out: &mut Vec<u8>) {
+        let Some(index) = self.requests.iter().position(|r| r.id == id.0) else {
+            return;
+        };
+        let id = id.0;
+        let request = &mut self.requests[index];
+        let open = match request.answer {
+            Answer::Owed | Answer::Begun => true,
+            Answer::Aborted => false,
+            Answer::Unannounced | Answer::Ended => return,
+        };
+        match part {
+            Part::Head(head) if open => {
+                request.answer = Answer::Begun;
+                let write = if request.status_last {
+                    cgi_head_status_last
+                } else {
+                    cgi_head
+                };
+                record::append_written(out, record::STDOUT, id, |out| write(head, out));
+            }
+            Part::Body(bytes) if open && !bytes.is_empty() => {
+                request.answer = Answer::Begun;
+                record::append_stream(out, record::STDOUT, id, bytes);
+            }
+            Part::Errors(text) if open => record::append_errors(out, id, text),
+            Part::Head(_) | Part::Body(_) | Part::Errors(_) => {}
+            Part::End => {
+                if request.answer == Answer::Begun {
+                    record::append_stream_end(out, record::STDOUT, id);
+                }
+                record::append_end_request(out, id, ProtocolStatus::RequestComplete);
+                request.answer = Answer::Ended;
+                let keep_conn = request.keep_conn;
+                if matches!(request.input, Input::Ended) {
+                    self.requests.remove(index);
+                }
+                self.note_end(keep_conn);
+            }
+        }
+    }
+
+    fn eof(&mut self) -> Eof {
+        let mut aborted = Vec::new();
+        for request in &mut self.requests {
+            if matches!(
+                request.answer,
+                Answer::Owed | Answer::Begun | Answer::Aborted
+            ) {
+                request.answer = Answer::Aborted;
+                request.input = Input::Ended;
+                aborted.push(RequestId(request.id));
+            }
+        }
+        self.requests.retain(|r| r.answer == Answer::Aborted);
+        if aborted.is_empty() {
+            Eof::Clean
+        } else {
+            Eof::Abort(aborted)
+        }
+    }
+
+    fn keep_alive(&self) -> bool {
+        let going_on = |r: &Request| r.answer != Answer::Ended && r.keep_conn;
+        self.any_ended && (self.ended_keep_conn || self.requests.iter().any(going_on))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.header_len == 0
+            && self.record.is_none()
+            && self.body_end.is_none()
+            && self.requests.is_empty()
+    }
+}
+
+/// The variables of a request. FCGI_ROLE is always ours: mod_fcgid sends one, others do not.
+fn environ(role: Role, bytes: &[u8]) -> Result<Pairs, params::Torn> {
+    const FCGI_ROLE: &[u8] = b"FCGI_ROLE";
+    const USUAL_PAIRS: usize = 48;
+    let mut environ = Pairs::with_capacity(USUAL_PAIRS, bytes.len() + 32);
+    let role: &[u8] = match role {
+        Role::Authorizer => b"AUTHORIZER",
+        Role::Responder | Role::Unknown => b"RESPONDER",
+    };
+    environ.push(FCGI_ROLE, role);
+    for pair in params::pairs(bytes) {
+        let (name, value) = pair?;
+        if name != FCGI_ROLE {
+            environ.push(name, value);
+        }
+    }
+    Ok(environ)
+}
+
+fn is_haproxy(software: &[u8]) -> bool {
+    const HAPROXY: &[u8] = b"haproxy";
+    software
+        .windows(HAPROXY.len())
+        .any(|w| w.eq_ignore_ascii_case(HAPROXY))
+}
+
+/// Looks at the first byte alone, so that the words do not hang on how the bytes were cut.
+fn wrong_version(version: u8, any_record: bool) -> ProtocolError {
+    let looks_like = match version {
+        _ if any_record => "; the records before it may have had a wrong length",
+        b'0'..=b'9' => {
+            "; the bytes look like SCGI: set protocol = \"scgi\" or let the server speak FastCGI"
+        }
+        0x12 => "; the bytes look like AJP: set protocol = \"ajp\" or let the server speak FastCGI",
+        b'A'..=b'Z' => {
+            "; the bytes look like HTTP, such as \"GET \" or \"POST\": let the server speak FastCGI"
+        }
+        _ => "",
+    };
+    ProtocolError(format!(
+        "a FastCGI record has version {version}, not 1{looks_like}"
+    ))
+}
