@@ -286,7 +286,7 @@ impl Transcript {
             })
             .sum();
         // All offsets; of a long transcript the ends, and some that share no factor with a power of two.
-        let stride = if length > 4096 { length / 251 | 1 } else { 1 };
+        let stride = if length > 4096 { (length / 251) | 1 } else { 1 };
         let offsets = (1..length).filter(|at| at % stride == 0 || *at < 300 || length - at < 100);
         let cuts = [Cut::Whole, Cut::EveryByte].into_iter();
         for cut in cuts.chain(offsets.map(Cut::At)) {
