@@ -16,6 +16,7 @@
 //! ```
 
 pub mod config;
+pub mod environ;
 pub mod pairs;
 pub mod proto;
 pub mod response;

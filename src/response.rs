@@ -5,6 +5,13 @@
 
 use crate::pairs::Pairs;
 
+/// Header block above which nginx, with its usual buffer of one page, answers 502.
+const USUAL_HEAD: usize = 4096;
+/// Line above which Apache answers 500.
+const USUAL_LINE: usize = 8190;
+/// Number of fields above which h2o and HAProxy give up.
+const USUAL_FIELDS: usize = 100;
+
 /// Status and header fields of a response: three digits, no control characters, no hop-by-hop fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
@@ -14,4 +21,329 @@ pub struct ResponseHead {
     pub reason: Vec<u8>,
     /// Header fields in the application's order.
     pub fields: Pairs,
+}
+
+impl ResponseHead {
+    /// Checks a head as a worker sends it: `status line NUL (name NUL value NUL)*`.
+    ///
+    /// Hop-by-hop fields and `Status` are dropped: they are the web server's and ours to say. Of several equal
+    /// Content-Lengths the first stays; 204 has none.
+    pub fn from_wire(payload: &[u8]) -> Result<ResponseHead, String> {
+        let end = payload
+            .iter()
+            .position(|&b| b == 0)
+            .ok_or("response head: the status line does not end")?;
+        let (status, reason) = status_line(&payload[..end])?;
+        let sent = Pairs::from_bytes(payload[end + 1..].to_vec())
+            .ok_or("response head: the header fields are torn")?;
+        let mut fields = Pairs::with_capacity(sent.len(), sent.as_bytes().len());
+        let mut length = None;
+        for (name, value) in sent.iter() {
+            if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+                return Err(format!(
+                    "response header: the name \"{}\" is not a token",
+                    name.escape_ascii()
+                ));
+            }
+            let value = value.trim_ascii();
+            if let Some(&byte) = value.iter().find(|&&b| is_control(b)) {
+                return Err(format!(
+                    "response header {}: control character \\x{byte:02x} in the value; line ends must not stand in it",
+                    name.escape_ascii()
+                ));
+            }
+            if is_hop_by_hop(name) {
+                continue;
+            }
+            if name.eq_ignore_ascii_case(b"Content-Length") {
+                let this = number(value).ok_or_else(|| {
+                    format!(
+                        "response header Content-Length: \"{}\" is not a number",
+                        value.escape_ascii()
+                    )
+                })?;
+                match length.replace(this) {
+                    Some(before) if before != this => {
+                        return Err(format!(
+                            "response header Content-Length: both {before} and {this}"
+                        ));
+                    }
+                    Some(_) => continue,
+                    None if status == 204 => continue,
+                    None => {}
+                }
+            }
+            fields.push(name, value);
+        }
+        Ok(ResponseHead {
+            status,
+            reason,
+            fields,
+        })
+    }
+
+    /// The value of the first field of this name, in whatever case.
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// What the application says about the length of its body.
+    pub fn content_length(&self) -> Option<u64> {
+        number(self.get(b"Content-Length")?)
+    }
+
+    /// Whether a body may follow this head in the answer to a request with this method.
+    pub fn allows_body(&self, method: &[u8]) -> bool {
+        method != b"HEAD" && !matches!(self.status, 204 | 304)
+    }
+
+    /// Drops a Location beside status 200 where the web server would act on it: Apache's modules and LiteSpeed serve
+    /// another page in its place (a path) or send a redirect (a URL), HAProxy turns 200 into 302. Browsers heed it
+    /// in no such response. It stays for the web servers known to pass it on.
+    pub fn settle_location(&mut self, request: &Pairs) {
+        if self.status != 200 || self.get(b"Location").is_none() {
+            return;
+        }
+        let software = request.get(b"SERVER_SOFTWARE").unwrap_or_default();
+        let passes = [&b"nginx"[..], b"lighttpd", b"Caddy", b"h2o"];
+        if passes.iter().any(|name| software.starts_with(name)) {
+            return;
+        }
+        let mut fields = Pairs::with_capacity(self.fields.len(), self.fields.as_bytes().len());
+        for (name, value) in self.fields.iter() {
+            if !name.eq_ignore_ascii_case(b"Location") {
+                fields.push(name, value);
+            }
+        }
+        self.fields = fields;
+    }
+
+    /// What some web servers will not take in this head, for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        // "Status: 200 " and the line ends; ": " and CR LF make two bytes more than the two NULs of each field.
+        let head = 16 + self.reason.len() + self.fields.as_bytes().len() + 2 * self.fields.len();
+        if head > USUAL_HEAD {
+            warnings.push(format!(
+                "response head of {head} bytes: nginx refuses more than {USUAL_HEAD} unless fastcgi_buffer_size is raised"
+            ));
+        }
+        for (name, value) in self.fields.iter() {
+            let line = name.len() + 2 + value.len();
+            if line > USUAL_LINE {
+                warnings.push(format!(
+                    "response header {} of {line} bytes: Apache refuses more than {USUAL_LINE}",
+                    name.escape_ascii()
+                ));
+            }
+        }
+        if self.fields.len() > USUAL_FIELDS {
+            warnings.push(format!(
+                "response head with {} fields: some web servers refuse more than {USUAL_FIELDS}",
+                self.fields.len()
+            ));
+        }
+        warnings
+    }
+}
+
+fn status_line(line: &[u8]) -> Result<(u16, Vec<u8>), String> {
+    let wrong = |why: &str| format!("response status \"{}\": {why}", line.escape_ascii());
+    let (digits, rest) = line.split_at(line.len().min(3));
+    if digits.len() < 3 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(wrong("does not begin with three digits"));
+    }
+    let reason = match rest {
+        [] => rest,
+        [b' ', reason @ ..] => reason.trim_ascii(),
+        _ => return Err(wrong("no space after three digits")),
+    };
+    if reason.iter().any(|&b| is_control(b)) {
+        return Err(wrong("control character in the reason"));
+    }
+    match number(digits) {
+        Some(status @ 200..=599) => Ok((status as u16, reason.to_vec())),
+        _ => Err(wrong("not between 200 and 599")),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    [
+        &b"Connection"[..],
+        b"Keep-Alive",
+        b"Proxy-Connection",
+        b"Status",
+        b"TE",
+        b"Trailer",
+        b"Trailers",
+        b"Transfer-Encoding",
+        b"Upgrade",
+    ]
+    .iter()
+    .any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<ResponseHead, String> {
+        let mut payload = text.replace('|', "\0").into_bytes();
+        payload.push(0);
+        ResponseHead::from_wire(&payload)
+    }
+
+    fn fields(head: &ResponseHead) -> String {
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        let each = head
+            .fields
+            .iter()
+            .map(|(n, v)| format!("{}: {};", text(n), text(v)));
+        each.collect()
+    }
+
+    #[test]
+    fn good_heads() {
+        for (text, status, reason, want) in [
+            ("200 OK", 200, "OK", ""),
+            ("200", 200, "", ""),
+            ("599 ", 599, "", ""),
+            (
+                "404 Not Found|Content-Type|text/html",
+                404,
+                "Not Found",
+                "Content-Type: text/html;",
+            ),
+            ("200 OK|X-A| a\tb ", 200, "OK", "X-A: a\tb;"),
+            ("200 OK|X-A|", 200, "OK", "X-A: ;"),
+            (
+                "200 OK|Set-Cookie|a|Set-Cookie|b",
+                200,
+                "OK",
+                "Set-Cookie: a;Set-Cookie: b;",
+            ),
+            ("200 OK|X-\u{e9}|v", 0, "", "not a token"),
+            ("200 OK|X-A|caf\u{e9}", 200, "OK", "X-A: caf\u{e9};"),
+            (
+                "200 OK|connection|close|Keep-Alive|1|Transfer-Encoding|chunked|UPGRADE|h2|TE|x|Trailer|y|Status|500",
+                200,
+                "OK",
+                "",
+            ),
+            (
+                "407 P|Proxy-Authenticate|Basic",
+                407,
+                "P",
+                "Proxy-Authenticate: Basic;",
+            ),
+            (
+                "200 OK|Content-Length|5|content-length|5",
+                200,
+                "OK",
+                "Content-Length: 5;",
+            ),
+            ("204 No Content|Content-Length|0", 204, "No Content", ""),
+        ] {
+            match head(text) {
+                Ok(head) => {
+                    assert_eq!(head.status, status, "{text}");
+                    assert_eq!(head.reason, reason.as_bytes(), "{text}");
+                    assert_eq!(fields(&head), want, "{text}");
+                }
+                Err(error) => assert!(status == 0 && error.contains(want), "{text}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn bad_heads_say_why() {
+        for (text, why) in [
+            ("", "three digits"),
+            ("20", "three digits"),
+            ("abc", "three digits"),
+            ("2000 OK", "no space"),
+            ("100 Continue", "between 200 and 599"),
+            ("199 X", "between 200 and 599"),
+            ("600 X", "between 200 and 599"),
+            ("200 a\nb", "control character"),
+            ("200 OK|X A|v", "not a token"),
+            ("200 OK||v", "not a token"),
+            ("200 OK|X:|v", "not a token"),
+            ("200 OK|X|a\r\nSet-Cookie: b", "\\x0d"),
+            ("200 OK|X|a\x1bb", "\\x1b"),
+            ("200 OK|X|a\x7fb", "\\x7f"),
+            ("200 OK|Content-Length|-1", "not a number"),
+            ("200 OK|Content-Length|", "not a number"),
+            ("200 OK|Content-Length|5, 5", "not a number"),
+            ("200 OK|Content-Length|5|Content-Length|6", "both 5 and 6"),
+            ("200 OK|Lonely", "torn"),
+        ] {
+            let error = head(text).map(|h| fields(&h)).unwrap_err();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
+        assert!(ResponseHead::from_wire(b"200 OK").is_err());
+    }
+
+    #[test]
+    fn lengths_and_bodies() {
+        let ok = head("200 OK|content-length|12").unwrap();
+        assert_eq!(ok.content_length(), Some(12));
+        assert!(ok.allows_body(b"GET"));
+        assert!(!ok.allows_body(b"HEAD"));
+        for (text, allowed) in [("204 N", false), ("304 N", false), ("500 E", true)] {
+            let head = head(text).unwrap();
+            assert_eq!(head.allows_body(b"POST"), allowed, "{text}");
+            assert_eq!(head.content_length(), None);
+        }
+    }
+
+    #[test]
+    fn a_location_beside_200_stays_where_it_is_harmless() {
+        for (software, text, stays) in [
+            ("Apache/2.4", "200 OK|Location|/p", false),
+            ("Apache/2.4", "200 OK|location|http://a/p", false),
+            ("Apache/2.4", "302 Found|Location|/p", true),
+            ("Apache/2.4", "201 Created|Location|/p", true),
+            ("LiteSpeed", "200 OK|Location|/p", false),
+            ("", "200 OK|Location|/p", false),
+            ("nginx/1.22.1", "200 OK|Location|/p", true),
+            ("lighttpd/1.4.69", "200 OK|Location|/p", true),
+        ] {
+            let mut request = Pairs::new();
+            request.push(b"SERVER_SOFTWARE", software.as_bytes());
+            let mut head = head(&format!("{text}|X-After|1")).unwrap();
+            head.settle_location(&request);
+            assert_eq!(head.get(b"Location").is_some(), stays, "{software} {text}");
+            assert!(head.get(b"X-After").is_some());
+        }
+    }
+
+    #[test]
+    fn heads_that_web_servers_refuse_are_named() {
+        let count = |text: &str| head(text).unwrap().warnings().len();
+        assert_eq!(count("200 OK|Content-Type|text/html"), 0);
+        assert_eq!(count(&format!("200 OK|X-Long|{}", "x".repeat(4070))), 1);
+        assert_eq!(count(&format!("200 OK|X-Long|{}", "x".repeat(8191))), 2);
+        assert_eq!(count(&format!("200 OK{}", "|A|b".repeat(100))), 0);
+        assert_eq!(count(&format!("200 OK{}", "|A|b".repeat(101))), 1);
+    }
 }
