@@ -17,7 +17,9 @@
 
 pub mod config;
 pub mod environ;
+pub mod fd;
 pub mod pairs;
 pub mod proto;
 pub mod response;
+pub mod runtime;
 pub mod worker;

@@ -11,6 +11,9 @@
 //!   for each `FORK`, in order; `RELEASE` at any time.
 //! - *setup* (front -> a Python just started, once): `SETUP`.
 
+use crate::pairs::Pairs;
+use std::borrow::Cow;
+
 /// Front to worker: 16 bytes: type, flags, two zero bytes, length of the environment (u32), length of the body (u64);
 /// then the environment as pairs, then the body unless `BODY_FD`.
 pub const REQUEST: u8 = b'R';
@@ -61,3 +64,314 @@ pub const FORKED: u8 = b'k';
 pub const REFUSED: u8 = b'n';
 /// Preloader to front: another front is in need of a process: give an idle worker back.
 pub const RELEASE: u8 = b'l';
+
+/// Length at which a frame that must be kept whole (all but `DATA` and `LOG`) is refused.
+pub const MAX_WHOLE: usize = 1 << 20;
+
+/// A frame from Python.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// The worker runs.
+    Started {
+        /// Its process id.
+        pid: i32,
+    },
+    /// The worker could not import the app.
+    BootFailed(Cow<'a, [u8]>),
+    /// Status and fields, for `ResponseHead::from_wire`.
+    Head(Cow<'a, [u8]>),
+    /// A piece of the body, or of a frame of it.
+    Data(&'a [u8]),
+    /// A piece of a file; the descriptor is the next one received.
+    File {
+        /// Where it starts.
+        offset: u64,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// A piece of text for the log.
+    Log(&'a [u8]),
+    /// The app raised before its head; its traceback.
+    Exception(Cow<'a, [u8]>),
+    /// The request is over.
+    End {
+        /// The body is not whole.
+        truncated: bool,
+    },
+    /// The preloader has the app; pairs of facts.
+    Ready(Pairs),
+    /// The preloader could not import the app; the reason.
+    Failed(Cow<'a, [u8]>),
+    /// A worker was forked.
+    Forked {
+        /// Its process id.
+        pid: i32,
+    },
+    /// The system refused a fork; its reason.
+    Refused(Cow<'a, [u8]>),
+    /// Give an idle worker back.
+    Release,
+}
+
+/// Bytes that are not of this wire: ends the worker or preloader that sent them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireError(pub String);
+
+impl std::fmt::Display for WireError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WireError {}
+
+/// Takes frames out of a stream of bytes. Keeps at most one header and one whole frame.
+#[derive(Default, Debug)]
+pub struct FrameDecoder {
+    kept: Vec<u8>,
+    streaming: Option<(u8, usize)>,
+}
+
+impl FrameDecoder {
+    /// Eats from the front of `input` up to and including the next frame, or the next piece of a `DATA` or `LOG`
+    /// frame. `Ok(None)`: all eaten.
+    pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, WireError> {
+        loop {
+            if let Some((kind, left)) = self.streaming {
+                if left == 0 {
+                    self.streaming = None;
+                    continue;
+                }
+                if input.is_empty() {
+                    return Ok(None);
+                }
+                let (piece, rest) = input.split_at(left.min(input.len()));
+                *input = rest;
+                self.streaming = (left > piece.len()).then(|| (kind, left - piece.len()));
+                return Ok(Some(if kind == DATA {
+                    Frame::Data(piece)
+                } else {
+                    Frame::Log(piece)
+                }));
+            }
+            let Some(header) = self.header(input)? else {
+                return Ok(None);
+            };
+            let (kind, flags, length) = header;
+            if kind == DATA || kind == LOG {
+                self.skip_header(input);
+                self.streaming = Some((kind, length));
+                continue;
+            }
+            let total = FRAME_HEADER + length;
+            let payload = if self.kept.is_empty() {
+                if input.len() < total {
+                    self.kept.extend_from_slice(input);
+                    *input = &[];
+                    return Ok(None);
+                }
+                let (frame, rest) = input.split_at(total);
+                *input = rest;
+                Cow::Borrowed(&frame[FRAME_HEADER..])
+            } else {
+                let take = (total - self.kept.len()).min(input.len());
+                self.kept.extend_from_slice(&input[..take]);
+                *input = &input[take..];
+                if self.kept.len() < total {
+                    return Ok(None);
+                }
+                let frame = std::mem::take(&mut self.kept);
+                Cow::Owned(frame[FRAME_HEADER..].to_vec())
+            };
+            return whole(kind, flags, payload).map(Some);
+        }
+    }
+
+    /// The next frame's type, flags and length, when all of its header is there; else what there is of it is kept.
+    fn header(&mut self, input: &mut &[u8]) -> Result<Option<(u8, u8, usize)>, WireError> {
+        if !self.kept.is_empty() && self.kept.len() < FRAME_HEADER {
+            let take = (FRAME_HEADER - self.kept.len()).min(input.len());
+            self.kept.extend_from_slice(&input[..take]);
+            *input = &input[take..];
+        }
+        let bytes: &[u8] = if self.kept.is_empty() {
+            input
+        } else {
+            &self.kept
+        };
+        if bytes.len() < FRAME_HEADER {
+            if self.kept.is_empty() {
+                self.kept.extend_from_slice(input);
+                *input = &[];
+            }
+            return Ok(None);
+        }
+        let length = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
+        if bytes[0] != DATA && bytes[0] != LOG && length > MAX_WHOLE {
+            return Err(WireError(format!(
+                "a frame of type {:?} with {length} bytes",
+                bytes[0] as char
+            )));
+        }
+        Ok(Some((bytes[0], bytes[1], length)))
+    }
+
+    fn skip_header(&mut self, input: &mut &[u8]) {
+        if self.kept.is_empty() {
+            *input = &input[FRAME_HEADER..];
+        } else {
+            self.kept.clear();
+        }
+    }
+}
+
+fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireError> {
+    let bad = || WireError(format!("a malformed frame of type {:?}", kind as char));
+    Ok(match kind {
+        STARTED => Frame::Started {
+            pid: pid(&payload).ok_or_else(bad)?,
+        },
+        BOOT_FAILED => Frame::BootFailed(payload),
+        HEAD => Frame::Head(payload),
+        FILE => {
+            let bytes: &[u8; 16] = payload[..].try_into().map_err(|_| bad())?;
+            let (offset, length) = bytes.split_at(8);
+            Frame::File {
+                offset: u64::from_be_bytes(offset.try_into().map_err(|_| bad())?),
+                length: u64::from_be_bytes(length.try_into().map_err(|_| bad())?),
+            }
+        }
+        EXCEPTION => Frame::Exception(payload),
+        END => Frame::End {
+            truncated: flags & TRUNCATED != 0,
+        },
+        READY => Frame::Ready(Pairs::from_bytes(payload.into_owned()).ok_or_else(bad)?),
+        FAILED => Frame::Failed(payload),
+        FORKED => Frame::Forked {
+            pid: pid(&payload).ok_or_else(bad)?,
+        },
+        REFUSED => Frame::Refused(payload),
+        RELEASE => Frame::Release,
+        _ => {
+            return Err(WireError(format!(
+                "a frame of unknown type {:?}",
+                kind as char
+            )));
+        }
+    })
+}
+
+fn pid(payload: &[u8]) -> Option<i32> {
+    i32::try_from(u32::from_be_bytes(payload.try_into().ok()?))
+        .ok()
+        .filter(|pid| *pid > 0)
+}
+
+/// Appends the header of a `REQUEST` and its environment. A body of `body` bytes is to follow, unless it goes as a
+/// descriptor.
+pub fn put_request(out: &mut Vec<u8>, environ: &Pairs, body: u64, as_descriptor: bool) {
+    let environ = environ.as_bytes();
+    out.reserve(REQUEST_HEADER + environ.len());
+    out.extend_from_slice(&[REQUEST, if as_descriptor { BODY_FD } else { 0 }, 0, 0]);
+    out.extend_from_slice(&(environ.len() as u32).to_be_bytes());
+    out.extend_from_slice(&body.to_be_bytes());
+    out.extend_from_slice(environ);
+}
+
+/// Appends an `ABORT`.
+pub fn put_abort(out: &mut Vec<u8>) {
+    out.push(ABORT);
+    out.resize(out.len() + REQUEST_HEADER - 1, 0);
+}
+
+/// Appends a frame with `payload`.
+pub fn put_frame(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+    out.extend_from_slice(&[kind, 0, 0, 0]);
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, STARTED, &7u32.to_be_bytes());
+        put_frame(&mut bytes, LOG, b"note\n");
+        put_frame(&mut bytes, HEAD, b"200 OK\0A\0b\0");
+        put_frame(&mut bytes, DATA, b"body");
+        put_frame(&mut bytes, DATA, b"");
+        put_frame(
+            &mut bytes,
+            FILE,
+            &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2],
+        );
+        put_frame(&mut bytes, RELEASE, b"");
+        put_frame(&mut bytes, END, b"");
+        bytes
+    }
+
+    fn read(chunks: &[&[u8]]) -> Vec<String> {
+        let mut decoder = FrameDecoder::default();
+        let mut seen: Vec<String> = Vec::new();
+        for chunk in chunks {
+            let mut input = *chunk;
+            while let Some(frame) = decoder.decode(&mut input).unwrap() {
+                let word = match frame {
+                    Frame::Data(b) => format!("data {}", String::from_utf8_lossy(b)),
+                    Frame::Log(b) => format!("log {}", String::from_utf8_lossy(b)),
+                    Frame::Head(b) => format!("head {}", String::from_utf8_lossy(&b)),
+                    other => format!("{other:?}"),
+                };
+                match (seen.last_mut(), word.split_once(' ')) {
+                    (Some(last), Some((kind @ ("data" | "log"), more)))
+                        if last.starts_with(kind) =>
+                    {
+                        last.push_str(more)
+                    }
+                    _ => seen.push(word),
+                }
+            }
+            assert!(input.is_empty());
+        }
+        seen
+    }
+
+    #[test]
+    fn frames_come_out_whatever_the_split() {
+        let bytes = stream();
+        let expected = [
+            "Started { pid: 7 }",
+            "log note\n",
+            "head 200 OK\0A\0b\0",
+            "data body",
+            "File { offset: 1, length: 2 }",
+            "Release",
+            "End { truncated: false }",
+        ];
+        assert_eq!(read(&[&bytes]), expected);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(read(&single), expected);
+        for at in 0..bytes.len() {
+            assert_eq!(
+                read(&[&bytes[..at], &bytes[at..]]),
+                expected,
+                "split at {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        let refused = |bytes: &[u8]| {
+            FrameDecoder::default()
+                .decode(&mut &bytes[..])
+                .unwrap_err()
+                .0
+        };
+        assert!(refused(b"?\0\0\0\0\0\0\0").contains("unknown type"));
+        assert!(refused(b"W\0\0\0\0\0\0\x01x").contains("malformed"));
+        assert!(refused(b"H\0\0\0\xff\0\0\0").contains("bytes"));
+    }
+}

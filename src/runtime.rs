@@ -1,0 +1,168 @@
+//! The runtime directory: where the processes of one site find each other, and where the running copy of the
+//! executable lies. One per site, user and machine; ours alone; on a local file system.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// File systems on which sockets and locks of several machines would meet, or do not work.
+const REMOTE: [i64; 7] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x5346_414f,
+    0x6b41_4653,
+    0x0187_7fff,
+];
+
+/// The runtime directory of a site.
+#[derive(Clone, Debug)]
+pub struct RuntimeDir {
+    path: PathBuf,
+}
+
+impl RuntimeDir {
+    /// Finds or makes the directory of the site that `identity` names: `named` if given, else in the first of
+    /// /dev/shm, /tmp, /var/tmp and `beside` that allows it.
+    pub fn open(named: Option<&Path>, beside: &Path, identity: &[u8]) -> io::Result<RuntimeDir> {
+        let name = format!("runfcgi-{}-{:016x}", nix::unistd::geteuid(), fnv(identity));
+        let candidates: Vec<PathBuf> = match named {
+            Some(path) => vec![path.to_owned()],
+            None => ["/dev/shm", "/tmp", "/var/tmp"]
+                .iter()
+                .map(|base| Path::new(base).join(&name))
+                .chain([beside.join(format!(".{name}"))])
+                .collect(),
+        };
+        let mut refusals = String::new();
+        for path in candidates {
+            match take(&path) {
+                Ok(()) => return Ok(RuntimeDir { path }),
+                Err(error) => refusals.push_str(&format!("; {}: {error}", path.display())),
+            }
+        }
+        Err(io::Error::other(format!(
+            "no runtime directory{refusals}; name a local one of your own in [server] runtime_dir"
+        )))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A path by which a socket in the directory can be bound or connected to, however long the directory's own path
+    /// is (a socket's may have 107 bytes). The second value keeps it valid.
+    pub fn socket(&self, name: &str) -> io::Result<(PathBuf, Option<File>)> {
+        let path = self.file(name);
+        if path.as_os_str().len() < 107 {
+            return Ok((path, None));
+        }
+        use std::os::fd::AsRawFd;
+        let dir = File::open(&self.path)?;
+        Ok((
+            PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())),
+            Some(dir),
+        ))
+    }
+
+    /// Whether programs may be executed from it.
+    pub fn allows_exec(&self) -> bool {
+        nix::sys::statvfs::statvfs(&self.path)
+            .is_ok_and(|fs| !fs.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
+    }
+
+    /// Removes what versions and executables that nothing uses any more have left.
+    pub fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(version) = name.strip_suffix(".lock") {
+                remove_unused(&entry.path(), &[self.file(&format!("{version}.sock"))]);
+            } else if name.starts_with("exe-") || name.starts_with("front-") {
+                remove_unused(&entry.path(), &[]);
+            }
+        }
+    }
+
+    /// Leaves: sweeps, and removes the directory when nothing is left in it.
+    pub fn leave(&self) {
+        self.sweep();
+        let pointer_only = fs::read_dir(&self.path).is_ok_and(|entries| {
+            entries
+                .filter_map(Result::ok)
+                .all(|e| KEPT.iter().any(|k| e.file_name() == *k))
+        });
+        if pointer_only {
+            for name in KEPT {
+                let _ = fs::remove_file(self.file(name));
+            }
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Files without a lock of their own: they go with the last process.
+const KEPT: [&str; 2] = ["good", "python"];
+
+/// Removes a lockable file, and its companions, when nobody holds a lock on it.
+fn remove_unused(path: &Path, companions: &[PathBuf]) {
+    let Ok(file) = File::open(path) else { return };
+    if file.try_lock().is_err() {
+        return;
+    }
+    let same = |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+    if let (Ok(held), Ok(there)) = (file.metadata(), fs::symlink_metadata(path))
+        && same(&held, &there)
+    {
+        for companion in companions {
+            let _ = fs::remove_file(companion);
+        }
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn take(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => (),
+    }
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other("not a directory of ours"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(io::Error::other("open to others (chmod 700 it)"));
+    }
+    let kind = nix::sys::statfs::statfs(path)?.filesystem_type().0;
+    if REMOTE.contains(&kind) {
+        return Err(io::Error::other("on a network file system"));
+    }
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_DIRECTORY)
+        .open(path)?;
+    Ok(())
+}
+
+/// FNV-1a, 64 bits: names files by what they depend on; not a defence against anyone.
+pub fn fnv(bytes: &[u8]) -> u64 {
+    fnv_more(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// Goes on with `hash`.
+pub fn fnv_more(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,97 @@
+//! `Body`: what has come in of a request's body, in memory up to a mark, then in a file that has no name.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Up to this size a body goes to the worker inside the request's message.
+pub const IN_MEMORY: usize = 64 << 10;
+
+/// A request's body, as far as it has come in.
+#[derive(Debug)]
+pub enum Body {
+    /// Small.
+    Memory(Vec<u8>),
+    /// Large: an unlinked file and its length.
+    File(File, u64),
+}
+
+impl Body {
+    /// Nothing yet.
+    pub fn new() -> Body {
+        Body::Memory(Vec::new())
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Body::Memory(bytes) => bytes.len() as u64,
+            Body::File(_, length) => *length,
+        }
+    }
+
+    /// Appends. An error says that the disk is full or refuses.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => kept.extend_from_slice(bytes),
+            Body::Memory(kept) => {
+                let mut file = unnamed_file()?;
+                file.write_all(kept)?;
+                file.write_all(bytes)?;
+                *self = Body::File(file, (kept.len() + bytes.len()) as u64);
+            }
+            Body::File(file, length) => {
+                file.write_all(bytes)?;
+                *length += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unnamed_file() -> io::Result<File> {
+    let named = std::env::var_os("TMPDIR");
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for dir in named.as_deref().into_iter().map(Path::new).chain(["/var/tmp", "/tmp"].map(Path::new)) {
+        match open_in(dir) {
+            Ok(file) => return Ok(file),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn open_in(dir: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    if let Ok(file) = options.clone().custom_flags(nix::libc::O_TMPFILE).open(dir) {
+        return Ok(file);
+    }
+    // No O_TMPFILE on this file system: a name for a moment.
+    let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let path = dir.join(format!("runfcgi-body-{}-{stamp}", std::process::id()));
+    let file = options.create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_large_body_moves_to_a_file() {
+        let mut body = Body::new();
+        let piece = [7u8; 1000];
+        for _ in 0..100 {
+            body.push(&piece).unwrap();
+        }
+        assert_eq!(body.len(), 100_000);
+        let Body::File(file, _) = &body else { panic!("still in memory") };
+        let mut read = vec![0; 100_000];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read.iter().all(|b| *b == 7));
+    }
+}

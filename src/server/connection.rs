@@ -1,0 +1,148 @@
+//! `Connection`: a web server's connection: its socket, its codec, and what waits to be sent.
+
+use crate::proto::{Codec, RequestId};
+use crate::worker::pool::RequestNo;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// Numbers a connection; counted up, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnNo(pub u64);
+
+/// Above this many bytes waiting, nothing more is taken from the workers that answer here.
+pub const HIGH_MARK: usize = 256 << 10;
+
+/// A connection from a web server.
+pub struct Connection {
+    input: OwnedFd,
+    output: Option<OwnedFd>,
+    /// Its protocol.
+    pub codec: Box<dyn Codec>,
+    /// What is to be sent; codecs append here.
+    pub out: Vec<u8>,
+    sent: usize,
+    /// Its requests that are not over.
+    pub requests: Vec<(RequestId, RequestNo)>,
+    /// What becomes of it.
+    pub stage: Stage,
+    /// What epoll watches for.
+    pub registered: Option<EpollFlags>,
+    /// Last time a byte came or went.
+    pub moved: Instant,
+    /// The number of its endpoint, for a hand-over.
+    pub endpoint: usize,
+    /// The peer sends nothing more.
+    pub half_closed: bool,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It goes on.
+    Open,
+    /// To be closed when all is sent.
+    Closing,
+    /// All is sent and our side is shut; what the peer still sends is read and dropped until it closes.
+    Draining,
+}
+
+impl Connection {
+    /// A connection on a non-blocking socket; CGI has a second descriptor for its output.
+    pub fn new(input: OwnedFd, output: Option<OwnedFd>, codec: Box<dyn Codec>, endpoint: usize, now: Instant) -> Connection {
+        Connection {
+            input,
+            output,
+            codec,
+            out: Vec::new(),
+            sent: 0,
+            requests: Vec::new(),
+            stage: Stage::Open,
+            registered: None,
+            moved: now,
+            endpoint,
+            half_closed: false,
+        }
+    }
+
+    /// Reads once: bytes read, 0 at the end, `WouldBlock` when there is nothing now.
+    pub fn read(&mut self, buffer: &mut [u8], now: Instant) -> io::Result<usize> {
+        loop {
+            match nix::unistd::read(&self.input, buffer) {
+                Err(Errno::EINTR) => (),
+                Ok(count) => {
+                    self.moved = now;
+                    return Ok(count);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub fn flush(&mut self, now: Instant) -> io::Result<()> {
+        while self.sent < self.out.len() {
+            let output = self.output.as_ref().unwrap_or(&self.input);
+            match nix::unistd::write(output, &self.out[self.sent..]) {
+                Ok(taken) => {
+                    self.sent += taken;
+                    self.moved = now;
+                }
+                Err(Errno::EINTR) => (),
+                Err(Errno::EAGAIN) => {
+                    if self.sent >= HIGH_MARK {
+                        self.out.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(64 << 10);
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Too much waits: workers that answer here have to wait.
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= HIGH_MARK
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn shut_down(&mut self) {
+        let _ = nix::sys::socket::shutdown(self.input.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+        self.stage = Stage::Draining;
+    }
+
+    /// What to wait for.
+    pub fn interest(&self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        if !self.half_closed {
+            flags |= EpollFlags::EPOLLIN;
+        }
+        if self.waiting() > 0 {
+            flags |= EpollFlags::EPOLLOUT;
+        }
+        flags
+    }
+
+    /// Gives the socket up, for the image that comes after this one.
+    pub fn into_socket(self) -> OwnedFd {
+        self.input
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
+    }
+}

@@ -1,0 +1,230 @@
+//! `Watch`: notices that the executable, the configuration or a watched file has changed.
+//!
+//! A stamp is only the trigger. A plain touch (same content) is acted on at once; content that changes means an upload,
+//! which must stand still for `SETTLE` first. The decisions are functions of stamps and `now`.
+
+use crate::runtime::{fnv, fnv_more};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long an upload must stand still.
+pub const SETTLE: Duration = Duration::from_millis(1000);
+
+/// What `stat` says of a file; all zero when it is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: i128,
+}
+
+/// A file that is looked at.
+#[derive(Clone, Debug)]
+struct Watched {
+    path: PathBuf,
+    stamp: Stamp,
+    /// Hash of the content, for the files whose content matters.
+    content: Option<u64>,
+}
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A touch: new code goes live.
+    Touched,
+    /// The configuration says something else.
+    Configuration,
+    /// The executable is another one.
+    Executable,
+}
+
+/// The files whose change means something: the executable, the configuration, and others.
+#[derive(Debug)]
+pub struct Watch {
+    executable: Watched,
+    configuration: Option<Watched>,
+    others: Vec<Watched>,
+    unsettled: Option<(u64, Instant)>,
+}
+
+impl Watch {
+    /// Looks at all files once: this is the state that counts as unchanged.
+    pub fn new(executable: &Path, configuration: Option<&Path>, others: &[PathBuf]) -> Watch {
+        Watch {
+            executable: Watched::new(executable, true),
+            configuration: configuration.map(|path| Watched::new(path, true)),
+            others: others.iter().map(|path| Watched::new(path, false)).collect(),
+            unsettled: None,
+        }
+    }
+
+    /// Looks at all files. A change is told once.
+    pub fn look(&mut self, now: Instant) -> Option<Change> {
+        let mut change = None;
+        for other in &mut self.others {
+            let stamp = Stamp::of(&other.path);
+            // A watched file that goes away says nothing.
+            if stamp != other.stamp && stamp != Stamp::default() {
+                change = Some(Change::Touched);
+            }
+            other.stamp = stamp;
+        }
+        let files = [
+            (Some(&mut self.executable), Change::Executable),
+            (self.configuration.as_mut(), Change::Configuration),
+        ];
+        let mut uploads = Vec::new();
+        for (watched, kind) in files {
+            let Some(watched) = watched else { continue };
+            let stamp = Stamp::of(&watched.path);
+            if stamp == watched.stamp {
+                continue;
+            }
+            let content = content(&watched.path);
+            if content.is_some() && content == watched.content {
+                watched.stamp = stamp;
+                change = change.max(Some(Change::Touched));
+            } else {
+                uploads.push((watched, kind, stamp, content));
+            }
+        }
+        let state = uploads.iter().fold(fnv(b""), |hash, (_, _, stamp, content)| {
+            fnv_more(fnv_more(hash, &stamp.hash().to_le_bytes()), &content.unwrap_or(0).to_le_bytes())
+        });
+        let complete = uploads.iter().all(|(_, _, stamp, _)| *stamp != Stamp::default());
+        match self.unsettled {
+            _ if uploads.is_empty() => self.unsettled = None,
+            Some((seen, since)) if seen == state => {
+                if complete && now.saturating_duration_since(since) >= SETTLE {
+                    for (watched, kind, stamp, content) in uploads {
+                        (watched.stamp, watched.content) = (stamp, content);
+                        change = change.max(Some(kind));
+                    }
+                    self.unsettled = None;
+                }
+            }
+            _ => self.unsettled = Some((state, now)),
+        }
+        change
+    }
+
+    /// An upload is going on: look again soon.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.is_some()
+    }
+
+    /// Names the state that counts as unchanged: another one for each change.
+    pub fn version(&self, identity: &[u8]) -> String {
+        let files = [&self.executable].into_iter().chain(&self.configuration).chain(&self.others);
+        let hash = files.fold(fnv(identity), |hash, file| fnv_more(hash, &file.stamp.hash().to_le_bytes()));
+        format!("{hash:016x}")
+    }
+
+    /// The stamp of the executable that counts as unchanged.
+    pub fn executable(&self) -> Stamp {
+        self.executable.stamp
+    }
+}
+
+impl Watched {
+    fn new(path: &Path, with_content: bool) -> Watched {
+        Watched {
+            path: path.to_owned(),
+            stamp: Stamp::of(path),
+            content: if with_content { content(path) } else { None },
+        }
+    }
+}
+
+impl Stamp {
+    /// The stamp of the file at `path`, links followed.
+    pub fn of(path: &Path) -> Stamp {
+        fs::metadata(path).map_or(Stamp::default(), |meta| Stamp {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size: meta.size(),
+            modified: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+        })
+    }
+
+    /// A number for this stamp.
+    pub fn hash(&self) -> u64 {
+        let mut hash = fnv(&self.dev.to_le_bytes());
+        hash = fnv_more(hash, &self.ino.to_le_bytes());
+        hash = fnv_more(hash, &self.size.to_le_bytes());
+        fnv_more(hash, &self.modified.to_le_bytes())
+    }
+
+    /// Device and inode: what a web server goes by to tell programs apart.
+    pub fn inode(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+}
+
+fn content(path: &Path) -> Option<u64> {
+    let mut file = fs::File::open(path).ok()?;
+    let mut hash = fnv(b"");
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return Some(hash),
+            count => hash = fnv_more(hash, &buffer[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("runfcgi-watch-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn age(path: &Path, seconds: u64) {
+        let time = std::time::SystemTime::now() - Duration::from_secs(seconds);
+        fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn touch_is_at_once_and_an_upload_settles() {
+        let dir = scratch("settle");
+        let (exe, toml, restart) = (dir.join("a.fcgi"), dir.join("a.toml"), dir.join("restart.txt"));
+        fs::write(&exe, "one").unwrap();
+        fs::write(&toml, "x").unwrap();
+        let now = Instant::now();
+        let mut watch = Watch::new(&exe, Some(&toml), std::slice::from_ref(&restart));
+        let first = watch.version(b"");
+        assert_eq!(watch.look(now), None);
+        age(&exe, 100);
+        assert_eq!(watch.look(now), Some(Change::Touched));
+        assert_ne!(watch.version(b""), first);
+        assert_eq!(watch.look(now), None);
+        fs::write(&restart, "").unwrap();
+        assert_eq!(watch.look(now), Some(Change::Touched));
+        fs::remove_file(&restart).unwrap();
+        assert_eq!(watch.look(now), None);
+
+        fs::write(&exe, "two").unwrap();
+        assert_eq!(watch.look(now), None);
+        fs::write(&exe, "three").unwrap();
+        assert_eq!(watch.look(now + SETTLE), None, "it moved once more");
+        assert_eq!(watch.look(now + SETTLE * 2), Some(Change::Executable));
+        assert_eq!(watch.look(now + SETTLE * 3), None);
+
+        fs::remove_file(&toml).unwrap();
+        assert_eq!(watch.look(now), None);
+        assert_eq!(watch.look(now + SETTLE * 9), None, "a file that is gone is not new");
+        fs::write(&toml, "y").unwrap();
+        assert_eq!(watch.look(now + SETTLE * 10), None);
+        assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Configuration));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}

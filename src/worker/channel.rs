@@ -1,0 +1,125 @@
+//! One end of a private socket to Python: frames with descriptors, never blocking.
+
+use super::wire::FrameDecoder;
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Descriptors that one message can carry (SCM_MAX_FD is 253).
+pub const MAX_DESCRIPTORS: usize = 128;
+
+/// A non-blocking stream socket whose other end is Python's.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+    /// Takes the frames out of what `receive` brings.
+    pub decoder: FrameDecoder,
+    /// Descriptors received and not yet claimed by a frame, in order.
+    pub received: VecDeque<OwnedFd>,
+    out: Vec<u8>,
+    sent: usize,
+}
+
+impl Channel {
+    /// Takes over a connected stream socket and makes it non-blocking.
+    pub fn new(fd: OwnedFd) -> io::Result<Channel> {
+        let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(
+            &fd,
+            nix::fcntl::FcntlArg::F_GETFL,
+        )?);
+        nix::fcntl::fcntl(
+            &fd,
+            nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        Ok(Channel {
+            fd,
+            decoder: FrameDecoder::default(),
+            received: VecDeque::new(),
+            out: Vec::new(),
+            sent: 0,
+        })
+    }
+
+    /// Sends `bytes`, the first of them with `descriptors`; what the socket does not take now is kept for `flush`.
+    /// Descriptors go only when nothing is waiting, else this is `WouldBlock` and nothing is sent.
+    pub fn send(&mut self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        if self.is_waiting() {
+            if !descriptors.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let messages: &[ControlMessage] = if descriptors.is_empty() { &[] } else { &rights };
+        let taken = loop {
+            match sendmsg::<()>(
+                self.fd.as_raw_fd(),
+                &[IoSlice::new(bytes)],
+                messages,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            ) {
+                Ok(taken) => break taken,
+                Err(nix::errno::Errno::EINTR) => (),
+                Err(nix::errno::Errno::EAGAIN) if descriptors.is_empty() => break 0,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.out.extend_from_slice(&bytes[taken..]);
+        Ok(())
+    }
+
+    /// Something is waiting to be sent.
+    pub fn is_waiting(&self) -> bool {
+        self.sent < self.out.len()
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.is_waiting() {
+            match nix::unistd::write(&self.fd, &self.out[self.sent..]) {
+                Ok(taken) => self.sent += taken,
+                Err(nix::errno::Errno::EINTR) => (),
+                Err(nix::errno::Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(1 << 16);
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Receives into `buffer`: bytes received, 0 at the end of the stream. Descriptors go to `received`.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut space = cmsg_space!([RawFd; 4]);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let message = loop {
+            match recvmsg::<()>(
+                self.fd.as_raw_fd(),
+                &mut parts,
+                Some(&mut space),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            ) {
+                Err(nix::errno::Errno::EINTR) => (),
+                other => break other?,
+            }
+        };
+        for control in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(descriptors) = control {
+                self.received
+                    .extend(descriptors.into_iter().filter_map(crate::fd::adopt));
+            }
+        }
+        Ok(message.bytes)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

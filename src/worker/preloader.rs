@@ -1,0 +1,309 @@
+//! `Link`: a front's tie to the preloader of one code version, and the election that makes sure there is just one.
+//!
+//! ```text
+//! Electing ─connected, or started by us─▶ Waiting ─READY─▶ Ready ─end of stream─▶ Electing (when a fork is needed)
+//!    ▲                                      │ └─FAILED, or too late─▶ Failed
+//!    └──────────────end of stream───────────┘
+//! ```
+//! The lock file's lock belongs to an open file description that the preloader alone keeps: lock free means no
+//! preloader. Whoever gets the lock listens *before* it starts Python, so the other fronts wait in the backlog while the
+//! app is imported. Nobody but the holder of the lock removes the socket. Takes `now` as an argument; never blocks.
+
+use super::channel::Channel;
+use super::spawn::{self, Start};
+use super::wire;
+use crate::pairs::Pairs;
+use crate::runtime::RuntimeDir;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
+
+/// First pause of a front that finds the lock taken and nobody listening yet; doubles up to `MAX_PAUSE`.
+const PAUSE: Duration = Duration::from_millis(3);
+const MAX_PAUSE: Duration = Duration::from_millis(50);
+/// Fronts that wait in the backlog while the app is imported.
+const BACKLOG: i32 = 128;
+
+/// A front's tie to one preloader.
+#[derive(Debug)]
+pub struct Link {
+    /// Names the code version, and the files of its preloader.
+    pub version: String,
+    /// Where it stands.
+    pub state: State,
+    /// The control socket, once there is one.
+    pub channel: Option<Channel>,
+    /// Whether we started this preloader.
+    pub started_here: bool,
+}
+
+/// See the diagram above.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// Looking for the preloader, or for the right to start it, not before `next`.
+    Electing {
+        /// When to look again.
+        next: Instant,
+        /// The pause after that.
+        pause: Duration,
+    },
+    /// The app is being imported.
+    Waiting {
+        /// When to give up.
+        until: Instant,
+    },
+    /// It forks on demand.
+    Ready,
+    /// The app cannot be imported.
+    Failed {
+        /// The last lines of the reason.
+        reason: String,
+        /// When to try again.
+        retry: Instant,
+    },
+}
+
+/// What a preloader must know of the front that asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello {
+    /// The process that spawned the front; 0: none whose end would matter.
+    pub spawner: i32,
+    /// Its start time in clock ticks since boot.
+    pub spawner_start: u64,
+    /// Seconds to outlive the last front.
+    pub linger: u64,
+}
+
+impl Link {
+    /// A tie that is still to be made.
+    pub fn new(version: String, now: Instant) -> Link {
+        Link {
+            version,
+            state: State::Electing {
+                next: now,
+                pause: PAUSE,
+            },
+            channel: None,
+            started_here: false,
+        }
+    }
+
+    /// A tie that the image before this one made.
+    pub fn adopted(version: String, control: OwnedFd) -> io::Result<Link> {
+        Ok(Link {
+            version,
+            state: State::Ready,
+            channel: Some(Channel::new(control)?),
+            started_here: false,
+        })
+    }
+
+    /// When `step` has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Electing { next, .. } => Some(next),
+            State::Waiting { until } => Some(until),
+            State::Failed { retry, .. } => Some(retry),
+            State::Ready => None,
+        }
+    }
+
+    /// Goes on with what is due. `Ok(true)`: a control socket has appeared.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        dir: &RuntimeDir,
+        start: Start<'_>,
+        hello: Hello,
+    ) -> io::Result<bool> {
+        match self.state.clone() {
+            State::Electing { next, pause } if next <= now => {
+                let Some((control, started_here)) = self.elect(dir, start)? else {
+                    let later = (pause * 2).min(MAX_PAUSE);
+                    self.state = State::Electing {
+                        next: now + pause,
+                        pause: later,
+                    };
+                    return Ok(false);
+                };
+                let mut channel = Channel::new(control)?;
+                let mut frame = Vec::new();
+                wire::put_frame(&mut frame, wire::HELLO, hello.pairs().as_bytes());
+                let _ = channel.send(&frame, &[]);
+                self.channel = Some(channel);
+                self.started_here = started_here;
+                let limit = Duration::from_secs(start.config.limits.start_timeout);
+                self.state = State::Waiting { until: now + limit };
+                Ok(true)
+            }
+            State::Waiting { until } if until <= now => {
+                let seconds = start.config.limits.start_timeout;
+                self.fail(
+                    now,
+                    format!("the app was not imported within {seconds} s ([limits] start_timeout)"),
+                );
+                Ok(false)
+            }
+            State::Failed { retry, .. } if retry <= now => {
+                self.elect_from(now);
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The control socket has ended: look anew, after a moment.
+    pub fn lost(&mut self, now: Instant) {
+        self.channel = None;
+        if !matches!(self.state, State::Failed { .. }) {
+            self.state = State::Electing {
+                next: now + PAUSE,
+                pause: PAUSE,
+            };
+        }
+    }
+
+    /// The import has failed; try again in a while.
+    pub fn fail(&mut self, now: Instant, reason: String) {
+        self.channel = None;
+        self.state = State::Failed {
+            reason,
+            retry: now + RETRY,
+        };
+    }
+
+    /// Starts looking at once.
+    pub fn elect_from(&mut self, now: Instant) {
+        self.channel = None;
+        self.state = State::Electing {
+            next: now,
+            pause: PAUSE,
+        };
+    }
+
+    /// Asks for a worker with these descriptors: lifeline, standard error, slots.
+    pub fn fork(&mut self, descriptors: &[RawFd]) -> io::Result<()> {
+        let mut frame = Vec::new();
+        wire::put_frame(&mut frame, wire::FORK, &[]);
+        match &mut self.channel {
+            Some(channel) if self.state == State::Ready => channel.send(&frame, descriptors),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// DESIGN: connect; else take the lock; connect once more; else listen and start Python.
+    fn elect(&self, dir: &RuntimeDir, start: Start<'_>) -> io::Result<Option<(OwnedFd, bool)>> {
+        let socket_name = format!("{}.sock", self.version);
+        let lock_path = dir.file(&format!("{}.lock", self.version));
+        if let Some(stream) = connect(dir, &socket_name)? {
+            return Ok(Some((stream, false)));
+        }
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)?;
+        if lock.try_lock().is_err() || !is_at(&lock, &lock_path) {
+            return Ok(None);
+        }
+        if let Some(stream) = connect(dir, &socket_name)? {
+            return Ok(Some((stream, false)));
+        }
+        dir.sweep();
+        let listener = listen(dir, &socket_name)?;
+        let config = start.config;
+        let mut setup = spawn::setup(config, "preloader", super::threads(config), true);
+        setup.push(
+            b"socket",
+            dir.file(&socket_name).as_os_str().as_encoded_bytes(),
+        );
+        setup.push(b"lock", lock_path.as_os_str().as_encoded_bytes());
+        let log = dir.file(&format!("{}.log", self.version));
+        let output = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&log)?;
+        fs::remove_file(&log)?;
+        let descriptors = [listener.as_raw_fd(), lock.as_raw_fd()];
+        let control = spawn::start(start, &setup, &descriptors, output, wire::FAILED)?;
+        Ok(Some((control, true)))
+    }
+}
+
+/// Pause before the import of an app that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Hello {
+    fn pairs(self) -> Pairs {
+        let mut pairs = Pairs::new();
+        let mut put = |name: &str, value: String| pairs.push(name.as_bytes(), value.as_bytes());
+        put("pid", std::process::id().to_string());
+        put("spawner", self.spawner.to_string());
+        put("spawner_start", self.spawner_start.to_string());
+        put("linger", self.linger.to_string());
+        pairs
+    }
+}
+
+/// `None` when nobody listens there, or not for us.
+fn connect(dir: &RuntimeDir, name: &str) -> io::Result<Option<OwnedFd>> {
+    let (path, _kept) = dir.socket(name)?;
+    let stream = socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    if socket::connect(stream.as_raw_fd(), &UnixAddr::new(&path)?).is_err() {
+        return Ok(None);
+    }
+    let peer = socket::getsockopt(&stream, socket::sockopt::PeerCredentials)?;
+    if peer.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(format!(
+            "{} belongs to another user",
+            path.display()
+        )));
+    }
+    Ok(Some(stream))
+}
+
+fn listen(dir: &RuntimeDir, name: &str) -> io::Result<OwnedFd> {
+    let (path, _kept) = dir.socket(name)?;
+    let _ = fs::remove_file(dir.file(name));
+    let listener = socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
+    socket::listen(&listener, Backlog::new(BACKLOG)?)?;
+    Ok(listener)
+}
+
+fn is_at(file: &File, path: &std::path::Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
+        _ => false,
+    }
+}
+
+/// When a process started, in clock ticks since boot; 0 where that cannot be read.
+pub fn start_time(pid: i32) -> u64 {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return 0;
+    };
+    let after_name = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
+    after_name
+        .split_whitespace()
+        .nth(19)
+        .and_then(|ticks| ticks.parse().ok())
+        .unwrap_or(0)
+}

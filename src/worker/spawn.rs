@@ -1,0 +1,168 @@
+//! Starts a Python with the bridge: nothing on disk is needed, and nothing of the web server's is inherited.
+//!
+//! The child's fd 0 is a private socket, over which come the bridge's source and then one `SETUP` frame with
+//! descriptors. Which interpreter it is, the child finds out by itself (`internal-launch`), so the front never waits.
+
+use super::wire;
+use crate::config::Config;
+use crate::pairs::Pairs;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The Python side, sent to each interpreter that is started.
+pub const BRIDGE: &str = include_str!("bridge.py");
+
+/// What `python -c` is given: reads the bridge from fd 0 (eight hexadecimal digits of length, then the source) and
+/// runs it.
+const LOADER: &str = "import os\nn=int(os.read(0,8),16)\nb=b''\nwhile len(b)<n:\n d=os.read(0,n-len(b))\n if not d:\n  raise SystemExit\n b+=d\nexec(compile(b,'<runfcgi>','exec'),{'__name__':'__runfcgi__'})";
+
+/// Libraries that start a thread for each core unless told otherwise; an account's process limit counts those.
+const THREAD_VARIABLES: [&str; 5] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+];
+
+/// What a web server gives to a CGI program for one request must not stay in a process that outlives it; these may.
+const KEPT_FROM_CGI: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TZ",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+];
+
+/// The same for all that is started for a site.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The site.
+    pub config: &'a Config,
+    /// Our own executable.
+    pub exe: &'a Path,
+    /// Where the interpreter that was found is remembered.
+    pub cache: Option<&'a Path>,
+    /// The environment is that of a CGI request.
+    pub cgi: bool,
+}
+
+/// Starts Python in the mode that `setup` names, with `descriptors` for it, and `output` as its standard output and
+/// error. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket.
+pub fn start(
+    start: Start<'_>,
+    setup: &Pairs,
+    descriptors: &[RawFd],
+    output: File,
+    fail_frame: u8,
+) -> io::Result<OwnedFd> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let app = &start.config.app;
+    let mut command = Command::new(start.exe);
+    command.arg0("runfcgi-launch").arg("internal-launch");
+    command
+        .arg("--fail-frame")
+        .arg((fail_frame as char).to_string());
+    let mut option = |name: &str, value: Option<&OsStr>| {
+        if let Some(value) = value {
+            command.arg(name).arg(value);
+        }
+    };
+    option("--app-path", app.path.as_deref().map(Path::as_os_str));
+    option("--settings", app.settings.as_deref().map(OsStr::new));
+    option("--wsgi", app.wsgi.as_deref().map(OsStr::new));
+    option("--python", app.python.as_deref().map(Path::as_os_str));
+    option("--cache", start.cache.map(Path::as_os_str));
+    command.arg("--").arg("-c").arg(LOADER);
+    command
+        .env_clear()
+        .envs(environment(start.config, start.cgi));
+    if let Some(path) = &app.path {
+        command.current_dir(path);
+    }
+    command.stdin(Stdio::from(OwnedFd::from(theirs)));
+    command.stdout(output.try_clone()?).stderr(output);
+    command.spawn()?;
+
+    ours.write_all(format!("{:08x}", BRIDGE.len()).as_bytes())?;
+    ours.write_all(BRIDGE.as_bytes())?;
+    let mut frame = Vec::new();
+    wire::put_frame(&mut frame, wire::SETUP, setup.as_bytes());
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let sent = sendmsg::<()>(
+        ours.as_raw_fd(),
+        &[IoSlice::new(&frame)],
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    ours.write_all(&frame[sent..])?;
+    Ok(ours.into())
+}
+
+/// The pairs of `SETUP` that say which app and how.
+pub fn setup(config: &Config, mode: &str, threads: u32, multiprocess: bool) -> Pairs {
+    let mut pairs = Pairs::new();
+    let mut put = |name: &str, value: &[u8]| {
+        pairs.push(name.as_bytes(), value);
+    };
+    let app = &config.app;
+    put("mode", mode.as_bytes());
+    if let Some(path) = &app.path {
+        put("app_path", path.as_os_str().as_encoded_bytes());
+    }
+    put(
+        "settings",
+        app.settings.as_deref().unwrap_or_default().as_bytes(),
+    );
+    put("wsgi", app.wsgi.as_deref().unwrap_or_default().as_bytes());
+    put(
+        "warm",
+        config.server.warm.as_deref().unwrap_or_default().as_bytes(),
+    );
+    put("threads", threads.to_string().as_bytes());
+    put("multiprocess", if multiprocess { b"1" } else { b"0" });
+    put("pycache", b"1");
+    pairs
+}
+
+/// The environment of the app: ours as far as it may go on, what mod_fcgid and suexec leave out, and `[env]`.
+fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
+    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            !name.starts_with("RUNFCGI_")
+                && !name.starts_with("LISTEN_")
+                && (!cgi || KEPT_FROM_CGI.contains(&&*name))
+        })
+        .collect();
+    let mut default = |name: &str, value: &str| {
+        if !variables.iter().any(|(n, _)| n == name) {
+            variables.push((name.into(), value.into()));
+        }
+    };
+    default("PATH", "/usr/local/bin:/usr/bin:/bin");
+    default("LANG", "C.UTF-8");
+    default("PYTHONUTF8", "1");
+    for name in THREAD_VARIABLES {
+        default(name, "1");
+    }
+    variables.extend(
+        config
+            .env
+            .iter()
+            .map(|(name, value)| (name.into(), value.into())),
+    );
+    variables
+}
