@@ -1,4 +1,5 @@
-//! The value of each setting that is not given.
+//! The value of each setting that is not given. Numbers and their reasons stand in `limits.rs`; `table.rs` says the
+//! same as text, and a test there holds the two together.
 
 use super::*;
 
@@ -16,7 +17,7 @@ impl Default for Server {
             port: None,
             socket: None,
             method: Method::Prefork,
-            threads: 4,
+            threads: limits::THREADS,
             maxrequests: 0,
             minspare: None,
             maxspare: None,
@@ -29,17 +30,18 @@ impl Default for Server {
             errlog: None,
             umask: None,
             socket_mode: None,
-            backlog: 128,
+            backlog: limits::BACKLOG,
             secret: None,
             preload: true,
             warm: None,
-            linger: 1800,
-            idle_timeout: 60,
+            linger: limits::LINGER,
+            idle_timeout: limits::IDLE_TIMEOUT,
             max_lifetime: 0,
             max_memory: 0,
             runtime_dir: None,
             remote_user: false,
             ping: None,
+            endpoints: Vec::new(),
         }
     }
 }
@@ -47,15 +49,15 @@ impl Default for Server {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            max_connections: 1024,
-            queue: 100,
-            queue_timeout: 30,
-            request_timeout: 240,
-            start_timeout: 30,
-            max_params: 256 << 10,
-            max_body: 1 << 30,
-            read_timeout: 60,
-            write_timeout: 60,
+            max_connections: limits::MAX_CONNECTIONS,
+            queue: limits::QUEUE,
+            queue_timeout: limits::QUEUE_TIMEOUT,
+            request_timeout: limits::REQUEST_TIMEOUT,
+            start_timeout: limits::START_TIMEOUT,
+            max_params: limits::MAX_PARAMS,
+            max_body: limits::MAX_BODY,
+            read_timeout: limits::READ_TIMEOUT,
+            write_timeout: limits::WRITE_TIMEOUT,
         }
     }
 }
@@ -73,10 +75,10 @@ impl Default for Log {
     fn default() -> Log {
         Log {
             file: None,
-            max_size: 10 << 20,
+            max_size: limits::LOG_SIZE,
             access: None,
             format: String::from("%h %l %u %t \"%r\" %>s %b %D"),
-            slow_log: 10.0,
+            slow_log: limits::SLOW_LOG,
         }
     }
 }

@@ -1,10 +1,21 @@
 //! `Config`: what the TOML file and the command line's options say, as plain data with every default filled in.
 
+mod checks;
 mod defaults;
+pub mod findings;
 pub mod limits;
+pub mod load;
+pub mod options;
+pub mod table;
+mod value;
+
+pub use findings::{Finding, Level};
+pub use load::{explicit_from_env, locate};
+pub use options::Options;
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Everything that the owner of a site can say.
@@ -26,6 +37,9 @@ pub struct Config {
     /// The file that all this was read from; absolute. None when there was none.
     #[serde(skip)]
     pub file: Option<PathBuf>,
+    /// What is odd but does not stop the site.
+    #[serde(skip)]
+    pub warnings: Vec<Finding>,
 }
 
 /// `[app]`: which application, and the Python that runs it.
@@ -46,12 +60,23 @@ pub struct App {
 
 /// `[app] script_name`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub enum ScriptName {
     /// Worked out from what the web server sends.
     #[default]
     Auto,
     /// This very prefix, for every request; empty for the root of the host.
     Forced(String),
+}
+
+impl From<String> for ScriptName {
+    /// Of text that has passed the checks of `value.rs`: `auto`, or a prefix.
+    fn from(text: String) -> ScriptName {
+        match text.as_str() {
+            "auto" => ScriptName::Auto,
+            prefix => ScriptName::Forced(prefix.trim_end_matches('/').to_string()),
+        }
+    }
 }
 
 /// `[server] protocol`.
@@ -140,6 +165,34 @@ pub struct Server {
     pub remote_user: bool,
     /// Path of a page that the front answers by itself; None: none.
     pub ping: Option<String>,
+    /// Where to listen, from `host`, `port` and `socket`; empty: descriptor 0 is the listening socket.
+    #[serde(skip)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Server {
+    /// Whether to go into the background: what `daemonize` says, else yes exactly when an endpoint is named.
+    pub fn daemonizes(&self) -> bool {
+        self.daemonize.unwrap_or(!self.endpoints.is_empty())
+    }
+}
+
+/// A place to listen at, and what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What the web server speaks there.
+    pub protocol: Protocol,
+    /// Where it is.
+    pub address: Address,
+}
+
+/// The address of an [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A unix socket; absolute.
+    Unix(PathBuf),
+    /// A TCP port at an IP address.
+    Tcp(SocketAddr),
 }
 
 /// `[limits]`: bounds. Sizes in bytes, times in seconds; each default and its reason stands in `limits.rs`.

@@ -1,0 +1,594 @@
+//! From a settings file and the options of a command line to a checked `Config`, or to everything that is wrong.
+//!
+//! Finds and reads the file; knows no server, no Python and no output. Whoever may write the file may run code as us,
+//! so only a file that nobody else may write is taken.
+
+use super::findings::{Finding, nearest};
+use super::value::{Base, Raw, normalise, tidy};
+use super::{Config, Options, checks, limits, table};
+use serde::Deserialize;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Value};
+
+impl Config {
+    /// Reads and checks a settings file; what is wrong comes all at once.
+    pub fn load(path: &Path) -> Result<Config, Vec<Finding>> {
+        Config::load_with(Some(path), &Options::default())
+    }
+
+    /// The same with the options of a command line, which win over the file; the file may be absent.
+    pub fn load_with(path: Option<&Path>, options: &Options) -> Result<Config, Vec<Finding>> {
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let home = std::env::var_os("HOME").filter(|h| !h.is_empty());
+        let mut draft = Draft::new(home.map(PathBuf::from));
+        if let Some(path) = path {
+            let path = tidy(&cwd.join(path));
+            match read(&path) {
+                Ok(text) => draft.file(&path, &text),
+                Err(finding) => draft.findings.push(finding),
+            }
+        }
+        draft.options(options, &cwd);
+        draft.finish(options, &cwd)
+    }
+}
+
+/// The settings file of the executable `<stem>.fcgi` in `exe_dir`: `<stem>.toml` there or in the two directories above.
+/// `explicit` (from `--config` or `RUNFCGI_CONFIG`) is taken as it is. A file that must not be used is an error, so
+/// that nothing else is run in its stead.
+pub fn locate(
+    stem: &str,
+    exe_dir: &Path,
+    explicit: Option<&Path>,
+) -> Result<Option<PathBuf>, Finding> {
+    if let Some(path) = explicit {
+        return acceptable(path).map(|()| Some(path.to_path_buf()));
+    }
+    for dir in exe_dir.ancestors().take(1 + limits::CONFIG_PARENTS) {
+        let path = dir.join(format!("{stem}.toml"));
+        if path.symlink_metadata().is_ok() {
+            return acceptable(&path).map(|()| Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// What `RUNFCGI_CONFIG` names.
+pub fn explicit_from_env() -> Option<PathBuf> {
+    std::env::var_os("RUNFCGI_CONFIG")
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from)
+}
+
+/// A configuration in the making.
+struct Draft {
+    table: toml::Table,
+    file: Option<PathBuf>,
+    home: Option<PathBuf>,
+    findings: Vec<Finding>,
+    /// Where each setting was written, for what is found out later.
+    places: checks::Places,
+}
+
+impl Draft {
+    fn new(home: Option<PathBuf>) -> Draft {
+        Draft {
+            table: toml::Table::new(),
+            file: None,
+            home,
+            findings: Vec::new(),
+            places: checks::Places::default(),
+        }
+    }
+
+    /// Takes a file's settings in.
+    fn file(&mut self, path: &Path, text: &str) {
+        self.file = Some(path.to_path_buf());
+        let source = Source {
+            name: path
+                .file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .into_owned(),
+            text,
+        };
+        let base = Base {
+            dir: path.parent().unwrap_or(Path::new("/")).to_path_buf(),
+            home: self.home.clone(),
+        };
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for e in errors {
+            let place = source.place(e.span().unwrap_or(0..0));
+            self.findings.push(Finding::error(
+                "RF0102",
+                place,
+                e.message().trim().replace('\n', ", "),
+                "texts stand in double quotes, one `key = value` to a line, sections in [brackets]",
+            ));
+        }
+        for (name, value) in document.get_ref() {
+            let place = source.place(name.span());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.section(name.get_ref(), place, inner, &source, &base),
+                _ => self.stray_key(name.get_ref(), place),
+            }
+        }
+        self.findings.sort_by_key(|f| line_and_column(&f.place));
+    }
+
+    fn section(&mut self, name: &str, place: String, keys: &DeTable, source: &Source, base: &Base) {
+        if !table::SECTIONS.iter().any(|(s, _)| *s == name) {
+            let all = table::SECTIONS.iter().map(|(s, _)| *s);
+            let fix = match nearest(name, all.clone()) {
+                Some(near) => format!("did you mean [{near}]?"),
+                None => format!("known are: {}", all.collect::<Vec<_>>().join(", ")),
+            };
+            self.findings.push(Finding::error(
+                "RF0103",
+                place,
+                format!("unknown section [{name}]"),
+                fix,
+            ));
+            return;
+        }
+        for (key, value) in keys {
+            let place = source.place(key.span());
+            let key = key.get_ref();
+            if name == "env" {
+                self.variable(key, value, place);
+            } else if let Some(opt) = table::find(name, key) {
+                let written = plain(value);
+                match normalise(opt, written, base) {
+                    Ok(value) => self.put(name, key, value, place),
+                    Err(p) => {
+                        let place = source.place(value.span());
+                        let finding = Finding::error("RF0104", place, p.what, p.fix);
+                        self.findings.push(finding);
+                        self.places.spoil(name, key);
+                    }
+                }
+            } else {
+                self.unknown_key(name, key, place);
+            }
+        }
+    }
+
+    fn variable(&mut self, name: &str, value: &Spanned<DeValue>, place: String) {
+        let text = match plain(value).value {
+            Value::String(s) => s,
+            Value::Integer(n) => n.to_string(),
+            Value::Float(n) => n.to_string(),
+            _ => {
+                let fix = format!("write {name} = \"...\"");
+                let what = format!("the value of the variable {name} is not text");
+                self.findings
+                    .push(Finding::error("RF0104", place, what, fix));
+                return;
+            }
+        };
+        self.put("env", name, Value::String(text), place);
+    }
+
+    fn put(&mut self, section: &str, key: &str, value: Value, place: String) {
+        let inner = self
+            .table
+            .entry(section)
+            .or_insert_with(|| Value::Table(toml::Table::new()));
+        if let Value::Table(inner) = inner {
+            inner.insert(key.to_string(), value);
+        }
+        self.places.set(section, key, place);
+    }
+
+    fn unknown_key(&mut self, section: &str, key: &str, place: String) {
+        let elsewhere = table::OPTIONS.iter().find(|o| o.key == key);
+        let here = table::OPTIONS.iter().filter(|o| o.section == section);
+        let fix = match (elsewhere, nearest(key, here.clone().map(|o| o.key))) {
+            (Some(o), _) => format!("it belongs below [{}]", o.section),
+            (None, Some(near)) => format!("did you mean {near}?"),
+            (None, None) => match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
+                Some(near) => format!("did you mean {near}, in another section?"),
+                None => format!(
+                    "known in [{section}]: {}",
+                    here.map(|o| o.key).collect::<Vec<_>>().join(", ")
+                ),
+            },
+        };
+        self.findings.push(Finding::error(
+            "RF0103",
+            place,
+            format!("unknown key {key} in [{section}]"),
+            fix,
+        ));
+    }
+
+    fn stray_key(&mut self, key: &str, place: String) {
+        let fix = if table::SECTIONS.iter().any(|(s, _)| *s == key) {
+            format!("{key} is a section: write [{key}] on a line of its own")
+        } else if let Some(o) = table::OPTIONS.iter().find(|o| o.key == key) {
+            format!("put a line [{}] above it", o.section)
+        } else {
+            match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
+                Some(near) => format!("did you mean {near}? It also needs its section above it"),
+                None => "each key stands below its section, such as [app]".to_string(),
+            }
+        };
+        self.findings.push(Finding::error(
+            "RF0103",
+            place,
+            format!("{key} stands outside of any section"),
+            fix,
+        ));
+    }
+
+    /// Lays the command line's options over the file's.
+    fn options(&mut self, options: &Options, cwd: &Path) {
+        let base = Base {
+            dir: cwd.to_path_buf(),
+            home: self.home.clone(),
+        };
+        if options.listens() {
+            if let Some(Value::Table(server)) = self.table.get_mut("server") {
+                for key in ["host", "port", "socket"] {
+                    server.remove(key);
+                }
+            }
+        }
+        for (opt, text) in options.settings() {
+            let place = format!("option {}={text}", opt.key);
+            match normalise(opt, Raw::text(text), &base) {
+                Ok(value) => self.put(opt.section, opt.key, value, place),
+                Err(p) => {
+                    let fix = p.fix.replace(" = ", "=");
+                    let what = p.what.replacen(" = ", "=", 1);
+                    let place = format!("option {}", opt.key);
+                    self.findings
+                        .push(Finding::error("RF0105", place, what, fix));
+                    self.places.spoil(opt.section, opt.key);
+                }
+            }
+        }
+    }
+
+    fn finish(mut self, options: &Options, cwd: &Path) -> Result<Config, Vec<Finding>> {
+        let mut config = match Config::deserialize(self.table) {
+            Ok(config) => config,
+            Err(e) => {
+                let place = match &self.file {
+                    Some(f) => f.display().to_string(),
+                    None => "options".to_string(),
+                };
+                let what = e.message().to_string();
+                self.findings
+                    .push(Finding::error("RF0104", place, what, ""));
+                return Err(self.findings);
+            }
+        };
+        let dir = self.file.as_deref().and_then(Path::parent).unwrap_or(cwd);
+        let app = config.app.path.get_or_insert_with(|| dir.to_path_buf());
+        for watched in &mut config.restart.watch {
+            *watched = match (watched.strip_prefix("~"), &self.home) {
+                (Ok(rest), Some(home)) => home.join(rest),
+                _ => tidy(&app.join(&watched)),
+            };
+        }
+        config.file = self.file;
+        let base = Base {
+            dir: cwd.to_path_buf(),
+            home: self.home,
+        };
+        match options.endpoints(&config.server, &base) {
+            Ok(endpoints) => config.server.endpoints = endpoints,
+            Err(findings) => self.findings.extend(findings),
+        }
+        if !options.listens() {
+            match checks::endpoints(&config.server, &self.places) {
+                Ok(endpoints) => config.server.endpoints = endpoints,
+                Err(finding) => self.findings.push(finding),
+            }
+        }
+        self.findings.extend(options.warnings(&config));
+        checks::check(&config, &self.places, &mut self.findings);
+        if self.findings.iter().any(|f| f.level == super::Level::Error) {
+            return Err(self.findings);
+        }
+        config.warnings = self.findings;
+        Ok(config)
+    }
+}
+
+/// A text and its name, to turn offsets into places.
+struct Source<'a> {
+    name: String,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn place(&self, span: Range<usize>) -> String {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |n| n + 1);
+        let column = before[start..].chars().count() + 1;
+        format!("{}:{line}:{column}", self.name)
+    }
+}
+
+fn line_and_column(place: &str) -> (usize, usize) {
+    let mut parts = place.rsplit(':').map(|n| n.parse().unwrap_or(0));
+    let column = parts.next().unwrap_or(0);
+    (parts.next().unwrap_or(0), column)
+}
+
+/// Whether whoever can change the file is only us or root.
+fn acceptable(path: &Path) -> Result<(), Finding> {
+    let place = path.display().to_string();
+    let error = |what: String, fix: String| Err(Finding::error("RF0101", &place, what, fix));
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) => {
+            return error(
+                format!("the settings file cannot be read: {e}"),
+                "create it, or name another with --config FILE or RUNFCGI_CONFIG".to_string(),
+            );
+        }
+    };
+    if !meta.is_file() {
+        return error(
+            "this is not a regular file".to_string(),
+            "put a settings file there".to_string(),
+        );
+    }
+    let us = nix::unistd::geteuid().as_raw();
+    if meta.uid() != us && meta.uid() != 0 {
+        return error(
+            format!(
+                "the settings file belongs to user {}, but we run as user {us}",
+                meta.uid()
+            ),
+            format!("chown {us} {place}"),
+        );
+    }
+    if meta.mode() & 0o022 != 0 {
+        return error(
+            format!(
+                "others may write the settings file (mode {:04o}), and so could run code as us",
+                meta.mode() & 0o7777
+            ),
+            format!("chmod go-w {place}"),
+        );
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, Finding> {
+    acceptable(path)?;
+    let error = |place: String, what: String, fix: &str| Finding::error("RF0101", place, what, fix);
+    let place = path.display().to_string();
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|f| f.take(limits::CONFIG_SIZE + 1).read_to_end(&mut bytes))
+        .map_err(|e| {
+            error(
+                place.clone(),
+                format!("the settings file cannot be read: {e}"),
+                "chmod u+r",
+            )
+        })?;
+    if bytes.len() as u64 > limits::CONFIG_SIZE {
+        return Err(error(
+            place,
+            format!("the file is larger than {} bytes", limits::CONFIG_SIZE),
+            "this is hardly a settings file",
+        ));
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(error(
+            place,
+            "the file is saved as UTF-16".to_string(),
+            "save it as UTF-8 (\"Encoding\" in the editor)",
+        ));
+    }
+    let body = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    match std::str::from_utf8(body) {
+        Ok(text) => Ok(text.to_string()),
+        Err(e) => {
+            let line = body[..e.valid_up_to()].split(|b| *b == b'\n').count();
+            Err(error(
+                format!("{place}:{line}"),
+                "this line is not UTF-8".to_string(),
+                "save the file as UTF-8 (\"Encoding\" in the editor)",
+            ))
+        }
+    }
+}
+
+/// The value without spans; numbers too large become text, so that they are named as they were written.
+fn plain(value: &Spanned<DeValue>) -> Raw {
+    let mut octal = false;
+    let value = match value.get_ref() {
+        DeValue::String(s) => Value::String(s.to_string()),
+        DeValue::Integer(n) => {
+            octal = n.radix() == 8;
+            match i64::from_str_radix(n.as_str(), n.radix()) {
+                Ok(n) => Value::Integer(n),
+                Err(_) => Value::String(n.as_str().to_string()),
+            }
+        }
+        DeValue::Float(n) => match n.as_str().parse() {
+            Ok(n) => Value::Float(n),
+            Err(_) => Value::String(n.as_str().to_string()),
+        },
+        DeValue::Boolean(b) => Value::Boolean(*b),
+        DeValue::Datetime(d) => Value::Datetime(*d),
+        DeValue::Array(list) => Value::Array(list.iter().map(|v| plain(v).value).collect()),
+        DeValue::Table(_) => Value::Table(toml::Table::new()),
+    };
+    Raw { value, octal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Address, Level, Method, Protocol, ScriptName};
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A directory of one test, removed with it.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let path =
+                std::env::temp_dir().join(format!("runfcgi-load-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(path.join("a/b")).unwrap();
+            Dir(path.canonicalize().unwrap())
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+            path
+        }
+
+        fn load(&self, text: &str) -> Result<Config, Vec<Finding>> {
+            Config::load(&self.write("mysite.toml", text.as_bytes()))
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let dir = Dir::new("whole");
+        let config = dir
+            .load(
+                "[app]\r\nsettings = \"mysite.settings\"\r\nscript_name = \"/shop/\"\r\npath = \"a\"\r\n\
+                 [env]\r\nA = \"1\"\r\nB = 2\r\n[server]\r\nprotocol = \"ajp13\"\r\nmethod = \"thread\"\r\n\
+                 host = \"localhost\"\r\nport = 8009\r\numask = 0o002\r\nsocket_mode = \"0660\"\r\n\
+                 linger = \"5m\"\r\n[limits]\r\nmax_body = \"10M\"\r\n[log]\r\nslow_log = 3\r\nfile = \"x.log\"\r\n",
+            )
+            .unwrap();
+        assert_eq!(config.app.path, Some(dir.0.join("a")));
+        assert_eq!(config.app.script_name, ScriptName::Forced("/shop".into()));
+        assert_eq!(config.env["B"], "2");
+        assert_eq!(config.server.method, Method::Threaded);
+        assert_eq!(config.server.umask, Some(2));
+        assert_eq!(config.server.socket_mode, Some(0o660));
+        assert_eq!(config.server.linger, 300);
+        assert_eq!(config.limits.max_body, 10 << 20);
+        assert_eq!(config.log.slow_log, 3.0);
+        assert_eq!(config.log.file, Some(dir.0.join("x.log")));
+        assert_eq!(config.restart.watch, [dir.0.join("a/tmp/restart.txt")]);
+        assert_eq!(config.server.endpoints.len(), 1);
+        assert_eq!(config.server.endpoints[0].protocol, Protocol::Ajp);
+        assert_eq!(
+            config.server.endpoints[0].address,
+            Address::Tcp("127.0.0.1:8009".parse().unwrap())
+        );
+        assert_eq!(config.file, Some(dir.0.join("mysite.toml")));
+    }
+
+    #[test]
+    fn a_bom_is_no_matter() {
+        let dir = Dir::new("bom");
+        let config = dir
+            .load("\u{feff}[app]\nwsgi = \"app:application\"\n")
+            .unwrap();
+        assert_eq!(config.app.path, Some(dir.0.clone()));
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let dir = Dir::new("wrong");
+        let findings = dir
+            .load(
+                "settings = \"x\"\n[app]\nsetings = \"x.settings\"\npath = \"nowhere\"\nqueue = 3\n\
+                 [sever]\n[server]\nmethod = \"forked\"\nport = \"x\"\nminspare = 5\nmaxspare = 3\n\
+                 umask = 22\nmaxchildren = 2\n[env]\n\"A B\" = \"x\"\nC = true\n[limits]\nqueue = -1\nqueue_timeout = 99999999\n",
+            )
+            .unwrap_err();
+        let text: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
+        let text = text.join("\n");
+        for want in [
+            "mysite.toml:1:1: settings stands outside",
+            "put a line [app] above",
+            "mysite.toml:3:1: unknown key setings",
+            "did you mean settings?",
+            "nowhere does not exist",
+            "it belongs below [limits]",
+            "did you mean [server]?",
+            "mysite.toml:8:10: method = \"forked\"",
+            "did you mean prefork?",
+            "mysite.toml:9:8: port = \"x\"",
+            "minspare = 5 is above maxspare = 3",
+            "maxspare = 3 is above maxchildren = 2",
+            "write umask = \"022\" or 0o22",
+            "\"A B\"",
+            "variable C is not text",
+            "queue = -1",
+            "queue_timeout = 99999999",
+            "neither settings nor wsgi",
+        ] {
+            assert!(text.contains(want), "{want} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let dir = Dir::new("syntax");
+        let findings = dir
+            .load("[app]\nsettings = mysite.settings\nwsgi = 'a:b'\n[log\nx = 1\n")
+            .unwrap_err();
+        let places: Vec<&str> = findings.iter().map(|f| f.place.as_str()).collect();
+        assert!(places[0].starts_with("mysite.toml:2:"), "{findings:?}");
+        assert!(places.iter().any(|p| p.starts_with("mysite.toml:4:")));
+    }
+
+    #[test]
+    fn wrong_encodings_are_named() {
+        let dir = Dir::new("encoding");
+        let path = dir.write("mysite.toml", b"[app]\n# caf\xe9\n");
+        let findings = Config::load(&path).unwrap_err();
+        assert!(findings[0].place.ends_with("mysite.toml:2"), "{findings:?}");
+        let path = dir.write("mysite.toml", b"\xff\xfe[\0");
+        let findings = Config::load(&path).unwrap_err();
+        assert!(findings[0].what.contains("UTF-16"), "{findings:?}");
+    }
+
+    #[test]
+    fn the_file_is_found_beside_or_above() {
+        let dir = Dir::new("locate");
+        let exe_dir = dir.0.join("a/b");
+        assert_eq!(locate("mysite", &exe_dir, None), Ok(None));
+        let far = dir.write("mysite.toml", b"");
+        assert_eq!(locate("mysite", &exe_dir, None), Ok(Some(far)));
+        let near = dir.write("a/b/mysite.toml", b"");
+        assert_eq!(locate("mysite", &exe_dir, None), Ok(Some(near)));
+        let gone = dir.0.join("gone.toml");
+        assert!(locate("mysite", &exe_dir, Some(&gone)).is_err());
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_refused() {
+        let dir = Dir::new("writable");
+        let path = dir.write("mysite.toml", b"");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o664)).unwrap();
+        symlink(&path, dir.0.join("a/mysite.toml")).unwrap();
+        for exe_dir in [dir.0.clone(), dir.0.join("a")] {
+            let finding = locate("mysite", &exe_dir, None).unwrap_err();
+            assert_eq!(finding.level, Level::Error);
+            assert!(finding.fix.starts_with("chmod go-w /"), "{finding}");
+        }
+        std::fs::create_dir(dir.0.join("a/b/mysite.toml")).unwrap();
+        let finding = locate("mysite", &dir.0.join("a/b"), None).unwrap_err();
+        assert!(finding.what.contains("regular"), "{finding}");
+    }
+}
