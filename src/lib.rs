@@ -20,6 +20,7 @@ pub mod environ;
 pub mod fd;
 pub mod pairs;
 pub mod proto;
+pub mod python;
 pub mod response;
 pub mod runtime;
 pub mod worker;

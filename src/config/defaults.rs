@@ -3,12 +3,6 @@
 
 use super::*;
 
-impl Default for Method {
-    fn default() -> Method {
-        Method::Prefork
-    }
-}
-
 impl Default for Server {
     fn default() -> Server {
         Server {

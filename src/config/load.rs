@@ -231,11 +231,11 @@ impl Draft {
             dir: cwd.to_path_buf(),
             home: self.home.clone(),
         };
-        if options.listens() {
-            if let Some(Value::Table(server)) = self.table.get_mut("server") {
-                for key in ["host", "port", "socket"] {
-                    server.remove(key);
-                }
+        if options.listens()
+            && let Some(Value::Table(server)) = self.table.get_mut("server")
+        {
+            for key in ["host", "port", "socket"] {
+                server.remove(key);
             }
         }
         for (opt, text) in options.settings() {

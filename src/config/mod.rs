@@ -93,10 +93,11 @@ pub enum Protocol {
 }
 
 /// `[server] method`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// A process for each request at a time.
+    #[default]
     Prefork,
     /// One process with several threads.
     Threaded,
