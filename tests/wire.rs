@@ -7,7 +7,7 @@
 //! ```text
 //! # a comment
 //! % name value       a setting, given to the codec at construction (see `codec` below)
-//! > BYTES            the peer sends; consecutive lines are one piece, also with = and < lines in between
+//! > BYTES            the peer sends; consecutive lines are one piece, also with = and < lines in between (? ends it)
 //! = begin 1          an event; its variables follow, one a line, two spaces deeper:
 //! =   NAME=value       either side may be BYTES in quotes; the list is complete and in order
 //! = body 1 BYTES     consecutive bodies of one request are joined before they are compared
@@ -213,8 +213,12 @@ impl Transcript {
             }
             '>' => {
                 let bytes = parse_bytes(rest)?;
-                match self.steps.last_mut().map(|s| &mut s.action) {
-                    Some(Action::Feed(fed)) => fed.extend(bytes),
+                match self.steps.last_mut() {
+                    Some(Step {
+                        action: Action::Feed(fed),
+                        state,
+                        ..
+                    }) if state.is_empty() => fed.extend(bytes),
                     _ => self.steps.push(Step::new(line, Action::Feed(bytes))),
                 }
                 return Ok(());

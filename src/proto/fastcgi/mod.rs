@@ -5,11 +5,12 @@
 
 mod params;
 mod record;
+mod request;
 
 use self::record::{ProtocolStatus, Record};
+use self::request::{Answer, Input, Request, Role};
 use super::head::{cgi_head, cgi_head_status_last};
 use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
-use crate::pairs::Pairs;
 
 /// One FastCGI connection.
 pub struct FastCgi {
@@ -28,51 +29,6 @@ pub struct FastCgi {
     /// FCGI_KEEP_CONN of the request that ended last.
     ended_keep_conn: bool,
     any_ended: bool,
-}
-
-struct Request {
-    id: u16,
-    role: Role,
-    keep_conn: bool,
-    status_last: bool,
-    input: Input,
-    answer: Answer,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Responder,
-    Authorizer,
-    /// Filter, or a role that the specification does not know: answered with UNKNOWN_ROLE, then swallowed.
-    Unknown,
-}
-
-// What comes in (an authorizer goes from its last PARAMS to Ended):
-//
-// Params ──empty PARAMS──▶ Stdin ──empty STDIN──▶ Ended
-//   └─too long─▶ Refused ─empty PARAMS─▶ Drain ─empty STDIN──▲
-enum Input {
-    Params(Vec<u8>),
-    /// Params without a use: swallowed.
-    Refused,
-    Stdin,
-    /// A body without a use: swallowed.
-    Drain,
-    Ended,
-}
-
-// What goes out:
-//
-// Unannounced ──Begin, Reject──▶ Owed ──Head, Body──▶ Begun ──End──▶ Ended
-//                                  └──ABORT_REQUEST──▶ Aborted ◀──┘     ▲
-//                                                         └─────End─────┘
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    Unannounced,
-    Owed,
-    Begun,
-    Aborted,
-    Ended,
 }
 
 impl FastCgi {
@@ -179,44 +135,29 @@ impl FastCgi {
                 record::BODY_LEN
             )));
         };
-        let (going_on, ended): (Vec<&Request>, Vec<&Request>) = self
-            .requests
-            .iter()
-            .partition(|r| r.answer != Answer::Ended);
-        if going_on.iter().any(|r| r.id == id) {
+        let known = self.requests.iter().find(|r| r.id == id);
+        if known.is_some_and(|r| r.answer != Answer::Ended) {
             return Err(ProtocolError(format!(
                 "BEGIN_REQUEST for request {id}, which is still going on"
             )));
         }
         let keep_conn = flags & record::KEEP_CONN != 0;
-        if going_on.len() >= self.max_requests {
+        let mut ended = self.requests.iter().filter(|r| r.answer == Answer::Ended);
+        let oldest_ended = ended.next().map(|r| r.id);
+        let ended = ended.count() + usize::from(oldest_ended.is_some());
+        if self.requests.len() - ended >= self.max_requests {
             record::append_end_request(out, id, ProtocolStatus::Overloaded);
             self.note_end(keep_conn);
             return Ok(());
         }
-        // A peer that begins anew with an id, or has left many bodies without an end, will not send the rest.
-        let forget = if ended.iter().any(|r| r.id == id) {
-            Some(id)
-        } else {
-            ended
-                .first()
-                .filter(|_| ended.len() >= self.max_requests)
-                .map(|r| r.id)
+        // A peer that begins anew with an id, or leaves many bodies without an end, will not send the rest of them.
+        let forget = match known {
+            Some(_) => Some(id),
+            None => oldest_ended.filter(|_| ended >= self.max_requests),
         };
         self.requests.retain(|r| Some(r.id) != forget);
-        let role = match u16::from_be_bytes([role1, role0]) {
-            1 => Role::Responder,
-            2 => Role::Authorizer,
-            _ => Role::Unknown,
-        };
-        let mut request = Request {
-            id,
-            role,
-            keep_conn,
-            status_last: false,
-            input: Input::Params(Vec::new()),
-            answer: Answer::Unannounced,
-        };
+        let role = Role::from_number(u16::from_be_bytes([role1, role0]));
+        let mut request = Request::new(id, role, keep_conn);
         if role == Role::Unknown {
             record::append_end_request(out, id, ProtocolStatus::UnknownRole);
             request.input = Input::Refused;
@@ -335,28 +276,6 @@ impl FastCgi {
     }
 }
 
-impl Request {
-    /// The event of complete params.
-    fn announce<'a>(&mut self, bytes: &[u8]) -> Event<'a> {
-        let id = RequestId(self.id);
-        match environ(self.role, bytes) {
-            Ok(environ) => {
-                self.input = Input::Stdin;
-                self.status_last = environ.get(b"SERVER_SOFTWARE").is_some_and(is_haproxy);
-                Event::Begin { id, environ }
-            }
-            Err(params::Torn { at }) => {
-                self.input = Input::Drain;
-                Event::Reject {
-                    id,
-                    status: 400,
-                    reason: format!("params end within the pair at byte {at} of {}", bytes.len()),
-                }
-            }
-        }
-    }
-}
-
 impl Codec for FastCgi {
     fn decode<'a>(
         &mut self,
@@ -470,32 +389,6 @@ impl Codec for FastCgi {
             && self.body_end.is_none()
             && self.requests.is_empty()
     }
-}
-
-/// The variables of a request. FCGI_ROLE is always ours: mod_fcgid sends one, others do not.
-fn environ(role: Role, bytes: &[u8]) -> Result<Pairs, params::Torn> {
-    const FCGI_ROLE: &[u8] = b"FCGI_ROLE";
-    const USUAL_PAIRS: usize = 48;
-    let mut environ = Pairs::with_capacity(USUAL_PAIRS, bytes.len() + 32);
-    let role: &[u8] = match role {
-        Role::Authorizer => b"AUTHORIZER",
-        Role::Responder | Role::Unknown => b"RESPONDER",
-    };
-    environ.push(FCGI_ROLE, role);
-    for pair in params::pairs(bytes) {
-        let (name, value) = pair?;
-        if name != FCGI_ROLE {
-            environ.push(name, value);
-        }
-    }
-    Ok(environ)
-}
-
-fn is_haproxy(software: &[u8]) -> bool {
-    const HAPROXY: &[u8] = b"haproxy";
-    software
-        .windows(HAPROXY.len())
-        .any(|w| w.eq_ignore_ascii_case(HAPROXY))
 }
 
 /// Looks at the first byte alone, so that the words do not hang on how the bytes were cut.
