@@ -15,6 +15,7 @@
 //! main ─▶ cli ─▶ server ─▶ proto, worker ─▶ pairs, response, config
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod environ;
 pub mod fd;
