@@ -15,10 +15,13 @@
 //! main ─▶ cli ─▶ server ─▶ proto, worker ─▶ pairs, response, config
 //! ```
 
+pub mod access_log;
 pub mod cli;
 pub mod config;
 pub mod environ;
 pub mod fd;
+pub mod log;
+pub mod pages;
 pub mod pairs;
 pub mod proto;
 pub mod python;

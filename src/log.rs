@@ -1,0 +1,214 @@
+//! Logging: events as lines, to standard error (the web server's error log) and to a file of our own.
+//!
+//! One event is one write. Nothing that comes from outside can forge a line: control characters are escaped, and the
+//! further lines of an event are indented. Reads no clock; never sees an environment.
+
+mod file;
+mod time;
+
+pub use file::LogFile;
+pub use time::Utc;
+
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::time::SystemTime;
+
+/// Bytes of an event's text that are kept.
+const LONGEST: usize = 16 << 10;
+
+/// How much an event matters, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Someone did not get what they came for.
+    Error,
+    /// Something that the owner should look at.
+    Warning,
+    /// What goes on.
+    Info,
+    /// What the application wrote.
+    App,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Info => "info",
+            Level::App => "app",
+        }
+    }
+}
+
+/// Where events go.
+#[derive(Debug)]
+pub struct Log {
+    to_stderr: bool,
+    file: Option<LogFile>,
+    file_failed: bool,
+}
+
+impl Log {
+    /// Standard error, a file, both or neither.
+    pub fn new(to_stderr: bool, file: Option<LogFile>) -> Log {
+        Log {
+            to_stderr,
+            file,
+            file_failed: false,
+        }
+    }
+
+    /// Logs an event. Never fails: trouble with the file is itself told on standard error, once.
+    pub fn event(&mut self, now: SystemTime, level: Level, text: &str) {
+        let pid = std::process::id();
+        let event = Line {
+            time: now,
+            pid,
+            level,
+            text,
+        }
+        .to_string();
+        if self.to_stderr {
+            to_stderr(&event);
+        }
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        match file.append(now, event.as_bytes()) {
+            Ok(()) => {}
+            Err(_) if self.file_failed => {}
+            Err(error) => {
+                self.file_failed = true;
+                let text = format!(
+                    "log file {}: {error}; events go to standard error only",
+                    file.path().display()
+                );
+                let line = Line {
+                    time: now,
+                    pid,
+                    level: Level::Error,
+                    text: &text,
+                };
+                to_stderr(&line.to_string());
+            }
+        }
+    }
+
+    /// Opens the file anew with the next event, after a signal that asks for it.
+    pub fn reopen(&mut self) {
+        self.file_failed = false;
+        if let Some(file) = &mut self.file {
+            file.reopen();
+        }
+    }
+}
+
+/// One event: `2026-11-22T07:48:58Z [4711] warning: text`, then its further lines, indented.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// When.
+    pub time: SystemTime,
+    /// Which process.
+    pub pid: u32,
+    /// How much it matters.
+    pub level: Level,
+    /// What; may have several lines. Of a long text the middle is left out.
+    pub text: &'a str,
+}
+
+impl std::fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (time, pid, level) = (Utc::from(self.time), self.pid, self.level.name());
+        write!(f, "{time} [{pid}] {level}: ")?;
+        let text = self.text.trim_end();
+        if text.len() <= LONGEST {
+            escape(f, text)?;
+        } else {
+            // A traceback says most at its end.
+            let head = text.floor_char_boundary(LONGEST / 4);
+            let tail = text.ceil_char_boundary(text.len() - LONGEST / 4 * 3);
+            escape(f, &text[..head])?;
+            write!(f, "\n    ({} bytes left out)\n    ", tail - head)?;
+            escape(f, &text[tail..])?;
+        }
+        f.write_char('\n')
+    }
+}
+
+fn escape(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Result {
+    let text = text.replace("\r\n", "\n");
+    let mut start = 0;
+    for (at, c) in text.char_indices() {
+        if !c.is_control() || c == '\t' {
+            continue;
+        }
+        f.write_str(&text[start..at])?;
+        match c {
+            '\n' => f.write_str("\n    ")?,
+            _ => write!(f, "\\x{:02x}", u32::from(c))?,
+        }
+        start = at + c.len_utf8();
+    }
+    f.write_str(&text[start..])
+}
+
+fn to_stderr(event: &str) {
+    // Nothing can be done, and nobody told, when this fails.
+    let _ = nix::unistd::write(std::io::stderr().as_fd(), event.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn line(text: &str) -> String {
+        Line {
+            time: UNIX_EPOCH + Duration::from_secs(1_795_333_738),
+            pid: 4711,
+            level: Level::Warning,
+            text,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn one_event_cannot_look_like_two() {
+        for (text, want) in [
+            ("plain", "plain"),
+            ("", ""),
+            ("caf\u{e9} \t.", "caf\u{e9} \t."),
+            ("trailing\n\n", "trailing"),
+            (
+                "a\n2026-11-22T07:48:58Z [1] error: b",
+                "a\n    2026-11-22T07:48:58Z [1] error: b",
+            ),
+            ("a\r\nb\rc", "a\n    b\\x0dc"),
+            ("\x1b[31m\0\x7f\u{85}.", "\\x1b[31m\\x00\\x7f\\x85."),
+            (
+                "Traceback:\n  File x\nError",
+                "Traceback:\n      File x\n    Error",
+            ),
+        ] {
+            let want = format!("2026-11-22T07:48:58Z [4711] warning: {want}\n");
+            assert_eq!(line(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn levels_have_names() {
+        let levels = [Level::Error, Level::Warning, Level::Info, Level::App];
+        let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
+        assert_eq!(names, ["error", "warning", "info", "app"]);
+    }
+
+    #[test]
+    fn of_a_long_text_both_ends_stay() {
+        let text = format!("start {} end", "\u{e9}".repeat(LONGEST));
+        let got = line(&text);
+        assert!(got.len() < LONGEST + 200);
+        assert!(
+            got.contains("start") && got.ends_with(" end\n") && got.contains("bytes left out)")
+        );
+    }
+}
