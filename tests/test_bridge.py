@@ -7,6 +7,7 @@ Each test runs on every interpreter found: those of RUNFCGI_TEST_PYTHONS, or els
 """
 
 import array
+import concurrent.futures
 import contextlib
 import fcntl
 import glob
@@ -31,7 +32,7 @@ LOADER = (
     "while len(b)<n:b+=os.read(0,n-len(b))\n"
     "exec(compile(b,'<runfcgi>','exec'),{'__name__':'__runfcgi__'})"
 )
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 
 def discover():
@@ -51,7 +52,7 @@ def discover():
             name = subprocess.check_output([path, '-c', show], stderr=subprocess.DEVNULL, timeout=20).decode().strip()
         except (OSError, subprocess.SubprocessError):
             continue
-        if name.partition('-')[2].split('.')[:2] >= ['3', '6'] or name.partition('-')[2].startswith('3.1'):
+        if tuple(int(part) for part in name.partition('-')[2].split('.')[:2]) >= (3, 6):
             found.setdefault(name, path)
     return found
 
@@ -332,15 +333,223 @@ def app(environ, start_response):
 """
 
 
+RICH_APP = """
+import io, os, sys, tempfile, threading
+from wsgiref.validate import validator
+
+TEXT = [('Content-Type', 'text/plain')]
+
+class Closing:
+    def __init__(self, pieces):
+        self.pieces = iter(pieces)
+    def __iter__(self):
+        return self
+    def __next__(self):
+        piece = next(self.pieces)
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
+    def close(self):
+        print('closed')
+
+def make_file(size=100000):
+    file = tempfile.TemporaryFile()
+    file.write(bytes(range(100)) * (size // 100))
+    file.seek(0)
+    return file
+
+def generator(env, start):
+    start('200 OK', TEXT)
+    yield b''
+    yield b'one'
+    print('between')
+    yield b'two'
+
+def late_start(env, start):
+    yield start('201 Created', TEXT) and b''
+
+def write(env, start):
+    send = start('200 OK', TEXT)
+    send(b'a')
+    send(b'b')
+    return [b'c']
+
+def exc_info(env, start):
+    start('200 OK', TEXT)
+    try:
+        raise KeyError('spoon')
+    except KeyError:
+        start('500 Oops', TEXT + [('X-Kept', 'no')], sys.exc_info())
+    return [b'sorry']
+
+def exc_info_late(env, start):
+    start('200 OK', TEXT)(b'begun')
+    try:
+        raise KeyError('spoon')
+    except KeyError:
+        start('500 Oops', TEXT, sys.exc_info())
+    return [b'never']
+
+def twice(env, start):
+    start('200 OK', TEXT)
+    start('200 OK', TEXT)
+    return []
+
+def never(env, start):
+    return [b'body without head']
+
+def big(env, start):
+    start('200 OK', TEXT)
+    return [b'0123456789' * 300000, b'tail']
+
+def echo(env, start):
+    start('200 OK', TEXT)
+    return [env['wsgi.input'].read()]
+
+def methods(env, start):
+    source = env['wsgi.input']
+    found = [source.readline(3), source.readline(), source.readlines(5), source.read(2)]
+    found += [list(source), source.read(), source.seek(1), source.read(4)]
+    start('200 OK', TEXT)
+    return [repr(found).encode()]
+
+def file(env, start):
+    start('200 OK', TEXT)
+    source = make_file()
+    source.read(1000)
+    return env['wsgi.file_wrapper'](source)
+
+def file_cut(env, start):
+    start('200 OK', TEXT + [('Content-Length', '7')])
+    return env['wsgi.file_wrapper'](make_file())
+
+def file_memory(env, start):
+    start('200 OK', TEXT)
+    return env['wsgi.file_wrapper'](io.BytesIO(b'in memory'), 4)
+
+def file_gzip(env, start):
+    import gzip
+    packed = tempfile.TemporaryFile()
+    with gzip.GzipFile(fileobj=packed, mode='wb') as out:
+        out.write(b'unpacked')
+    packed.seek(0)
+    start('200 OK', TEXT)
+    return env['wsgi.file_wrapper'](gzip.GzipFile(fileobj=packed))
+
+def fail_first(env, start):
+    start('200 OK', TEXT)
+    return Closing([ValueError('before the head')])
+
+def fail_later(env, start):
+    start('200 OK', TEXT)
+    return Closing([b'some', ValueError('after the head')])
+
+def leave(env, start):
+    sys.exit(3)
+
+def interrupt(env, start):
+    raise KeyboardInterrupt
+
+def header(env, start):
+    start(env.get('HTTP_STATUS', '200 OK'), [(env.get('HTTP_NAME', 'X-A'), env.get('HTTP_VALUE', 'v'))])
+    return [b'x']
+
+def odd_types(env, start):
+    start('200 OK', [('X-A', b'bytes')])
+    return [b'x']
+
+def text_body(env, start):
+    start('200 OK', TEXT)
+    return ['text']
+
+def longer(env, start):
+    start('200 OK', TEXT + [('Content-Length', '4')])
+    return iter([b'abc', b'def', b'ghi'])
+
+def shorter(env, start):
+    start('200 OK', TEXT + [('Content-Length', '9')])
+    return [b'abc']
+
+def status(env, start):
+    start(env['QUERY_STRING'] + ' X', TEXT)
+    return [b'body']
+
+def endless(env, start):
+    start('200 OK', TEXT)
+    try:
+        while True:
+            yield b'x' * 100
+    finally:
+        print('generator closed')
+
+def logs(env, start):
+    env['wsgi.errors'].write('to errors\\n')
+    env['wsgi.errors'].writelines(['a', 'b\\n'])
+    print('to stdout', 1)
+    print('to stderr \\udcff', file=sys.stderr)
+    sys.stdout.buffer.write(b'raw \\xff\\n')
+    sys.stdout.flush()
+    thread = threading.Thread(target=print, args=('from a thread',))
+    thread.start()
+    thread.join()
+    sys.stdout.write('unended')
+    start('200 OK', TEXT)
+    return []
+
+def environ(env, start):
+    start('200 OK', TEXT)
+    return [repr(sorted((k, v) for k, v in env.items() if k.startswith('wsgi.') or k.startswith('X'))).encode()]
+
+def signals(env, start):
+    import signal
+    start('200 OK', TEXT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    return [os.popen('grep SigIgn /proc/self/status').read().split()[1].encode()]
+
+def forked(env, start):
+    if os.fork() == 0:
+        print('from the child')
+        os.execvp('sleep', ['sleep', '5'])
+    start('200 OK', TEXT)
+    return [b'parent']
+
+def valid(env, start):
+    def inner(env, start):
+        body = env['wsgi.input'].read(5) + env['wsgi.input'].readline() + b''.join(env['wsgi.input'])
+        env['wsgi.errors'].write('valid\\n')
+        env['wsgi.errors'].flush()
+        start('200 OK', TEXT + [('Content-Length', str(len(body) + 2))])
+        return [b'<', body, b'>'] if env['REQUEST_METHOD'] != 'HEAD' else []
+    return validator(inner)(env, start)
+
+def app(env, start):
+    return globals()[env['PATH_INFO'][1:]](env, start)
+"""
+
+
 def each_python(method):
-    """Runs a test once for each interpreter."""
+    """Runs a test once for each interpreter, some at a time: most of a test is waiting."""
 
     def run(self):
         self.assertTrue(PYTHONS, 'no python3 found to test with')
-        for name, path in sorted(PYTHONS.items()):
+
+        def run_one(path):
+            case = type(self)(self._testMethodName)  # its own asserts and cleanups
+            try:
+                method(case, path)
+            except BaseException as error:
+                return error
+            finally:
+                case.doCleanups()
+
+        names = sorted(PYTHONS)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            errors = list(pool.map(run_one, [PYTHONS[name] for name in names]))
+        for name, error in zip(names, errors):
             with self.subTest(python=name):
-                method(self, path)
-                self.doCleanups()
+                if error is not None:
+                    raise error
 
     run.__name__, run.__doc__ = method.__name__, method.__doc__
     return run
@@ -358,27 +567,467 @@ class WorkerTest(unittest.TestCase):
         worker.slot.close()
         self.assertEqual(worker.process.wait(TIMEOUT), 0)
 
+    @each_python
+    def test_requests_in_any_pieces(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        whole = request(b'body', PATH_INFO='/echo')
+        for byte in whole[:40]:
+            worker.slot.sendall(bytes([byte]))
+        worker.slot.sendall(whole[40:])
+        self.assertEqual(Answer(worker.slot).body, b'body')
+        worker.slot.sendall(ABORT + ABORT + whole + ABORT)
+        self.assertEqual(Answer(worker.slot).body, b'body')
+        for size in (70000, 3000000):
+            self.assertEqual(len(worker.ask(b'z' * size, PATH_INFO='/echo').body), size)
+        self.assertEqual(worker.ask(PATH_INFO='/echo', HTTP_X='y' * 200000).status, '200 OK')
+
+    @each_python
+    def test_response_forms(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/generator')
+        self.assertEqual((answer.order, answer.body, answer.log), ('HDLDE', b'onetwo', 'between\n'))
+        self.assertNotIn('Content-Length', answer.fields)
+        answer = worker.ask(PATH_INFO='/late_start')
+        self.assertEqual((answer.order, answer.status), ('HE', '201 Created'))
+        answer = worker.ask(PATH_INFO='/write')
+        self.assertEqual((answer.order, answer.body), ('HDDDE', b'abc'))
+        answer = worker.ask(PATH_INFO='/exc_info')
+        self.assertEqual((answer.status, answer.fields['X-Kept'], answer.body), ('500 Oops', 'no', b'sorry'))
+        answer = worker.ask(PATH_INFO='/exc_info_late')
+        self.assertEqual((answer.status, answer.body, answer.truncated), ('200 OK', b'begun', True))
+        self.assertIn("KeyError: 'spoon'", answer.log)
+        answer = worker.ask(PATH_INFO='/big')
+        self.assertEqual((answer.body, answer.fields['Content-Length']), (b'0123456789' * 300000 + b'tail', '3000004'))
+        self.assertLessEqual(max(len(f[1]) for f in answer.frames), 1 << 20)
+
+    @each_python
+    def test_body_may_be_left_out(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/big', REQUEST_METHOD='HEAD')
+        self.assertEqual((answer.order, answer.fields['Content-Length']), ('HE', '3000004'))
+        answer = worker.ask(PATH_INFO='/endless', REQUEST_METHOD='HEAD')
+        self.assertEqual((answer.order, answer.truncated, answer.log), ('HLE', False, 'generator closed\n'))
+        for code in ('204', '304'):
+            answer = worker.ask(PATH_INFO='/status', QUERY_STRING=code)
+            self.assertEqual((answer.order, 'Content-Length' in answer.fields), ('HE', False))
+
+    @each_python
+    def test_content_length_is_kept(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/longer')
+        self.assertEqual((answer.body, answer.truncated), (b'abcd', False))
+        self.assertEqual(answer.log.count('longer than its Content-Length 4'), 1)
+        answer = worker.ask(PATH_INFO='/shorter')
+        self.assertEqual((answer.body, answer.truncated), (b'abc', True))
+        self.assertIn('6 bytes shorter', answer.log)
+
+    @each_python
+    def test_errors(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for path, error in (
+            ('/twice', 'AssertionError: start_response was called a second time'),
+            ('/never', 'AssertionError: the application did not call start_response'),
+            ('/leave', 'SystemExit: 3'),
+            ('/interrupt', 'KeyboardInterrupt'),
+            ('/odd_types', 'TypeError: a header value is not a str'),
+            ('/text_body', 'TypeError: the response body must be bytes, not str'),
+            ('/missing', "KeyError: 'missing'"),
+        ):
+            answer = worker.ask(PATH_INFO=path)
+            self.assertEqual(answer.order, 'XE', path)
+            self.assertIn(error, answer.error)
+            self.assertNotIn('<runfcgi>', answer.error.partition('\n')[2].partition('\n')[0] if 'app.py' in answer.error else '')
+        answer = worker.ask(PATH_INFO='/fail_first')
+        self.assertEqual((answer.order, answer.log), ('LXE', 'closed\n'))
+        self.assertIn('ValueError: before the head', answer.error)
+        answer = worker.ask(PATH_INFO='/fail_later')
+        self.assertEqual((answer.body, answer.truncated), (b'some', True))
+        self.assertIn('ValueError: after the head', answer.log)
+        self.assertIn('closed\n', answer.log)
+
+    @each_python
+    def test_head_is_checked(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for bad in (
+            {'HTTP_VALUE': 'a\r\nX-Injected: b'}, {'HTTP_VALUE': 'a\nb'}, {'HTTP_VALUE': 'a\x7f'}, {'HTTP_NAME': 'X:A'},
+            {'HTTP_NAME': 'X A'}, {'HTTP_NAME': ''}, {'HTTP_NAME': 'X-\xe9'}, {'HTTP_STATUS': '200 OK\r\nX: y'},
+            {'HTTP_STATUS': '200'}, {'HTTP_STATUS': 'OK'}, {'HTTP_STATUS': '99 X'},
+            {'HTTP_NAME': 'Content-Length', 'HTTP_VALUE': '-1'},
+        ):  # fmt: skip
+            for _ in range(2):
+                self.assertEqual(worker.ask(PATH_INFO='/header', **bad).order, 'XE', bad)
+        answer = worker.ask(PATH_INFO='/header', HTTP_NAME='Connection', HTTP_VALUE='close')
+        self.assertEqual(answer.fields, {'Content-Length': '1'})
+        answer = worker.ask(PATH_INFO='/header', HTTP_VALUE='caf\xe9')
+        self.assertEqual(answer.fields['X-A'], 'caf\xe9')
+
+    @each_python
+    def test_input_methods(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        body = b'first line\nsecond\nthird\nfourth\nfifth'
+        expected = repr([b'fir', b'st line\n', [b'second\n'], b'th', [b'ird\n', b'fourth\n', b'fifth'], b'', 1, b'irst'])
+        self.assertEqual(worker.ask(body, PATH_INFO='/methods').body.decode(), expected)
+        with tempfile.TemporaryFile() as spool:
+            spool.write(body)
+            spool.seek(0)
+            send_fds(worker.slot, request(body, fd=True, PATH_INFO='/methods'), [spool.fileno()])
+            self.assertEqual(Answer(worker.slot).body.decode(), expected)
+        wait_for(lambda: spool_count(worker.pid) == 0, 'the body file to be closed')
+
+    @each_python
+    def test_file_wrapper(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/file')
+        self.assertEqual((answer.order, answer.fields['Content-Length']), ('HFE', '99000'))
+        _, extent, _, (fd,) = answer.frames[1]
+        self.assertEqual(struct.unpack('>QQ', extent), (1000, 99000))
+        self.assertEqual(os.pread(fd, 3, 1001), b'\x01\x02\x03')
+        os.close(fd)
+        answer = worker.ask(PATH_INFO='/file_cut')
+        self.assertEqual((struct.unpack('>QQ', answer.of(b'F')), answer.truncated), ((0, 7), False))
+        os.close(answer.frames[1][3][0])
+        self.assertEqual(worker.ask(PATH_INFO='/file', REQUEST_METHOD='HEAD').order, 'HE')
+        answer = worker.ask(PATH_INFO='/file_memory')
+        self.assertEqual((answer.order, answer.body), ('HDDDE', b'in memory'))
+        self.assertEqual(worker.ask(PATH_INFO='/file_gzip').body, b'unpacked')
+
+    @each_python
+    def test_validator(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        self.assertEqual(worker.ask(PATH_INFO='/valid').body, b'<>')
+        answer = worker.ask(b'some\nlines\nhere', PATH_INFO='/valid')
+        self.assertEqual((answer.body, answer.log, answer.error), (b'<some\nlines\nhere>', 'valid\n', ''))
+        answer = worker.ask(PATH_INFO='/valid', REQUEST_METHOD='HEAD')
+        self.assertEqual((answer.order, answer.fields['Content-Length']), ('LHE', '2'))
+
+    @each_python
+    def test_abort_closes_generator(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        worker.slot.sendall(request(PATH_INFO='/endless') + ABORT)
+        answer = Answer(worker.slot)
+        self.assertEqual((answer.truncated, answer.log), (True, 'generator closed\n'))
+        worker.slot.sendall(request(PATH_INFO='/endless'))
+        for _ in range(50):
+            read_frame(worker.slot)
+        worker.slot.sendall(ABORT)
+        self.assertTrue(Answer(worker.slot).truncated)
+        self.assertEqual(worker.ask(PATH_INFO='/write').body, b'abc')
+        worker.slot.sendall(request(PATH_INFO='/endless'))
+        read_frame(worker.slot)
+        worker.slot.close()
+        self.assertEqual(worker.process.wait(TIMEOUT), 0)
+        self.assertIn('generator closed', worker.log)
+
+    @each_python
+    def test_log_belongs_to_its_request(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/logs')
+        lines = ['to errors', 'ab', 'to stdout 1', 'to stderr \\udcff', 'raw \\xff', 'unended']
+        self.assertEqual(answer.log.splitlines(), lines)
+        wait_for(lambda: 'from a thread' in worker.log, 'the text of a thread')
+        self.assertNotIn('unended', worker.log)
+
+    @each_python
+    def test_environ_and_signals(self, python):
+        worker = Worker(self, python, RICH_APP, slots=2, multiprocess='0').started()
+        told = worker.ask(PATH_INFO='/environ', HTTPS='on').body.decode()
+        for part in (
+            "('wsgi.multithread', True)", "('wsgi.multiprocess', False)", "('wsgi.url_scheme', 'https')",
+            "('wsgi.version', (1, 0))", "('wsgi.run_once', False)", "('wsgi.input_terminated', True)",
+        ):  # fmt: skip
+            self.assertIn(part, told)
+        ignored = int(worker.ask(PATH_INFO='/signals').body, 16)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            self.assertFalse(ignored >> (number - 1) & 1, number)
+        self.assertEqual(worker.ask(PATH_INFO='/write').body, b'abc')
+
+    @each_python
+    def test_threads(self, python):
+        app = """
+        import threading
+        both = threading.Barrier(2)
+        def app(environ, start_response):
+            both.wait(5)
+            print('log of', environ['QUERY_STRING'])
+            start_response('200 OK', [])
+            return [environ['QUERY_STRING'].encode()]
+        """
+        worker = Worker(self, python, app, slots=2).started()
+        for name, slot in zip('ab', worker.slots):
+            slot.sendall(request(QUERY_STRING=name))
+        for name, slot in zip('ab', worker.slots):
+            answer = Answer(slot)
+            self.assertEqual((answer.body.decode(), answer.log), (name, 'log of {}\n'.format(name)))
+        worker.slots[0].close()
+        self.assertIsNone(worker.process.poll())
+        worker.slots[1].close()
+        self.assertEqual(worker.process.wait(TIMEOUT), 0)
+
+    @each_python
+    def test_boot_failed(self, python):
+        worker = Worker(self, python, 'import absent_module\n')
+        kind, text, _, _ = read_frame(worker.slot)
+        self.assertEqual(kind, b'B')
+        self.assertIn("No module named 'absent_module'", text.decode())
+        self.assertEqual(worker.process.wait(TIMEOUT), 1)
+        worker = Worker(self, python, HELLO_APP, wsgi='app:absent.name')
+        self.assertIn(b'absent', read_frame(worker.slot)[1])
+
+    @each_python
+    def test_exit_functions_run(self, python):
+        app = HELLO_APP + "\nimport atexit\natexit.register(print, 'good night')\n"
+        worker = Worker(self, python, app).started()
+        worker.slot.close()
+        self.assertEqual(worker.process.wait(TIMEOUT), 0)
+        self.assertIn('good night', worker.log)
+
+    @each_python
+    def test_lifeline_ends_a_stubborn_worker(self, python):
+        app = """
+        import signal
+        def app(environ, start_response):
+            signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+            print('spinning')
+            while True:
+                pass
+        """
+        worker = Worker(self, python, app).started()
+        worker.slot.sendall(request())
+        self.assertEqual(read_frame(worker.slot)[1], b'spinning\n')
+        worker.cut()
+        self.assertEqual(worker.process.wait(TIMEOUT), -signal.SIGKILL)
+
+    @each_python
+    def test_child_of_a_request_does_not_hold_the_slot(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        answer = worker.ask(PATH_INFO='/forked')
+        self.assertEqual((answer.order, answer.body), ('HDE', b'parent'))
+        worker.process.kill()
+        self.assertEqual(worker.slot.recv(1), b'')
+
+    @each_python
+    def test_stack_on_demand(self, python):
+        app = HELLO_APP.replace('def app', 'import time\ndef app').replace('    start', "    print('now')\n    time.sleep(0.5)\n    start")
+        worker = Worker(self, python, app).started()
+        worker.slot.sendall(request())
+        read_frame(worker.slot)
+        os.kill(worker.pid, signal.SIGUSR2)
+        self.assertEqual(Answer(worker.slot).body, b'hello')
+        if 'pypy' not in python:
+            self.assertIn('in app', worker.log)
+
+    @each_python
+    def test_bytecode_goes_elsewhere(self, python):
+        """Only where the application's directory cannot be written, which root always can."""
+        app = "import os, sys\nbody = repr((sys.path[0], sys.argv, 'HOME' in os.environ, '' in sys.path)).encode()\n" + HELLO_APP
+        worker = Worker(self, python, app.replace("b'hello'", 'body'), pycache='1').started()
+        expected = repr((worker.folder, ['runfcgi'], True, False))
+        self.assertEqual(worker.ask().body.decode(), expected)
+
+
+def spool_count(pid):
+    """How many unlinked files the process has open."""
+    links = []
+    for fd in os.listdir('/proc/{}/fd'.format(pid)):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink('/proc/{}/fd/{}'.format(pid, fd)))
+    return sum(link.endswith(' (deleted)') for link in links)
+
 
 class PreloaderTest(unittest.TestCase):
     @each_python
     def test_fork_serves(self, python):
-        preloader = Preloader(self, python, HELLO_APP)
+        app = HELLO_APP.replace('hello', '%d') .replace("b'%d'", "b'%d %d' % (os.getpid(), os.getppid())")
+        app = 'import os\nopen(os.environ["MARK"] + "/imports", "a").write("x")\n' + app
+        preloader = Preloader(self, python, app)
         self.assertEqual(preloader.process.wait(TIMEOUT), 0)
         kind, told = preloader.hello()
         self.assertEqual((kind, told['threads']), (b'r', '1'))
-        for _ in range(2):
-            (kind, payload), (slot,), _, _ = preloader.fork()
+        other = preloader.connect()
+        preloader.hello(other)
+        slots = []
+        for control in (None, other, None):
+            (kind, payload), (slot,), _, _ = preloader.fork(control)
             self.assertEqual(kind, b'k')
-            started = read_frame(slot)
-            self.assertEqual(started[:2], (b'W', payload))
+            self.assertEqual(read_frame(slot)[:2], (b'W', payload))
             slot.sendall(request())
-            self.assertEqual(Answer(slot).body, b'hello')
+            pid = struct.unpack('>I', payload)[0]
+            self.assertEqual(Answer(slot).body.decode(), '{} {}'.format(pid, preloader.pid))
+            slots.append((pid, slot))
+        with open('/proc/{}/comm'.format(preloader.pid)) as file:
+            self.assertEqual(file.read(), 'runfcgi-preload\n')
+        self.assertEqual(os.getsid(preloader.pid) == os.getsid(0), False)
+        self.assertNotEqual(os.getsid(preloader.pid), preloader.pid)
         preloader.setup.close()
+        other.close()
         wait_for(lambda: is_gone(preloader.pid), 'the preloader to leave')
         self.assertFalse(os.path.exists(preloader.path))
+        self.assertFalse(os.path.exists(preloader.lock_path))
+        for pid, slot in slots:
+            slot.sendall(request())
+            self.assertTrue(Answer(slot).body.startswith(str(pid).encode()))
+            slot.close()
+            wait_for(lambda: is_gone(pid), 'the worker to end')
+        with open(os.path.join(preloader.folder, 'imports')) as file:
+            self.assertEqual(file.read(), 'x')
+
+    @each_python
+    def test_workers_end_and_leave_no_zombie(self, python):
+        preloader = Preloader(self, python, RICH_APP + '\nimport atexit\natexit.register(print, "good night")\n')
+        preloader.hello()
+        (_, payload), (slot,), _, stderr = preloader.fork()
+        pid = struct.unpack('>I', payload)[0]
+        slot.close()
+        self.assertEqual(os.read(stderr, 100), b'good night\n')
+        wait_for(lambda: not os.path.exists('/proc/{}'.format(pid)), 'the worker to be reaped')
+        (_, payload), (slot,), lifeline, _ = preloader.fork()
+        pid = struct.unpack('>I', payload)[0]
+        os.close(lifeline)
+        preloader.cuts.remove(lifeline)
+        wait_for(lambda: not os.path.exists('/proc/{}'.format(pid)), 'the worker to be reaped')
+        (_, payload), (slot,), _, _ = preloader.fork()
+        pid = struct.unpack('>I', payload)[0]
+        read_frame(slot)
+        os.kill(pid, signal.SIGSEGV)
+        wait_for(lambda: 'worker {} was ended by SIGSEGV'.format(pid) in preloader.log, 'the end to be told')
+        self.assertNotIn('SIGKILL', preloader.log)
+
+    @each_python
+    def test_threads_of_a_worker(self, python):
+        preloader = Preloader(self, python, HELLO_APP, threads='3')
+        preloader.hello()
+        _, slots, _, _ = preloader.fork(slots=3)
+        for slot in slots:
+            self.assertEqual(read_frame(slot)[0], b'W')
+        for slot in reversed(slots):
+            slot.sendall(request())
+            self.assertEqual(Answer(slot).body, b'hello')
+
+    @each_python
+    def test_threads_of_the_app_are_told(self, python):
+        app = 'import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n' + HELLO_APP
+        self.assertEqual(Preloader(self, python, app).hello()[1]['threads'], '2')
+
+    @each_python
+    def test_failed(self, python):
+        preloader = Preloader(self, python, 'import os\nraise ValueError("broken on purpose")\n')
+        kind, text = preloader.hello()
+        self.assertEqual(kind, b'b')
+        self.assertIn('ValueError: broken on purpose', text)
+        self.assertEqual(preloader.hello(preloader.connect())[1], text)
+        self.assertIn('broken on purpose', preloader.log)
+        self.assertFalse(preloader.can_lock())
+        with open(os.path.join(preloader.folder, 'app.py'), 'a') as file:
+            file.write('# mended\n')
+        began = time.monotonic()
+        self.assertEqual(preloader.setup.recv(1), b'')
+        self.assertLess(time.monotonic() - began, 3)
+        wait_for(preloader.can_lock, 'the lock to be free')
+        self.assertFalse(os.path.exists(preloader.path))
+
+    @each_python
+    def test_refused(self, python):
+        app = 'import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no more processes")\nos.fork = fork\n' + HELLO_APP
+        preloader = Preloader(self, python, app)
+        preloader.hello()
+        other = preloader.connect()
+        preloader.hello(other)
+        (kind, payload), (slot,), _, _ = preloader.fork()
+        self.assertEqual(kind, b'n')
+        self.assertIn(b'no more processes', payload)
+        self.assertEqual(read_frame(other)[0], b'l')
+        self.assertEqual(slot.recv(1), b'')
+
+    @each_python
+    def test_app_child_holds_nothing(self, python):
+        app = """
+        import os, subprocess
+        sleeper = os.fork()
+        if sleeper == 0:
+            os.execvp('sleep', ['sleep', '20']) if os.environ.get('EXEC') else __import__('time').sleep(20)
+            os._exit(0)
+        program = subprocess.Popen(['sleep', '20'])
+        with open(os.environ['MARK'] + '/pids', 'w') as file:
+            file.write('%d %d' % (sleeper, program.pid))
+        """
+        preloader = Preloader(self, python, textwrap.dedent(app) + HELLO_APP)
+        preloader.hello()
+        (_, _), (slot,), _, _ = preloader.fork()
+        read_frame(slot)
+        with open(os.path.join(preloader.folder, 'pids')) as file:
+            pids = [int(pid) for pid in file.read().split()]
+        for pid in pids:
+            self.addCleanup(os.kill, pid, signal.SIGKILL)
+        self.assertFalse(preloader.can_lock())
+        os.kill(preloader.pid, signal.SIGKILL)
+        self.assertEqual(preloader.setup.recv(1), b'')
+        wait_for(lambda: is_gone(preloader.pid), 'the preloader to end')
+        for pid in pids:
+            self.assertFalse(is_gone(pid))
+        with self.assertRaises(ConnectionRefusedError):
+            preloader.connect()
         self.assertTrue(preloader.can_lock())
         slot.sendall(request())
         self.assertEqual(Answer(slot).body, b'hello')
+
+    @each_python
+    def test_term_and_other_signals(self, python):
+        preloader = Preloader(self, python, HELLO_APP)
+        preloader.hello()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(preloader.pid, number)
+        self.assertEqual(preloader.fork()[0][0], b'k')
+        os.kill(preloader.pid, signal.SIGTERM)
+        self.assertEqual(preloader.setup.recv(1), b'')
+        wait_for(preloader.can_lock, 'the lock to be free')
+        self.assertFalse(os.path.exists(preloader.path))
+
+    @each_python
+    def test_lingers_for_its_time(self, python):
+        preloader = Preloader(self, python, HELLO_APP)
+        preloader.hello(linger=1)
+        began = time.monotonic()
+        preloader.setup.close()
+        time.sleep(0.3)
+        other = preloader.connect()
+        self.assertEqual(preloader.hello(other, linger=1)[0], b'r')
+        self.assertEqual(preloader.fork(other)[0][0], b'k')
+        other.close()
+        wait_for(lambda: is_gone(preloader.pid), 'the preloader to leave')
+        self.assertGreaterEqual(time.monotonic() - began, 1.3)
+
+    @each_python
+    def test_linger_ends_with_the_spawner(self, python):
+        spawner = subprocess.Popen(['sleep', '30'])
+        self.addCleanup(spawner.wait)
+        self.addCleanup(spawner.kill)
+        preloader = Preloader(self, python, HELLO_APP)
+        preloader.hello(linger=60, spawner=spawner.pid, start=start_ticks(spawner.pid))
+        preloader.setup.close()
+        time.sleep(0.2)
+        self.assertFalse(is_gone(preloader.pid))
+        spawner.kill()
+        wait_for(lambda: is_gone(preloader.pid), 'the preloader to leave')
+        self.assertFalse(os.path.exists(preloader.path))
+
+    @each_python
+    def test_app_may_fail_to_warm(self, python):
+        app = HELLO_APP + "\ninner = app\ndef app(environ, start_response):\n    if environ['PATH_INFO'] == '/warm':\n        raise SystemExit(1)\n    return inner(environ, start_response)\n"
+        preloader = Preloader(self, python, app, warm='/warm?now')
+        self.assertEqual(preloader.hello()[0], b'r')
+        self.assertIn('the warming request failed', preloader.log)
+
+    @each_python
+    def test_another_import_in_hand_is_left_on_term(self, python):
+        app = "import os, time\nwith open(os.environ['MARK'] + '/pid', 'w') as file: file.write(str(os.getpid()))\ntime.sleep(20)\n"
+        preloader = Preloader(self, python, app)
+        path = os.path.join(preloader.folder, 'pid')
+        wait_for(lambda: os.path.exists(path) and os.path.getsize(path), 'the import to begin')
+        with open(path) as file:
+            pid = int(file.read())
+        os.kill(pid, signal.SIGTERM)
+        self.assertEqual(preloader.setup.recv(1), b'')
+        wait_for(preloader.can_lock, 'the lock to be free')
 
 
 if __name__ == '__main__':

@@ -254,6 +254,12 @@ def flush_sink(sink):
         sink.emit(text.encode('utf-8', 'backslashreplace'))
 
 
+def encode_tail(text, limit):
+    """The last `limit` bytes of a text: the end of a traceback is what tells most."""
+    data = text.encode('utf-8', 'backslashreplace')
+    return data if len(data) <= limit else b'...' + data[3 - limit :]
+
+
 def log(text):
     """One message of the bridge, to the log of the current request or of the process."""
     ERRORS.write(text if text.endswith('\n') else text + '\n')
@@ -281,6 +287,7 @@ STATUS = re.compile(r'[1-5][0-9][0-9] ')
 HOP_BY_HOP = frozenset(
     'connection keep-alive proxy-authenticate proxy-authorization te trailer trailers transfer-encoding upgrade'.split()
 )
+CONTROL = re.compile('[\\x00-\\x1f\\x7f]')
 CONTROLS = bytes(range(1, 32)) + b'\x7f'  # NUL is counted instead: it separates the fields
 PLAIN, LENGTH, DROPPED = 0, 1, 2
 CACHE_LIMIT = 512
@@ -349,7 +356,8 @@ def encode_head(status, fields):
     except UnicodeEncodeError as error:
         raise ValueError('a header holds characters beyond latin-1: {}'.format(error)) from None
     if head.count(0) != len(parts) - 1 or len(head.translate(None, CONTROLS)) != len(head):
-        raise ValueError('the status or a header holds a control character: {!r}'.format([status] + list(fields)))
+        bad = [part for part in parts if CONTROL.search(part)]
+        raise ValueError('the status or a header holds a control character: {!r}'.format(bad))
     return head, code, length
 
 
@@ -553,7 +561,7 @@ class Response:
         if failure is not None:
             if not self.sent:
                 slot.end_log()
-                slot.send(frame(EXCEPTION, failure.encode('utf-8', 'backslashreplace')) + END_FRAME)
+                slot.send(frame(EXCEPTION, encode_tail(failure, LOG_LIMIT)) + END_FRAME)
                 return
             log(failure)
             flags_frame = END_TRUNCATED
@@ -588,6 +596,9 @@ class Slot:
                 pass
         except (FrontGone, ConnectionError):
             pass
+        finally:
+            self.gone = True
+            PRIVATE.discard(self.sock)
 
     def serve_one(self):
         """Waits for a request and answers it. False at the end of the stream."""
@@ -669,17 +680,16 @@ class Slot:
 
     def aborted(self):
         """Whether the front has said that the visitor is gone."""
-        try:
-            self.rest += self.sock.recv(16 - len(self.rest), MSG_DONTWAIT) or self.lost()
-        except BlockingIOError:
-            return False
         if len(self.rest) < 16:
-            return False
-        return self.rest[0] == ABORT
-
-    def lost(self):
-        self.gone = True
-        raise FrontGone('the front has closed the slot')
+            try:
+                more = self.sock.recv(16 - len(self.rest), MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            if not more:
+                self.gone = True
+                raise FrontGone('the front has closed the slot')
+            self.rest += more
+        return len(self.rest) >= 16 and self.rest[0] == ABORT
 
     def send(self, data):
         """Sends it all; whatever stops it half-way ends this slot, for the stream is then out of step."""
@@ -730,12 +740,15 @@ class Slot:
             raise
 
     def emit(self, data):
-        """Text of the application, as LOG frames; to descriptor 2 once the front is gone."""
-        if self.gone:
-            self.idle_sink.emit(data)
-            return
-        for start in range(0, len(data), LOG_LIMIT):
-            self.send(frame(LOG, data[start : start + LOG_LIMIT]))
+        """Text of the application, as LOG frames; to descriptor 2 once the front is gone. Printing never fails."""
+        if not self.gone:
+            try:
+                for start in range(0, len(data), LOG_LIMIT):
+                    self.send(frame(LOG, data[start : start + LOG_LIMIT]))
+                return
+            except OSError:
+                pass
+        self.idle_sink.emit(data)
 
     def end_log(self):
         """Lets out the last, unended line of the request."""
@@ -817,6 +830,9 @@ def warm_up(app, settings):
     if settings.get('warm'):
         attempt('the warming request', lambda: warm_request(app, settings, django))
     release_connections()
+    gc.collect()
+    if hasattr(gc, 'freeze'):
+        gc.freeze()  # what lives now lives for ever, and a collection in a fork would copy its pages
 
 
 def warm_translations():
@@ -896,8 +912,7 @@ def run_worker(app, settings, lifeline, slot_fds):
     PRIVATE.add(lifeline)
     hold_lifeline(lifeline)
     set_process_name('runfcgi-worker')
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, do_nothing)  # not SIG_IGN, which programs started by the application would inherit
+    ignore_signals()
     slots = [Slot(fd, app, settings) for fd in slot_fds]
     threads = [threading.Thread(target=slot.serve, daemon=True) for slot in slots[1:]]
     for thread in threads:
@@ -927,6 +942,12 @@ def poll_once(fd, milliseconds):
     poll = Poll()
     poll.register(fd, select.POLLIN)
     return sum(event for _, event in poll.poll(milliseconds))
+
+
+def ignore_signals():
+    """Handlers, not SIG_IGN: that the programs which the application starts would inherit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, do_nothing)
 
 
 def do_nothing(_number, _stack):
@@ -1003,6 +1024,7 @@ class Preloader:
         self.linger = 0.0
         self.idle_since = None
         self.wake = None
+        self.old_sigchld = None
         self.poll = Poll()
         self.poll.register(self.listener, select.POLLIN)
         self.add_control(first)
@@ -1018,11 +1040,9 @@ class Preloader:
         except BaseException:
             text = describe_exception()
             log(text)
-            self.answer = frame(FAILED, text.encode('utf-8', 'backslashreplace')[-TEXT_LIMIT:])
+            self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
             self.serve_failure(watched_files(self.settings['app_path']))
         warm_up(self.app, self.settings)
-        gc.collect()
-        getattr(gc, 'freeze', do_not)()
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
         ready = ('python', version, 'threads', str(count_threads()), 'seconds', seconds, 'pid', str(self.pid))
@@ -1044,9 +1064,9 @@ class Preloader:
         self.leave()
 
     def set_signals(self):
+        """The front ends us by closing its connection; a TERM from elsewhere is obeyed, the rest is not for us."""
+        ignore_signals()
         signal.signal(signal.SIGTERM, self.on_term)
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
 
     def on_term(self, _number, _stack):
         if os.getpid() == self.pid:
@@ -1076,7 +1096,11 @@ class Preloader:
         while True:
             try:
                 sock, _ = self.listener.accept()
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log('runfcgi: accept failed: {}'.format(error))
+                time.sleep(0.1)  # out of descriptors, say: not again and again at once
                 return
             _, uid, _ = struct.unpack('3i', sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
             if uid != os.geteuid():
@@ -1110,7 +1134,7 @@ class Preloader:
                 else:
                     close_all(fds)
                     raise EOFError
-        except (OSError, EOFError):
+        except (OSError, EOFError, ValueError):
             self.drop_control(control)
 
     def greet(self, control, pairs):
@@ -1120,7 +1144,7 @@ class Preloader:
         if spawner > 0:
             self.spawners.add((spawner, pairs.get('spawner_start') or '0'))
         control.greeted = True
-        control.sock.send(self.answer)
+        control.sock.sendall(self.answer)
 
     def fork(self, control, fds):
         """FORK: a worker for this front."""
@@ -1130,7 +1154,7 @@ class Preloader:
             close_all(fds)
             text = 'fork was refused: {}'.format(error)
             log('runfcgi: ' + text)
-            control.sock.send(frame(REFUSED, text.encode()))
+            control.sock.sendall(frame(REFUSED, text.encode()))
             for other in list(self.controls.values()):
                 if other is not control and other.greeted:
                     self.ask_release(other)
@@ -1144,12 +1168,12 @@ class Preloader:
                 os._exit(1)
         close_all(fds)
         self.children.add(pid)
-        control.sock.send(frame(FORKED, struct.pack('>I', pid)))
+        control.sock.sendall(frame(FORKED, struct.pack('>I', pid)))
 
     def ask_release(self, control):
         """A front that does not read is not asked twice; what is wrong with it shows in its own turn."""
         try:
-            control.sock.send(frame(RELEASE))
+            control.sock.sendall(frame(RELEASE))
         except OSError:
             pass
 
@@ -1207,10 +1231,6 @@ class Preloader:
             unlink(self.settings.get('lock'))
         ERRORS.flush()
         os._exit(0)
-
-
-def do_not():
-    """In place of what this Python does not have."""
 
 
 def close_all(fds):
@@ -1293,21 +1313,16 @@ def stamp(path):
 
 def watched_files(app_path):
     """The files whose change may cure the failed import just being handled, with their stamps."""
-    paths = set()
+    paths = {getattr(module, '__file__', None) or '' for module in list(sys.modules.values())}
+    paths = {path for path in paths if path.startswith(os.path.join(app_path, ''))}
     error = sys.exc_info()[1]
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        paths.update(entry[0] for entry in traceback.extract_tb(error.__traceback__))
-        paths.add(getattr(error, 'filename', None))
-        error = error.__cause__ or error.__context__
-    inside = os.path.join(app_path, '')
-    paths.update(getattr(module, '__file__', None) for module in list(sys.modules.values()))
-    return {
-        path: stamp(path)
-        for path in paths
-        if isinstance(path, str) and stamp(path) and (path.startswith(inside) or 'site-packages' not in path)
-    }
+    for _ in range(10):
+        if error is not None:
+            paths.update(entry[0] for entry in traceback.extract_tb(error.__traceback__))
+            paths.update((getattr(error, 'filename', None), getattr(error, 'path', None)))
+            error = error.__cause__ or error.__context__
+    stamps = {path: stamp(path) for path in paths if isinstance(path, str)}
+    return {path: seen for path, seen in stamps.items() if seen}
 
 
 # Start ---------------------------------------------------------------------------------------------------------------
@@ -1331,13 +1346,14 @@ def main():
         Preloader(settings, setup_socket, fds[0], fds[1]).run()
     PRIVATE.add(setup_socket)
     PRIVATE.guard_forks()
+    ignore_signals()
     try:
         app = load_app(settings)
         warm_up(app, settings)
     except BaseException:
         text = describe_exception()
         log(text)
-        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, text.encode('utf-8', 'backslashreplace')[-TEXT_LIMIT:]))
+        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_tail(text, TEXT_LIMIT)))
         os._exit(1)
     run_worker(app, settings, fds[0], fds[1:])
 
@@ -1359,7 +1375,7 @@ def receive_setup(sock):
 def prepare(settings):
     """What an application expects of the process it is imported into."""
     faulthandler.enable()
-    if hasattr(faulthandler, 'register'):
+    if hasattr(faulthandler, 'register'):  # the front asks with it where a slow request is
         faulthandler.register(signal.SIGUSR2, all_threads=True)
     if not os.environ.get('HOME'):
         attempt('finding the home directory', set_home)
@@ -1381,6 +1397,8 @@ def own_pycache():
     shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
     for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
         path = os.path.join(base, 'pycache')
+        if not os.path.isabs(path):
+            continue
         try:
             if base == shared:
                 own_directory(base)
