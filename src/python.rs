@@ -143,6 +143,20 @@ impl Launch {
                 Err(_) => return,
             }
         }
+        // Leaving with bytes unread would reset the socket: the reader might see that before our words.
+        let wait = nix::sys::time::TimeVal::new(limits::LAST_WORDS, 0);
+        let timeout = nix::sys::socket::sockopt::ReceiveTimeout;
+        if nix::sys::socket::setsockopt(&stdin.as_fd(), timeout, &wait).is_err() {
+            return;
+        }
+        let end = Instant::now() + Duration::from_secs(limits::LAST_WORDS as u64);
+        let mut scratch = [0; 4096];
+        while Instant::now() < end {
+            match nix::unistd::read(stdin.as_fd(), &mut scratch) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
     }
 }
 
@@ -153,6 +167,14 @@ fn fail_frame(letter: u8, why: &str) -> Vec<u8> {
     frame.extend(length.to_be_bytes());
     frame.extend(why.as_bytes());
     frame
+}
+
+#[cfg(test)]
+impl Found {
+    /// An interpreter that nobody asked.
+    pub(crate) fn named_for_test(path: PathBuf) -> Found {
+        found(path, &(3, 11, 2), Vec::new(), true)
+    }
 }
 
 type Version = (u32, u32, u32);

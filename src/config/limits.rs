@@ -77,3 +77,12 @@ pub const PYTHON_PROBE_OUTPUT: usize = 64 << 10;
 
 /// The oldest Python that the bridge runs on: 3.6 is what Enterprise Linux 8 ships.
 pub const PYTHON_OLDEST: (u32, u32) = (3, 6);
+
+/// Free processes below which `check` warns: a preloader, two workers, and a shell beside them.
+pub const FEW_PROCESSES: u64 = 5;
+
+/// Address space below which `check` warns: Django with a database driver maps about 200 MB.
+pub const LITTLE_MEMORY: u64 = 256 << 20;
+
+/// How long a launcher that failed waits for its reader to take the reason, before it leaves.
+pub const LAST_WORDS: i64 = 2;

@@ -97,7 +97,7 @@ pub(crate) fn normalise(opt: &Opt, raw: Raw, base: &Base) -> Result<Value, Probl
             }
         }
         (Kind::UrlPath, Value::String(s)) => {
-            if s.starts_with('/') && !s.bytes().any(|b| b <= b' ' || b == b'?' || b == b'#') {
+            if s.starts_with('/') && !s.bytes().any(|b| b <= b' ' || b == b'#') {
                 Ok(Value::String(s.clone()))
             } else {
                 bad("is not the path of a page")

@@ -138,7 +138,7 @@ pub fn setup(config: &Config, mode: &str, threads: u32, multiprocess: bool) -> P
 }
 
 /// The environment of the app: ours as far as it may go on, what mod_fcgid and suexec leave out, and `[env]`.
-fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
+pub fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
     let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
         .filter(|(name, _)| {
             let name = name.to_string_lossy();

@@ -1,0 +1,723 @@
+//! `check`: looks at everything a site needs, before a visitor does, and tells all findings at once.
+//!
+//! Blocks and runs Python; serves nothing and changes nothing. Writes to what it is given.
+
+use crate::config::{Config, Finding, Level, Options, limits, locate};
+use crate::python::{self, Found};
+use crate::worker::spawn;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Checks the site of the executable `exe` called `stem`; `explicit` names its settings file. Returns whether it can
+/// be served.
+pub fn run(
+    exe: &Path,
+    stem: &str,
+    explicit: Option<&Path>,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let mut report = Report {
+        out,
+        errors: 0,
+        warnings: 0,
+    };
+    let dir = exe.parent().unwrap_or(Path::new("/"));
+    let config = settings(stem, dir, explicit, &mut report)?;
+    if let Some(config) = &config {
+        app(config, &mut report)?;
+    }
+    report.all(permissions(exe, dir))?;
+    let external = config.as_ref().is_some_and(|c| {
+        // Sockets of our own: no web server starts us, so no .htaccess is needed.
+        !c.server.endpoints.is_empty()
+    });
+    if !external {
+        report.all(htaccess(dir, stem))?;
+    }
+    report.all(account())?;
+    report.end()
+}
+
+struct Report<'a> {
+    out: &'a mut dyn Write,
+    errors: usize,
+    warnings: usize,
+}
+
+impl Report<'_> {
+    fn add(&mut self, finding: Finding) -> io::Result<()> {
+        match finding.level {
+            Level::Error => self.errors += 1,
+            Level::Warning => self.warnings += 1,
+            Level::Good => {}
+        }
+        writeln!(self.out, "{finding}")
+    }
+
+    fn all(&mut self, findings: Vec<Finding>) -> io::Result<()> {
+        findings.into_iter().try_for_each(|f| self.add(f))
+    }
+
+    fn end(self) -> io::Result<bool> {
+        let count = |n: usize, name: &str| match n {
+            1 => format!("1 {name}"),
+            n => format!("{n} {name}s"),
+        };
+        let verdict = match self.errors {
+            0 => "the site can be served",
+            _ => "the site cannot be served as it is",
+        };
+        writeln!(
+            self.out,
+            "\n{}, {}: {verdict}",
+            count(self.errors, "error"),
+            count(self.warnings, "warning")
+        )?;
+        Ok(self.errors == 0)
+    }
+}
+
+fn settings(
+    stem: &str,
+    dir: &Path,
+    explicit: Option<&Path>,
+    report: &mut Report,
+) -> io::Result<Option<Config>> {
+    let path = match locate(stem, dir, explicit) {
+        Ok(Some(path)) => path,
+        Ok(None) => {
+            report.add(Finding::error(
+                "RF0100",
+                "settings",
+                format!(
+                    "there is no {stem}.toml in {} nor in the two directories above",
+                    dir.display()
+                ),
+                "create it (`init` writes one), or name another with --config FILE",
+            ))?;
+            return Ok(None);
+        }
+        Err(finding) => {
+            report.add(finding)?;
+            return Ok(None);
+        }
+    };
+    match Config::load_with(Some(&path), &Options::default()) {
+        Ok(mut config) => {
+            report.add(Finding::good("settings", path.display().to_string()))?;
+            report.all(std::mem::take(&mut config.warnings))?;
+            if config.server.secret.is_some() {
+                report.all(secrecy(&path))?;
+            }
+            Ok(Some(config))
+        }
+        Err(findings) => {
+            report.all(findings)?;
+            Ok(None)
+        }
+    }
+}
+
+fn secrecy(path: &Path) -> Vec<Finding> {
+    let open = fs::metadata(path).is_ok_and(|m| m.mode() & 0o044 != 0);
+    if !open {
+        return Vec::new();
+    }
+    vec![Finding::warning(
+        "RF0160",
+        path.display().to_string(),
+        "others on this machine may read the secret in it",
+        format!("chmod 600 {}", path.display()),
+    )]
+}
+
+fn app(config: &Config, report: &mut Report) -> io::Result<()> {
+    let home = config
+        .env
+        .get("HOME")
+        .map(std::ffi::OsString::from)
+        .or_else(|| std::env::var_os("HOME"))
+        .filter(|h| !h.is_empty());
+    let found = match python::discover(&config.app, home.as_deref().map(Path::new)) {
+        Ok(found) => found,
+        Err(why) => {
+            return report.add(Finding::error("RF0200", "python", why, ""));
+        }
+    };
+    let mut said = format!("{} ({})", found.path.display(), found.version);
+    for refused in &found.refused {
+        said.push_str(&format!("\nnot {refused}"));
+    }
+    report.add(Finding::good("python", said))?;
+    report.all(import(config, &found))
+}
+
+/// Imports the app as the bridge does, and tells what follows from it. The mark tells our lines from the app's.
+const IMPORT: &str = r#"
+import importlib, os, sys, time
+sys.path[0] = path = sys.argv[1]
+os.chdir(path)
+settings, wsgi = sys.argv[2:4]
+if settings:
+    os.environ['DJANGO_SETTINGS_MODULE'] = settings
+begin = time.time()
+if wsgi:
+    module, _, names = wsgi.partition(':')
+    app = importlib.import_module(module)
+    for name in names.split('.'):
+        app = getattr(app, name)
+else:
+    from django.core.servers.basehttp import get_internal_wsgi_application
+    app = get_internal_wsgi_application()
+if not callable(app):
+    raise TypeError('%s is no callable, but a %s' % (wsgi, type(app)))
+def say(*words):
+    sys.stdout.write('\nrunfcgi-check ' + ' '.join(str(w) for w in words) + '\n')
+conf = sys.modules.get('django.conf')
+if conf is not None and conf.settings.configured:
+    import django
+    say('django', django.get_version())
+    if conf.settings.DEBUG:
+        say('debug')
+    elif not conf.settings.ALLOWED_HOSTS:
+        say('hosts')
+threading = sys.modules.get('threading')
+if threading is not None and threading.active_count() > 1:
+    say('threads', ', '.join(sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())))
+say('seconds', '%.2f' % (time.time() - begin))
+"#;
+
+fn import(config: &Config, found: &Found) -> Vec<Finding> {
+    let app = &config.app;
+    let text = |s: &Option<String>| s.clone().unwrap_or_default();
+    let mut command = Command::new(&found.path);
+    command
+        .args(["-c", IMPORT])
+        .arg(app.path.as_deref().unwrap_or(Path::new("/")))
+        .args([text(&app.settings), text(&app.wsgi)])
+        .env_clear()
+        .envs(spawn::environment(config, false));
+    let end = Instant::now() + Duration::from_secs(config.limits.start_timeout);
+    let place = app.wsgi.as_ref().or(app.settings.as_ref());
+    let place = format!("app {}", place.map_or("", String::as_str));
+    let output = match python::output(&mut command, end) {
+        Ok((output, _)) => output,
+        Err(why) => {
+            return vec![Finding::error(
+                "RF0202",
+                place,
+                format!("the import {why}"),
+                "if the app needs so long, raise start_timeout below [limits]",
+            )];
+        }
+    };
+    imported(&output, &place, found, config)
+}
+
+fn imported(output: &str, place: &str, found: &Found, config: &Config) -> Vec<Finding> {
+    let said = |key: &str| {
+        output
+            .lines()
+            .filter_map(|l| l.strip_prefix("runfcgi-check "))
+            .find_map(|l| l.strip_prefix(key))
+            .map(str::trim)
+    };
+    let Some(seconds) = said("seconds") else {
+        let text = output.trim();
+        let text = match text.is_empty() {
+            true => "it ended without a word",
+            false => text,
+        };
+        return vec![Finding::error(
+            "RF0201",
+            place,
+            format!("the app cannot be imported:\n{text}"),
+            cure(text, found),
+        )];
+    };
+    let framework = said("django").map_or(String::new(), |v| format!(", Django {v}"));
+    let mut findings = vec![Finding::good(
+        place,
+        format!("imported in {seconds} s{framework}"),
+    )];
+    if said("debug").is_some() {
+        findings.push(Finding::warning(
+            "RF0203",
+            place,
+            "settings.DEBUG is on: visitors see tracebacks and settings, and memory grows with each query",
+            "set DEBUG = False, and ALLOWED_HOSTS",
+        ));
+    }
+    if said("hosts").is_some() {
+        findings.push(Finding::warning(
+            "RF0204",
+            place,
+            "settings.ALLOWED_HOSTS is empty: Django answers each request with 400",
+            "ALLOWED_HOSTS = [\"www.example.org\"]",
+        ));
+    }
+    if let Some(names) = said("threads")
+        && config.server.preload
+    {
+        findings.push(Finding::warning(
+            "RF0205",
+            place,
+            format!("the import starts threads ({names}), so workers cannot be forked from it"),
+            "start them with the first request, or write preload = false below [server]",
+        ));
+    }
+    findings
+}
+
+/// What usually helps against an error in Python; empty when we do not know.
+fn cure(text: &str, found: &Found) -> String {
+    let pip = |package: &str| format!("{} -m pip install {package}", found.path.display());
+    let last = text.lines().last().unwrap_or_default();
+    let module = last
+        .split_once("No module named ")
+        .map(|(_, m)| m.trim_matches(['\'', '"', ' ']));
+    if let Some(module) = module {
+        let package = match module.split('.').next().unwrap_or(module) {
+            "MySQLdb" => "mysqlclient",
+            "PIL" => "pillow",
+            "yaml" => "pyyaml",
+            "psycopg2" => "psycopg2-binary",
+            "rest_framework" => "djangorestframework",
+            other => other,
+        };
+        return format!(
+            "if {module} is your own: is path below [app] the directory above it? Otherwise: {}",
+            pip(package)
+        );
+    }
+    for (sign, help) in [
+        (
+            "SQLite 3",
+            "the system's SQLite is too old for this Django: install pysqlite3-binary and put it in place of sqlite3 \
+             in settings.py",
+        ),
+        (
+            "Error loading MySQLdb",
+            "install mysqlclient, or pymysql and call pymysql.install_as_MySQLdb() in settings.py",
+        ),
+        (
+            "Error loading psycopg",
+            "install psycopg2-binary with the pip of this Python",
+        ),
+        (
+            "SECRET_KEY setting must not be empty",
+            "set SECRET_KEY; if it comes from a variable, give that below [env]",
+        ),
+        (
+            "KeyError: '",
+            "if this is a variable of the environment, give it below [env]: the web server passes none",
+        ),
+        (
+            "can't start new thread",
+            "the host's limit of processes is reached, and threads count: end other processes of the account",
+        ),
+        (
+            "SyntaxError",
+            "is the code made for another version of Python?",
+        ),
+        (
+            "PermissionError",
+            "the file must be readable by the user that the site runs as",
+        ),
+    ] {
+        if text.contains(sign) {
+            return help.to_string();
+        }
+    }
+    String::new()
+}
+
+/// What suexec and mod_fcgid demand of the executable and its directory.
+fn permissions(exe: &Path, dir: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let us = nix::unistd::geteuid().as_raw();
+    let (file, folder) = match (fs::metadata(exe), fs::metadata(dir)) {
+        (Ok(file), Ok(folder)) => (file, folder),
+        (Err(e), _) | (_, Err(e)) => {
+            let what = format!("cannot be looked at: {e}");
+            return vec![Finding::error(
+                "RF0210",
+                exe.display().to_string(),
+                what,
+                "",
+            )];
+        }
+    };
+    for (path, meta, fix) in [(exe, &file, "chmod 755"), (dir, &folder, "chmod 755")] {
+        let place = path.display().to_string();
+        if meta.mode() & 0o022 != 0 {
+            findings.push(Finding::error(
+                "RF0211",
+                &place,
+                format!(
+                    "others may write it (mode {:04o}), so suexec refuses to start it",
+                    meta.mode() & 0o7777
+                ),
+                format!("{fix} {place}"),
+            ));
+        }
+        if meta.uid() != us {
+            findings.push(Finding::warning(
+                "RF0212",
+                &place,
+                format!(
+                    "it belongs to user {}, but this is user {us}; suexec wants the account's own files",
+                    meta.uid()
+                ),
+                format!("chown {us} {place}, unless the web server runs without suexec"),
+            ));
+        }
+    }
+    if file.mode() & 0o111 != 0o111 {
+        findings.push(Finding::error(
+            "RF0213",
+            exe.display().to_string(),
+            format!(
+                "it may not be executed by all (mode {:04o})",
+                file.mode() & 0o7777
+            ),
+            format!("chmod 755 {}", exe.display()),
+        ));
+    }
+    if statvfs(exe).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC)) {
+        findings.push(Finding::error(
+            "RF0214",
+            exe.display().to_string(),
+            "its file system is mounted noexec, so no program there can be started",
+            "ask the host for a directory in which programs may run, often cgi-bin",
+        ));
+    }
+    if findings.is_empty() {
+        let modes = format!("mode {:04o}, owner {}", file.mode() & 0o7777, file.uid());
+        findings.push(Finding::good(exe.display().to_string(), modes));
+    }
+    findings
+}
+
+/// Whether Apache is told to run us.
+fn htaccess(dir: &Path, stem: &str) -> Vec<Finding> {
+    let path = dir.join(".htaccess");
+    let place = path.display().to_string();
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return vec![Finding::warning(
+                "RF0220",
+                place,
+                "there is none; under Apache it tells which program answers",
+                "`init` writes one; other web servers do not need it",
+            )];
+        }
+        Err(e) => {
+            let what = format!("cannot be read: {e}");
+            return vec![Finding::warning("RF0221", place, what, "")];
+        }
+    };
+    let mut findings = Vec::new();
+    let lines = text
+        .lines()
+        .map(|l| l.trim().to_ascii_lowercase())
+        .filter(|l| !l.starts_with('#'))
+        .collect::<Vec<_>>();
+    let handler = lines.iter().find_map(|l| {
+        let directive = l.split_whitespace().next()?;
+        let names = ["fcgid-script", "fastcgi-script", "cgi-script"];
+        let handler = names.iter().find(|n| l.contains(*n))?;
+        ["addhandler", "sethandler"]
+            .contains(&directive)
+            .then_some(*handler)
+    });
+    match handler {
+        Some(name) => findings.push(Finding::good(&place, format!("hands requests to {name}"))),
+        None => findings.push(Finding::warning(
+            "RF0222",
+            &place,
+            "no handler is named, so Apache may send the program as a file",
+            "AddHandler fcgid-script .fcgi   (mod_fastcgi: fastcgi-script; only CGI: cgi-script)",
+        )),
+    }
+    let ours = format!("{stem}.").to_ascii_lowercase();
+    if !lines.iter().any(|l| l.contains(&ours)) {
+        findings.push(Finding::warning(
+            "RF0223",
+            &place,
+            format!("{stem}.fcgi is not named, so only URLs with its name reach the site"),
+            format!(
+                "RewriteEngine On\nRewriteCond %{{REQUEST_FILENAME}} !-f\nRewriteRule ^(.*)$ {stem}.fcgi/$1 [QSA,L]"
+            ),
+        ));
+    }
+    if fs::metadata(&path).is_ok_and(|m| m.mode() & 0o044 == 0) {
+        findings.push(Finding::warning(
+            "RF0224",
+            &place,
+            "the web server may not be able to read it",
+            format!("chmod 644 {place}"),
+        ));
+    }
+    findings
+}
+
+/// What the account may have.
+fn account() -> Vec<Finding> {
+    let soft = |resource| match getrlimit(resource) {
+        Ok((soft, _)) if soft != nix::libc::RLIM_INFINITY => Some(soft),
+        _ => None,
+    };
+    let processes = soft(Resource::RLIMIT_NPROC);
+    let memory = soft(Resource::RLIMIT_AS);
+    let used = own_threads();
+    let mut findings = Vec::new();
+    if let Some(limit) = processes
+        && used + limits::FEW_PROCESSES > limit
+    {
+        findings.push(Finding::warning(
+            "RF0230",
+            "processes",
+            format!(
+                "{used} of {limit} processes and threads of this account are in use (RLIMIT_NPROC)"
+            ),
+            "end other processes, or set maxchildren = 1 below [server]",
+        ));
+    }
+    if let Some(limit) = memory
+        && limit < limits::LITTLE_MEMORY
+    {
+        findings.push(Finding::warning(
+            "RF0231",
+            "memory",
+            format!(
+                "a process may only have {} MB of address space (RLIMIT_AS)",
+                limit >> 20
+            ),
+            "a larger app will not start; ask the host for more",
+        ));
+    }
+    if findings.is_empty() {
+        let words = |n: Option<u64>, unit: &str| match n {
+            Some(n) => format!("{n}{unit}"),
+            None => "unlimited".to_string(),
+        };
+        findings.push(Finding::good(
+            "limits",
+            format!(
+                "processes and threads {} ({used} in use), address space {}",
+                words(processes, ""),
+                words(memory.map(|m| m >> 20), " MB")
+            ),
+        ));
+    }
+    findings
+}
+
+/// Processes and threads of our user, as far as /proc shows them.
+fn own_threads() -> u64 {
+    let us = nix::unistd::getuid().as_raw();
+    let Ok(list) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    list.flatten()
+        .filter(|e| {
+            e.file_name()
+                .to_string_lossy()
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+        })
+        .filter(|e| e.metadata().is_ok_and(|m| m.uid() == us))
+        .filter_map(|e| fs::read_dir(e.path().join("task")).ok())
+        .map(|tasks| tasks.count() as u64)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::App;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let path =
+                std::env::temp_dir().join(format!("runfcgi-check-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            let dir = Dir(path.canonicalize().unwrap());
+            dir.mode("", 0o755);
+            dir
+        }
+
+        fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            self.mode(name, mode);
+            path
+        }
+
+        fn mode(&self, name: &str, mode: u32) {
+            let path = self.0.join(name);
+            fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+
+        fn run(&self, explicit: Option<&Path>) -> (bool, String) {
+            let mut out = Vec::new();
+            let exe = self.0.join("mysite.fcgi");
+            let good = run(&exe, "mysite", explicit, &mut out).unwrap();
+            (good, String::from_utf8(out).unwrap())
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn codes(findings: &[Finding]) -> Vec<&'static str> {
+        findings.iter().map(|f| f.code).collect()
+    }
+
+    #[test]
+    fn a_good_site_and_then_a_broken_one() {
+        let dir = Dir::new("site");
+        dir.write("mysite.fcgi", "", 0o755);
+        dir.write("mysite.toml", "[app]\nwsgi = \"app:application\"\n", 0o644);
+        dir.write(
+            ".htaccess",
+            "AddHandler fcgid-script .fcgi\nRewriteRule ^(.*)$ mysite.fcgi/$1 [QSA,L]\n",
+            0o644,
+        );
+        dir.write("app.py", "print('noise')\napplication = print\n", 0o644);
+        let (good, text) = dir.run(None);
+        assert!(good, "{text}");
+        assert!(text.contains("app app:application: imported in"), "{text}");
+        assert!(text.contains("hands requests to fcgid-script"), "{text}");
+        assert!(text.contains("0 errors, 0 warnings"), "{text}");
+
+        dir.write("app.py", "import no_such_thing_at_all\n", 0o644);
+        dir.mode("mysite.fcgi", 0o775);
+        let (good, text) = dir.run(None);
+        assert!(!good, "{text}");
+        for want in [
+            "No module named 'no_such_thing_at_all'",
+            "-m pip install no_such_thing_at_all",
+            "RF0211",
+            "chmod 755",
+            "2 errors",
+        ] {
+            assert!(text.contains(want), "{want} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn no_settings_is_an_error_that_says_where() {
+        let dir = Dir::new("none");
+        dir.write("mysite.fcgi", "", 0o755);
+        let (good, text) = dir.run(None);
+        assert!(!good);
+        assert!(text.contains("there is no mysite.toml in"), "{text}");
+        assert!(text.contains("RF0220"), "{text}");
+    }
+
+    #[test]
+    fn permissions_that_suexec_refuses() {
+        let dir = Dir::new("modes");
+        let exe = dir.write("mysite.fcgi", "", 0o755);
+        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0000"]);
+        dir.mode("mysite.fcgi", 0o644);
+        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0213"]);
+        dir.mode("mysite.fcgi", 0o777);
+        dir.mode("", 0o775);
+        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0211", "RF0211"]);
+        assert_eq!(codes(&permissions(&dir.0.join("gone"), &dir.0)), ["RF0210"]);
+    }
+
+    #[test]
+    fn htaccess_must_name_a_handler_and_us() {
+        let dir = Dir::new("htaccess");
+        for (text, want) in [
+            (
+                "AddHandler fcgid-script .fcgi\nRewriteRule ^(.*)$ mysite.fcgi/$1\n",
+                &["RF0000"][..],
+            ),
+            (
+                "<Files mysite.fcgi>\r\n  SetHandler cgi-script\r\n</Files>\r\n",
+                &["RF0000"],
+            ),
+            (
+                "# AddHandler fcgid-script .fcgi\nRewriteRule ^(.*)$ mysite.fcgi/$1\n",
+                &["RF0222"],
+            ),
+            ("AddHandler fastcgi-script .fcgi\n", &["RF0000", "RF0223"]),
+        ] {
+            dir.write(".htaccess", text, 0o644);
+            assert_eq!(codes(&htaccess(&dir.0, "mysite")), want, "{text}");
+        }
+        dir.mode(".htaccess", 0o600);
+        assert!(codes(&htaccess(&dir.0, "mysite")).contains(&"RF0224"));
+    }
+
+    #[test]
+    fn what_the_import_says_becomes_findings() {
+        let dir = Dir::new("said");
+        let python = dir.write("python3", "", 0o644);
+        let found = python::Found::named_for_test(python);
+        let config = Config {
+            app: App::default(),
+            ..Config::default()
+        };
+        let of = |text: &str| codes(&imported(text, "app", &found, &config));
+        let done = "\nrunfcgi-check seconds 0.10\n";
+        assert_eq!(of(done), ["RF0000"]);
+        assert_eq!(
+            of(&format!("runfcgi-check debug{done}")),
+            ["RF0000", "RF0203"]
+        );
+        assert_eq!(
+            of(&format!("runfcgi-check hosts{done}")),
+            ["RF0000", "RF0204"]
+        );
+        assert_eq!(
+            of(&format!("runfcgi-check threads a, b{done}")),
+            ["RF0000", "RF0205"]
+        );
+        assert_eq!(of("Traceback"), ["RF0201"]);
+        assert_eq!(of(""), ["RF0201"]);
+    }
+
+    #[test]
+    fn known_errors_have_a_cure() {
+        let found = python::Found::named_for_test("/v/bin/python".into());
+        for (text, want) in [
+            (
+                "ModuleNotFoundError: No module named 'MySQLdb'",
+                "/v/bin/python -m pip install mysqlclient",
+            ),
+            (
+                "django...: SQLite 3.31 or later is required (found 3.7.17).",
+                "pysqlite3",
+            ),
+            ("KeyError: 'SECRET'", "[env]"),
+            ("RuntimeError: can't start new thread", "threads count"),
+            ("ValueError: x", ""),
+        ] {
+            let got = cure(text, &found);
+            assert!(
+                got.contains(want) && got.is_empty() == want.is_empty(),
+                "{text}: {got}"
+            );
+        }
+    }
+}
