@@ -58,8 +58,8 @@ impl Mount {
 pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
     let mut found = Found::default();
     let mut names = Names::new(sent.len());
-    for (name, value) in sent.iter() {
-        match names.insert(name, value) {
+    for (index, (name, value)) in sent.iter().enumerate() {
+        match names.insert(index, name, value) {
             Insert::New => {
                 if !found.take(name, value, mount) {
                     names.drop_last();
@@ -72,11 +72,14 @@ pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
 
     let mut out = Pairs::with_capacity(sent.len() + 8, sent.as_bytes().len() + 256);
     for entry in names.entries.iter().filter(|entry| entry.kept) {
-        out.push(entry.name, &entry.value);
+        match &entry.value {
+            Cow::Borrowed(_) => out.push_from(sent, entry.index),
+            Cow::Owned(joined) => out.push(entry.name, joined),
+        };
     }
     found.recovered.sort_by_key(|(depth, ..)| *depth);
     for (_, name, value) in &found.recovered {
-        if let Insert::New = names.insert(name, value) {
+        if let Insert::New = names.insert(0, name, value) {
             out.push(name, value);
         }
     }
@@ -332,6 +335,7 @@ struct Names<'a> {
 
 struct Entry<'a> {
     hash: u32,
+    index: usize,
     kept: bool,
     name: &'a [u8],
     value: Cow<'a, [u8]>,
@@ -352,7 +356,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn insert(&mut self, name: &'a [u8], value: &'a [u8]) -> Insert<'_, 'a> {
+    fn insert(&mut self, index: usize, name: &'a [u8], value: &'a [u8]) -> Insert<'_, 'a> {
         let Some(hash) = hash_of(name) else {
             return Insert::BadName;
         };
@@ -368,6 +372,7 @@ impl<'a> Names<'a> {
         self.slots[slot] = self.entries.len() as u32;
         self.entries.push(Entry {
             hash,
+            index,
             kept: true,
             name,
             value: Cow::Borrowed(value),
@@ -398,15 +403,35 @@ impl Entry<'_> {
     }
 }
 
-/// A hash of a proper variable name (FNV-1a); `None` for an improper one.
+/// A hash of a proper variable name; `None` for an improper one.
 fn hash_of(name: &[u8]) -> Option<u32> {
-    let mut hash: u32 = 0x811c_9dc5;
-    let mut proper = !name.is_empty();
-    for &byte in name {
-        proper &= byte.is_ascii_alphanumeric() | (byte == b'_');
-        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    const PROPER: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < table.len() {
+            table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'_';
+            byte += 1;
+        }
+        table
+    };
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let proper = name.iter().all(|&byte| PROPER[usize::from(byte)]);
+    if name.is_empty() || !proper {
+        return None;
     }
-    proper.then_some(hash)
+    let mut hash = name.len() as u64;
+    let mut mix = |word: u64| hash = (hash.rotate_left(23) ^ word).wrapping_mul(ODD);
+    let (words, rest) = name.as_chunks::<8>();
+    for word in words {
+        mix(u64::from_le_bytes(*word));
+    }
+    match name.last_chunk::<8>() {
+        // The last word may overlap the one before it.
+        Some(last) if !rest.is_empty() => mix(u64::from_le_bytes(*last)),
+        Some(_) => {}
+        None => mix(rest.iter().fold(0, |word, &b| word << 8 | u64::from(b))),
+    }
+    Some((hash >> 32) as u32)
 }
 
 #[cfg(test)]

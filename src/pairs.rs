@@ -65,6 +65,22 @@ impl Pairs {
         true
     }
 
+    /// Appends pair number `index` of another list, in one copy. `false` when there is none or the list is full.
+    pub fn push_from(&mut self, other: &Pairs, index: usize) -> bool {
+        let Some(&from) = other.spans.get(index) else {
+            return false;
+        };
+        let start = self.bytes.len();
+        let moved = |place: u32| start + (place - from.name) as usize;
+        let Some(span) = Span::new(start, moved(from.value), moved(from.end)) else {
+            return false;
+        };
+        let bytes = &other.bytes[from.name as usize..=from.end as usize];
+        self.bytes.extend_from_slice(bytes);
+        self.spans.push(span);
+        true
+    }
+
     /// The value of the first pair with this very name.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
@@ -141,6 +157,21 @@ mod tests {
         assert_eq!(pairs.get(b"B"), Some(&b"two words"[..]));
         assert_eq!(pairs.get(b"b"), None);
         assert_eq!(pairs.len(), 3);
+    }
+
+    #[test]
+    fn pairs_are_copied_from_list_to_list() {
+        let mut from = Pairs::new();
+        for (name, value) in [("A", "1"), ("", ""), ("B", "two words")] {
+            assert!(from.push(name.as_bytes(), value.as_bytes()));
+        }
+        let mut to = Pairs::new();
+        for index in [2, 1, 0] {
+            assert!(to.push_from(&from, index));
+        }
+        assert!(!to.push_from(&from, 3));
+        assert_eq!(to.as_bytes(), b"B\0two words\0\0\0A\x001\0");
+        assert_eq!(Pairs::from_bytes(to.as_bytes().to_vec()), Some(to));
     }
 
     #[test]
