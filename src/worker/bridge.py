@@ -27,14 +27,14 @@ import os
 import re
 import select
 import signal
+import socket
 import stat
 import struct
 import sys
 import threading
 import time
 import traceback
-from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET
-from socket import socket as Socket
+from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET
 
 # The wire ------------------------------------------------------------------------------------------------------------
 
@@ -46,7 +46,9 @@ BODY_FD = TRUNCATED = 1
 
 REQUEST_HEADER = struct.Struct('>BBxxIQ')
 FRAME_HEADER = struct.Struct('>BBxxI')
-MSG_CMSG_CLOEXEC = 0x40000000
+SO_PEERCRED = getattr(socket, 'SO_PEERCRED', 17)  # PyPy does not name all that Linux has
+MSG_CMSG_CLOEXEC, O_ASYNC = 0x40000000, getattr(os, 'O_ASYNC', 0o20000)
+F_SETOWN, F_SETSIG, F_DUPFD_CLOEXEC = 8, 10, 1030
 RIGHTS_SPACE = CMSG_SPACE(253 * 4)  # 253: the most descriptors that Linux passes at once
 ONE_RIGHT_SPACE = CMSG_SPACE(4)
 
@@ -57,6 +59,8 @@ LOG_LIMIT = 65536  # longest payload of one LOG frame
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FAILED_BACKOFF = 5.0  # seconds in which a broken application is not imported again
+
+Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
 
 
 def frame(kind, payload=b'', flags=0):
@@ -928,9 +932,9 @@ def run_worker(app, settings, lifeline, slot_fds):
 def hold_lifeline(fd):
     """Ties this process to the pipe's other end: when that closes, the kernel ends us, whatever we are doing."""
     try:
-        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(fd, getattr(fcntl, 'F_SETSIG', 10), signal.SIGKILL)
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(fd, F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | O_ASYNC)
     except OSError as error:
         log('runfcgi: no lifeline ({}): the worker ends only when its slot is closed'.format(error))
     if poll_once(fd, 0) & (select.POLLHUP | select.POLLERR):
@@ -963,7 +967,6 @@ def set_process_name(name):
         pass
 
 
-Poll = select.poll  # taken now: a library that patches `select` later must not change it
 
 # The preloader -------------------------------------------------------------------------------------------------------
 
@@ -1332,7 +1335,7 @@ def main():
     """Takes the SETUP frame, prepares the process, and goes into the mode that it names. Never returns."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    setup_socket = unix_socket(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 10))
+    setup_socket = unix_socket(fcntl.fcntl(0, F_DUPFD_CLOEXEC, 10))
     null = os.open('/dev/null', os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
