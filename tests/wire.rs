@@ -41,8 +41,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use runfcgi::pairs::Pairs;
+use runfcgi::proto::ajp13::{Ajp13, Ajp13Options};
 use runfcgi::proto::cgi::Cgi;
 use runfcgi::proto::fastcgi::FastCgi;
+use runfcgi::proto::scgi::Scgi;
 use runfcgi::proto::{Codec, Eof, Event, Part, RequestId};
 use runfcgi::response::ResponseHead;
 
@@ -55,6 +57,12 @@ fn codec(directory: &str, settings: &Settings) -> Box<dyn Codec> {
             settings.number("max_connections", 1024),
         )),
         "cgi" => Box::new(Cgi::new(settings.pairs("env"))),
+        "scgi" => Box::new(Scgi::new(settings.number("max_params", 1 << 18))),
+        "ajp13" => Box::new(Ajp13::new(Ajp13Options {
+            secret: settings.text("secret").map(|secret| secret.into()),
+            max_packet: settings.number("max_packet", 8192),
+            max_params: settings.number("max_params", 1 << 18),
+        })),
         _ => panic!("no codec for tests/wire/{directory}"),
     }
 }
@@ -67,6 +75,16 @@ fn fastcgi() {
 #[test]
 fn cgi() {
     play_directory("cgi");
+}
+
+#[test]
+fn scgi() {
+    play_directory("scgi");
+}
+
+#[test]
+fn ajp13() {
+    play_directory("ajp13");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! A codec is a pure function of bytes. It knows no socket, clock, file, log, configuration or worker; all its
 //! limits are plain numbers given at construction. `server` is the only user.
 
+pub mod ajp13;
 pub mod cgi;
 pub mod fastcgi;
 pub mod head;
+pub mod scgi;
 
 use crate::pairs::Pairs;
 use crate::response::ResponseHead;
