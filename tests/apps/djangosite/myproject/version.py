@@ -1,0 +1,3 @@
+"""The code that the tests change."""
+
+VERSION = "0"

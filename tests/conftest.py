@@ -1,0 +1,72 @@
+"""Fixtures of all Python tests: the release binary, hosting accounts, a running Apache."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from webservers.account import REPOSITORY, Account, Model
+from webservers.apache import Apache
+
+
+@pytest.fixture(scope="session")
+def build():
+    """The release executable, as a plain `cargo build --release` makes it; RUNFCGI_TEST_BINARY names another one.
+
+    RUSTFLAGS in the environment would undo the static linking of .cargo/config.toml, so it is not passed on.
+    """
+    if "RUNFCGI_TEST_BINARY" in os.environ:
+        return Path(os.environ["RUNFCGI_TEST_BINARY"])
+    env = {k: v for k, v in os.environ.items() if k not in ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS")}
+    command = ["cargo", "build", "--release", "--bin", "runfcgi", "--message-format=json-render-diagnostics"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return Path(next(m["executable"] for m in messages if m.get("executable")))
+
+
+@pytest.fixture(scope="session")
+def model():
+    """What all hosting accounts have in common."""
+    model = Model()
+    yield model
+    model.remove()
+
+
+@pytest.fixture
+def make_site(build, model):
+    """`make_site(htaccess=…, directory=…)`: hosting accounts that are removed after the test."""
+    accounts = []
+
+    def make(**options):
+        accounts.append(Account(model, build, **options))
+        return accounts[-1]
+
+    yield make
+    for account in accounts:
+        account.remove()
+
+
+@pytest.fixture
+def site(make_site):
+    """A hosting account of its own for a test that changes it."""
+    return make_site()
+
+
+@pytest.fixture
+def apache(site):
+    """An Apache of its own for a test that changes the site."""
+    with Apache(site) as apache:
+        yield apache
+
+
+@pytest.fixture(scope="module")
+def web(build, model):
+    """A client of a site that all tests of a module share: for tests that change nothing."""
+    account = Account(model, build)
+    try:
+        with Apache(account, "FcgidMaxRequestLen 16777216\nAllowEncodedSlashes NoDecode\n") as apache:
+            yield apache.client
+    finally:
+        account.remove()

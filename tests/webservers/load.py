@@ -1,0 +1,55 @@
+"""Visitors that ask for one page again and again, and remember every answer. Bounded: threads, a pause, an end."""
+
+import http.client
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Answer:
+    """What one request gave: `status` 0 means that no answer came, and `body` says why."""
+
+    begin: float
+    end: float
+    status: int
+    body: str
+
+
+class Load:
+    """`with Load(port, "/page/") as load:` runs eight visitors; afterwards `load.answers` has it all."""
+
+    def __init__(self, port, path, visitors=8, pause=0.01, timeout=60):
+        self.port, self.path, self.pause, self.timeout = port, path, pause, timeout
+        self.answers = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(visitors)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(self.timeout + 5)
+
+    @property
+    def failures(self):
+        return [answer for answer in self.answers if answer.status != 200]
+
+    def _visit(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
+        while not self._over.is_set():
+            begin = time.monotonic()
+            try:
+                connection.request("GET", self.path)
+                reply = connection.getresponse()
+                status, body = reply.status, reply.read().decode(errors="replace")
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                status, body = 0, repr(error)
+            self.answers.append(Answer(begin, time.monotonic(), status, body))
+            self._over.wait(self.pause)
+        connection.close()
