@@ -4,13 +4,14 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from urllib.parse import quote
 
 import pytest
 
-from webservers.account import ADMIN
+from webservers.account import ADMIN, give
 from webservers.apache import Apache
 from webservers.load import Load
 from webservers.processes import comm, until
@@ -302,6 +303,17 @@ def test_a_configuration_above_public_html_is_found(site):
     site.config.rename(site.home / "mysite.toml")
     with Apache(site) as apache:
         assert apache.client.get("/version/").text == "0"
+
+
+def test_packages_in_the_project_directory_need_no_environment(site, model):
+    """What somebody without a shell can do: `pip install --target myproject` at home, and an upload."""
+    (site.home / "venv").unlink()
+    for package in ("django", "asgiref", "sqlparse"):
+        shutil.copytree(next(model.home.glob(f"venv/lib/python3*/site-packages/{package}")), site.project / package)
+    give(site.project)
+    with Apache(site) as apache:
+        assert apache.client.get("/version/").text == "0"
+        assert apache.client.get("/admin/login/").status == 200
 
 
 def test_kill_of_a_worker_costs_its_request_and_nothing_else(site, apache):
