@@ -169,11 +169,6 @@ def start_ticks(pid):
         return file.read().rpartition(')')[2].split()[19]
 
 
-def pipe():
-    ends = os.pipe()
-    return ends
-
-
 class Front:
     """Starts one Python as the front does and holds the other ends."""
 
@@ -216,7 +211,7 @@ class Worker(Front):
     """mode=worker, with `slots` sockets."""
 
     def __init__(self, test, python, app, slots=1, **settings):
-        lifeline_read, self.lifeline = pipe()
+        lifeline_read, self.lifeline = os.pipe()
         both = [socket.socketpair() for _ in range(slots)]
         self.slots = [ours for ours, _ in both]
         fds = [lifeline_read] + [theirs.fileno() for _, theirs in both]
@@ -279,7 +274,9 @@ class Preloader(Front):
     def hello(self, sock=None, linger=0, spawner=0, start='0'):
         """HELLO, and the answer to it: (type, text or pairs)."""
         sock = sock or self.setup
-        sock.sendall(frame(b'h', pairs({'pid': os.getpid(), 'spawner': spawner, 'spawner_start': start, 'linger': linger})))
+        sock.sendall(
+            frame(b'h', pairs({'pid': os.getpid(), 'spawner': spawner, 'spawner_start': start, 'linger': linger}))
+        )
         kind, payload, _, _ = read_frame(sock)
         if kind == b'r':
             items = iter(payload.decode().split('\0'))
@@ -298,8 +295,8 @@ class Preloader(Front):
     def fork(self, sock=None, slots=1):
         """FORK: (answer, slot sockets, lifeline write end, stderr read end)"""
         sock = sock or self.setup
-        lifeline_read, lifeline = pipe()
-        stderr, stderr_write = pipe()
+        lifeline_read, lifeline = os.pipe()
+        stderr, stderr_write = os.pipe()
         both = [socket.socketpair() for _ in range(slots)]
         send_fds(sock, frame(b'f'), [lifeline_read, stderr_write] + [theirs.fileno() for _, theirs in both])
         os.close(lifeline_read)
@@ -636,7 +633,9 @@ class WorkerTest(unittest.TestCase):
             answer = worker.ask(PATH_INFO=path)
             self.assertEqual(answer.order, 'XE', path)
             self.assertIn(error, answer.error)
-            self.assertNotIn('<runfcgi>', answer.error.partition('\n')[2].partition('\n')[0] if 'app.py' in answer.error else '')
+            self.assertNotIn(
+                '<runfcgi>', answer.error.partition('\n')[2].partition('\n')[0] if 'app.py' in answer.error else ''
+            )
         answer = worker.ask(PATH_INFO='/fail_first')
         self.assertEqual((answer.order, answer.log), ('LXE', 'closed\n'))
         self.assertIn('ValueError: before the head', answer.error)
@@ -665,7 +664,9 @@ class WorkerTest(unittest.TestCase):
     def test_input_methods(self, python):
         worker = Worker(self, python, RICH_APP).started()
         body = b'first line\nsecond\nthird\nfourth\nfifth'
-        expected = repr([b'fir', b'st line\n', [b'second\n'], b'th', [b'ird\n', b'fourth\n', b'fifth'], b'', 1, b'irst'])
+        expected = repr(
+            [b'fir', b'st line\n', [b'second\n'], b'th', [b'ird\n', b'fourth\n', b'fifth'], b'', 1, b'irst']
+        )
         self.assertEqual(worker.ask(body, PATH_INFO='/methods').body.decode(), expected)
         with tempfile.TemporaryFile() as spool:
             spool.write(body)
@@ -798,6 +799,14 @@ class WorkerTest(unittest.TestCase):
         self.assertEqual(worker.process.wait(TIMEOUT), -signal.SIGKILL)
 
     @each_python
+    def test_lifeline_ends_an_endless_import(self, python):
+        app = "import os, time\nopen(os.environ['MARK'] + '/begun', 'w').close()\ntime.sleep(60)\n"
+        worker = Worker(self, python, app)
+        wait_for(lambda: os.path.exists(worker.folder + '/begun'), 'the import to begin')
+        worker.cut()
+        self.assertEqual(worker.process.wait(TIMEOUT), -signal.SIGKILL)
+
+    @each_python
     def test_child_of_a_request_does_not_hold_the_slot(self, python):
         worker = Worker(self, python, RICH_APP).started()
         answer = worker.ask(PATH_INFO='/forked')
@@ -807,7 +816,9 @@ class WorkerTest(unittest.TestCase):
 
     @each_python
     def test_stack_on_demand(self, python):
-        app = HELLO_APP.replace('def app', 'import time\ndef app').replace('    start', "    print('now')\n    time.sleep(0.5)\n    start")
+        app = HELLO_APP.replace('def app', 'import time\ndef app').replace(
+            '    start', "    print('now')\n    time.sleep(0.5)\n    start"
+        )
         worker = Worker(self, python, app).started()
         worker.slot.sendall(request())
         read_frame(worker.slot)
@@ -819,7 +830,10 @@ class WorkerTest(unittest.TestCase):
     @each_python
     def test_bytecode_goes_elsewhere(self, python):
         """Only where the application's directory cannot be written, which root always can."""
-        app = "import os, sys\nbody = repr((sys.path[0], sys.argv, 'HOME' in os.environ, '' in sys.path)).encode()\n" + HELLO_APP
+        app = (
+            "import os, sys\nbody = repr((sys.path[0], sys.argv, 'HOME' in os.environ, '' in sys.path)).encode()\n"
+            + HELLO_APP
+        )
         worker = Worker(self, python, app.replace("b'hello'", 'body'), pycache='1').started()
         expected = repr((worker.folder, ['runfcgi'], True, False))
         self.assertEqual(worker.ask().body.decode(), expected)
@@ -837,7 +851,7 @@ def spool_count(pid):
 class PreloaderTest(unittest.TestCase):
     @each_python
     def test_fork_serves(self, python):
-        app = HELLO_APP.replace('hello', '%d') .replace("b'%d'", "b'%d %d' % (os.getpid(), os.getppid())")
+        app = HELLO_APP.replace('hello', '%d').replace("b'%d'", "b'%d %d' % (os.getpid(), os.getppid())")
         app = 'import os\nopen(os.environ["MARK"] + "/imports", "a").write("x")\n' + app
         preloader = Preloader(self, python, app)
         self.assertEqual(preloader.process.wait(TIMEOUT), 0)
@@ -927,7 +941,10 @@ class PreloaderTest(unittest.TestCase):
 
     @each_python
     def test_refused(self, python):
-        app = 'import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no more processes")\nos.fork = fork\n' + HELLO_APP
+        app = (
+            'import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no more processes")\nos.fork = fork\n'
+            + HELLO_APP
+        )
         preloader = Preloader(self, python, app)
         preloader.hello()
         other = preloader.connect()
@@ -941,10 +958,10 @@ class PreloaderTest(unittest.TestCase):
     @each_python
     def test_app_child_holds_nothing(self, python):
         app = """
-        import os, subprocess
+        import os, subprocess, time
         sleeper = os.fork()
         if sleeper == 0:
-            os.execvp('sleep', ['sleep', '20']) if os.environ.get('EXEC') else __import__('time').sleep(20)
+            time.sleep(20)
             os._exit(0)
         program = subprocess.Popen(['sleep', '20'])
         with open(os.environ['MARK'] + '/pids', 'w') as file:
@@ -1010,9 +1027,32 @@ class PreloaderTest(unittest.TestCase):
         wait_for(lambda: is_gone(preloader.pid), 'the preloader to leave')
         self.assertFalse(os.path.exists(preloader.path))
 
+    @unittest.skipUnless(os.geteuid() == 0, 'only root can become another user')
+    @each_python
+    def test_another_user_is_turned_away(self, python):
+        preloader = Preloader(self, python, HELLO_APP)
+        preloader.hello()
+        os.chmod(preloader.runtime, 0o755)
+        os.chmod(preloader.path, 0o777)
+        stranger = os.fork()
+        if stranger == 0:
+            code = 1
+            try:
+                os.setuid(65534)
+                sock = socket.socket(socket.AF_UNIX)
+                sock.connect(preloader.path)
+                code = 0 if sock.recv(1) == b'' else 2
+            finally:
+                os._exit(code)
+        self.assertEqual(os.waitpid(stranger, 0)[1], 0)
+        self.assertIn('a process of user 65534 tried to connect', preloader.log)
+
     @each_python
     def test_app_may_fail_to_warm(self, python):
-        app = HELLO_APP + "\ninner = app\ndef app(environ, start_response):\n    if environ['PATH_INFO'] == '/warm':\n        raise SystemExit(1)\n    return inner(environ, start_response)\n"
+        app = (
+            HELLO_APP
+            + "\ninner = app\ndef app(environ, start_response):\n    if environ['PATH_INFO'] == '/warm':\n        raise SystemExit(1)\n    return inner(environ, start_response)\n"
+        )
         preloader = Preloader(self, python, app, warm='/warm?now')
         self.assertEqual(preloader.hello()[0], b'r')
         self.assertIn('the warming request failed', preloader.log)

@@ -451,10 +451,9 @@ class Response:
         """The callable that start_response returns."""
         self.emit(data)
 
-    def started_head(self):
+    def require_start(self):
         if self.head is None:
             raise AssertionError('the application did not call start_response before its response body')
-        return self.head
 
     def fit(self, data):
         """What of a piece of the body may be sent."""
@@ -480,7 +479,7 @@ class Response:
         """Sends a piece of the body now, after the head if that has not gone yet."""
         if not isinstance(data, bytes):
             raise TypeError('the response body must be bytes, not ' + type(data).__name__)
-        head = self.started_head()
+        self.require_start()
         if not data:
             return
         if self.sent:
@@ -501,7 +500,7 @@ class Response:
             if not isinstance(data, bytes):
                 raise TypeError('the response body must be bytes, not ' + type(data).__name__)
         body = result[0] if len(result) == 1 else b''.join(result)
-        head = self.started_head()
+        self.require_start()
         if self.sent:  # by write()
             self.emit(body)
             return
@@ -523,7 +522,7 @@ class Response:
         if extent is None or self.sent:
             return False
         fd, offset, length = extent
-        self.started_head()
+        self.require_start()
         slot = self.slot
         slot.send(self.head_frame(length))
         self.sent = True
@@ -554,7 +553,7 @@ class Response:
                 self.broken = True
                 return
         if not self.sent:
-            self.started_head()
+            self.require_start()
             self.pending = self.head_frame(0)
             self.sent = True
 
@@ -864,8 +863,13 @@ def warm_urls():
 
 def warm_templates():
     from django.template import engines
+    from django.utils.formats import get_format
 
-    engines.all()
+    for backend in engines.all():
+        engine = getattr(backend, 'engine', None)  # only Django's own have these, made when first looked at
+        getattr(engine, 'template_loaders', None)
+        getattr(engine, 'template_context_processors', None)
+    get_format('DATE_FORMAT')
 
 
 def warm_request(app, settings, django):
@@ -905,16 +909,16 @@ def release_connections():
         attempt('closing the database connections', sys.modules['django.db'].connections.close_all)
     if 'django.core.cache' in sys.modules:
         caches = sys.modules['django.core.cache'].caches
-        attempt('closing the caches', lambda: getattr(caches, 'close_all', sys.modules['django.core.cache'].close_caches)())
+        attempt(
+            'closing the caches', lambda: getattr(caches, 'close_all', sys.modules['django.core.cache'].close_caches)()
+        )
 
 
 # A worker ------------------------------------------------------------------------------------------------------------
 
 
-def run_worker(app, settings, lifeline, slot_fds):
+def run_worker(app, settings, slot_fds):
     """Serves until the front closes the slots. Never returns."""
-    PRIVATE.add(lifeline)
-    hold_lifeline(lifeline)
     set_process_name('runfcgi-worker')
     ignore_signals()
     slots = [Slot(fd, app, settings) for fd in slot_fds]
@@ -931,6 +935,7 @@ def run_worker(app, settings, lifeline, slot_fds):
 
 def hold_lifeline(fd):
     """Ties this process to the pipe's other end: when that closes, the kernel ends us, whatever we are doing."""
+    PRIVATE.add(fd)
     try:
         fcntl.fcntl(fd, F_SETOWN, os.getpid())
         fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
@@ -965,7 +970,6 @@ def set_process_name(name):
             file.write(name)
     except OSError:
         pass
-
 
 
 # The preloader -------------------------------------------------------------------------------------------------------
@@ -1182,6 +1186,7 @@ class Preloader:
 
     def become_worker(self, lifeline, stderr, slots):
         """In the forked child, which has dropped listener, lock and control sockets already."""
+        hold_lifeline(lifeline)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, self.old_sigchld or signal.SIG_DFL)
         os.dup2(stderr, 1)
@@ -1190,7 +1195,7 @@ class Preloader:
         reseed()
         release_connections()
         gc.enable()
-        run_worker(self.app, self.settings, lifeline, slots)
+        run_worker(self.app, self.settings, slots)
 
     def reap(self):
         """Collects ended workers; never another child of the application."""
@@ -1350,6 +1355,7 @@ def main():
     PRIVATE.add(setup_socket)
     PRIVATE.guard_forks()
     ignore_signals()
+    hold_lifeline(fds[0])  # before the import, which may take for ever
     try:
         app = load_app(settings)
         warm_up(app, settings)
@@ -1358,7 +1364,7 @@ def main():
         log(text)
         unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_tail(text, TEXT_LIMIT)))
         os._exit(1)
-    run_worker(app, settings, fds[0], fds[1:])
+    run_worker(app, settings, fds[1:])
 
 
 def receive_setup(sock):
