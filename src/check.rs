@@ -2,11 +2,12 @@
 //!
 //! Blocks and runs Python; serves nothing and changes nothing. Writes to what it is given.
 
-use crate::config::{Config, Finding, Level, Options, limits, locate};
+mod place;
+
+use crate::config::{Config, Finding, Level, Options, locate};
 use crate::python::{self, Found};
 use crate::worker::spawn;
-use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use place::{account, htaccess, permissions};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -112,6 +113,7 @@ fn settings(
         Ok(mut config) => {
             report.add(Finding::good("settings", path.display().to_string()))?;
             report.all(std::mem::take(&mut config.warnings))?;
+            report.all(homeless(&path))?;
             if config.server.secret.is_some() {
                 report.all(secrecy(&path))?;
             }
@@ -122,6 +124,23 @@ fn settings(
             Ok(None)
         }
     }
+}
+
+/// What would be wrong if HOME were not set, as it is not under mod_fcgid.
+fn homeless(path: &Path) -> Vec<Finding> {
+    let findings = match Config::load_at_home(Some(path), &Options::default(), None) {
+        Ok(_) => return Vec::new(),
+        Err(findings) => findings,
+    };
+    let of_home = findings
+        .into_iter()
+        .filter(|f| f.level == Level::Error && f.what.contains("HOME"));
+    of_home
+        .map(|f| {
+            let what = "~ needs HOME, which this shell sets, but many web servers do not";
+            Finding::warning("RF0161", f.place, what, f.fix)
+        })
+        .collect()
 }
 
 fn secrecy(path: &Path) -> Vec<Finding> {
@@ -144,7 +163,9 @@ fn app(config: &Config, report: &mut Report) -> io::Result<()> {
         .map(std::ffi::OsString::from)
         .or_else(|| std::env::var_os("HOME"))
         .filter(|h| !h.is_empty());
-    let found = match python::discover(&config.app, home.as_deref().map(Path::new)) {
+    let environment = spawn::environment(config, false);
+    let home = home.as_deref().map(Path::new);
+    let found = match python::discover_with(&config.app, home, Some(environment)) {
         Ok(found) => found,
         Err(why) => {
             return report.add(Finding::error("RF0200", "python", why, ""));
@@ -155,6 +176,17 @@ fn app(config: &Config, report: &mut Report) -> io::Result<()> {
         said.push_str(&format!("\nnot {refused}"));
     }
     report.add(Finding::good("python", said))?;
+    if config.app.python.is_none()
+        && !config.env.contains_key("HOME")
+        && python::only_by_home(&found.path, &config.app)
+    {
+        report.add(Finding::warning(
+            "RF0206",
+            "python",
+            "it was found by way of HOME, which many web servers do not set",
+            format!("below [app] write python = \"{}\"", found.path.display()),
+        ))?;
+    }
     report.all(import(config, &found))
 }
 
@@ -338,208 +370,6 @@ fn cure(text: &str, found: &Found) -> String {
     String::new()
 }
 
-/// What suexec and mod_fcgid demand of the executable and its directory.
-fn permissions(exe: &Path, dir: &Path) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let us = nix::unistd::geteuid().as_raw();
-    let (file, folder) = match (fs::metadata(exe), fs::metadata(dir)) {
-        (Ok(file), Ok(folder)) => (file, folder),
-        (Err(e), _) | (_, Err(e)) => {
-            let what = format!("cannot be looked at: {e}");
-            return vec![Finding::error(
-                "RF0210",
-                exe.display().to_string(),
-                what,
-                "",
-            )];
-        }
-    };
-    for (path, meta, fix) in [(exe, &file, "chmod 755"), (dir, &folder, "chmod 755")] {
-        let place = path.display().to_string();
-        if meta.mode() & 0o022 != 0 {
-            findings.push(Finding::error(
-                "RF0211",
-                &place,
-                format!(
-                    "others may write it (mode {:04o}), so suexec refuses to start it",
-                    meta.mode() & 0o7777
-                ),
-                format!("{fix} {place}"),
-            ));
-        }
-        if meta.uid() != us {
-            findings.push(Finding::warning(
-                "RF0212",
-                &place,
-                format!(
-                    "it belongs to user {}, but this is user {us}; suexec wants the account's own files",
-                    meta.uid()
-                ),
-                format!("chown {us} {place}, unless the web server runs without suexec"),
-            ));
-        }
-    }
-    if file.mode() & 0o111 != 0o111 {
-        findings.push(Finding::error(
-            "RF0213",
-            exe.display().to_string(),
-            format!(
-                "it may not be executed by all (mode {:04o})",
-                file.mode() & 0o7777
-            ),
-            format!("chmod 755 {}", exe.display()),
-        ));
-    }
-    if statvfs(exe).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOEXEC)) {
-        findings.push(Finding::error(
-            "RF0214",
-            exe.display().to_string(),
-            "its file system is mounted noexec, so no program there can be started",
-            "ask the host for a directory in which programs may run, often cgi-bin",
-        ));
-    }
-    if findings.is_empty() {
-        let modes = format!("mode {:04o}, owner {}", file.mode() & 0o7777, file.uid());
-        findings.push(Finding::good(exe.display().to_string(), modes));
-    }
-    findings
-}
-
-/// Whether Apache is told to run us.
-fn htaccess(dir: &Path, stem: &str) -> Vec<Finding> {
-    let path = dir.join(".htaccess");
-    let place = path.display().to_string();
-    let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return vec![Finding::warning(
-                "RF0220",
-                place,
-                "there is none; under Apache it tells which program answers",
-                "`init` writes one; other web servers do not need it",
-            )];
-        }
-        Err(e) => {
-            let what = format!("cannot be read: {e}");
-            return vec![Finding::warning("RF0221", place, what, "")];
-        }
-    };
-    let mut findings = Vec::new();
-    let lines = text
-        .lines()
-        .map(|l| l.trim().to_ascii_lowercase())
-        .filter(|l| !l.starts_with('#'))
-        .collect::<Vec<_>>();
-    let handler = lines.iter().find_map(|l| {
-        let directive = l.split_whitespace().next()?;
-        let names = ["fcgid-script", "fastcgi-script", "cgi-script"];
-        let handler = names.iter().find(|n| l.contains(*n))?;
-        ["addhandler", "sethandler"]
-            .contains(&directive)
-            .then_some(*handler)
-    });
-    match handler {
-        Some(name) => findings.push(Finding::good(&place, format!("hands requests to {name}"))),
-        None => findings.push(Finding::warning(
-            "RF0222",
-            &place,
-            "no handler is named, so Apache may send the program as a file",
-            "AddHandler fcgid-script .fcgi   (mod_fastcgi: fastcgi-script; only CGI: cgi-script)",
-        )),
-    }
-    let ours = format!("{stem}.").to_ascii_lowercase();
-    if !lines.iter().any(|l| l.contains(&ours)) {
-        findings.push(Finding::warning(
-            "RF0223",
-            &place,
-            format!("{stem}.fcgi is not named, so only URLs with its name reach the site"),
-            format!(
-                "RewriteEngine On\nRewriteCond %{{REQUEST_FILENAME}} !-f\nRewriteRule ^(.*)$ {stem}.fcgi/$1 [QSA,L]"
-            ),
-        ));
-    }
-    if fs::metadata(&path).is_ok_and(|m| m.mode() & 0o044 == 0) {
-        findings.push(Finding::warning(
-            "RF0224",
-            &place,
-            "the web server may not be able to read it",
-            format!("chmod 644 {place}"),
-        ));
-    }
-    findings
-}
-
-/// What the account may have.
-fn account() -> Vec<Finding> {
-    let soft = |resource| match getrlimit(resource) {
-        Ok((soft, _)) if soft != nix::libc::RLIM_INFINITY => Some(soft),
-        _ => None,
-    };
-    let processes = soft(Resource::RLIMIT_NPROC);
-    let memory = soft(Resource::RLIMIT_AS);
-    let used = own_threads();
-    let mut findings = Vec::new();
-    if let Some(limit) = processes
-        && used + limits::FEW_PROCESSES > limit
-    {
-        findings.push(Finding::warning(
-            "RF0230",
-            "processes",
-            format!(
-                "{used} of {limit} processes and threads of this account are in use (RLIMIT_NPROC)"
-            ),
-            "end other processes, or set maxchildren = 1 below [server]",
-        ));
-    }
-    if let Some(limit) = memory
-        && limit < limits::LITTLE_MEMORY
-    {
-        findings.push(Finding::warning(
-            "RF0231",
-            "memory",
-            format!(
-                "a process may only have {} MB of address space (RLIMIT_AS)",
-                limit >> 20
-            ),
-            "a larger app will not start; ask the host for more",
-        ));
-    }
-    if findings.is_empty() {
-        let words = |n: Option<u64>, unit: &str| match n {
-            Some(n) => format!("{n}{unit}"),
-            None => "unlimited".to_string(),
-        };
-        findings.push(Finding::good(
-            "limits",
-            format!(
-                "processes and threads {} ({used} in use), address space {}",
-                words(processes, ""),
-                words(memory.map(|m| m >> 20), " MB")
-            ),
-        ));
-    }
-    findings
-}
-
-/// Processes and threads of our user, as far as /proc shows them.
-fn own_threads() -> u64 {
-    let us = nix::unistd::getuid().as_raw();
-    let Ok(list) = fs::read_dir("/proc") else {
-        return 0;
-    };
-    list.flatten()
-        .filter(|e| {
-            e.file_name()
-                .to_string_lossy()
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-        })
-        .filter(|e| e.metadata().is_ok_and(|m| m.uid() == us))
-        .filter_map(|e| fs::read_dir(e.path().join("task")).ok())
-        .map(|tasks| tasks.count() as u64)
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -593,7 +423,11 @@ mod tests {
     fn a_good_site_and_then_a_broken_one() {
         let dir = Dir::new("site");
         dir.write("mysite.fcgi", "", 0o755);
-        dir.write("mysite.toml", "[app]\nwsgi = \"app:application\"\n", 0o644);
+        dir.write(
+            "mysite.toml",
+            "[app]\nwsgi = \"app:application\"\n[env]\nHOME = \"/nowhere\"\n",
+            0o644,
+        );
         dir.write(
             ".htaccess",
             "AddHandler fcgid-script .fcgi\nRewriteRule ^(.*)$ mysite.fcgi/$1 [QSA,L]\n",
@@ -619,6 +453,19 @@ mod tests {
         ] {
             assert!(text.contains(want), "{want} is missing in {text}");
         }
+    }
+
+    #[test]
+    fn a_home_that_the_web_server_lacks_is_told() {
+        let dir = Dir::new("homeless");
+        let toml = dir.write(
+            "mysite.toml",
+            "[app]\nwsgi = \"app:application\"\n[log]\nfile = \"~/x.log\"\n",
+            0o644,
+        );
+        let findings = homeless(&toml);
+        assert_eq!(codes(&findings), ["RF0161"]);
+        assert_eq!(findings[0].place, "mysite.toml:4:8");
     }
 
     #[test]

@@ -117,6 +117,10 @@ pub fn parse(stem: &str, words: Vec<OsString>, cgi: bool) -> Result<Command, Vec
     }
     let rest = &text[1..];
     match text[0].as_str() {
+        // `mysite.fcgi runfcgi check` is meant as it sounds.
+        "runfcgi" if rest.first().is_some_and(|w| is_command(w)) => {
+            parse("runfcgi", rest.iter().map(OsString::from).collect(), cgi)
+        }
         "runfcgi" => serve(rest),
         "check" => flags(rest, &[]).map(|f| Command::Check(f.common)),
         "status" => flags(rest, &["--json"]).map(|f| Command::Status {
@@ -212,7 +216,7 @@ fn help(stem: &str, rest: &[String]) -> Result<Command, Vec<Finding>> {
             let key = word.rsplit('.').next().unwrap_or(word);
             match table::OPTIONS.iter().find(|o| o.key == key) {
                 Some(opt) => Topic::One(opt),
-                None if COMMANDS.iter().any(|(u, _)| first_word(u) == word) => Topic::General,
+                None if is_command(word) => Topic::General,
                 None => {
                     let fix = match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
                         Some(near) => format!("did you mean {near}?"),
@@ -299,6 +303,10 @@ fn launch(words: Vec<OsString>) -> Result<Launch, Vec<Finding>> {
 
 fn usage<T>(word: &str, what: &str, fix: &str) -> Result<T, Vec<Finding>> {
     Err(vec![Finding::error("RF0150", word, what, fix)])
+}
+
+fn is_command(word: &str) -> bool {
+    COMMANDS.iter().any(|(usage, _)| first_word(usage) == word)
 }
 
 fn first_word(usage: &str) -> &str {
@@ -421,6 +429,7 @@ mod tests {
             ),
             ("mysite", "version", "Version"),
             ("mysite", "-V", "Version"),
+            ("mysite", "runfcgi status", "Status { json: false,"),
             ("mysite", "internal-self-test", "SelfTest"),
         ] {
             let got = format!("{:?}", read(stem, line, false).unwrap());

@@ -3,8 +3,12 @@
 //! Blocks, therefore only ever runs in a short-lived child (`internal-launch`) or in `check`. Knows nothing of
 //! sockets but that descriptor 0 may be one on which a failure is told. Never looks accounts up: home is `$HOME`.
 
+mod places;
+
 use crate::config::{App, limits};
 use crate::worker::wire;
+use places::{PATH, installed, venvs};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -31,8 +35,18 @@ pub struct Found {
 
 /// Finds the interpreter for `app`; `home` is `$HOME`. The error lists every candidate and why it was refused.
 pub fn discover(app: &App, home: Option<&Path>) -> Result<Found, String> {
+    discover_with(app, home, None)
+}
+
+/// The same, asking with this environment instead of ours.
+pub fn discover_with(
+    app: &App,
+    home: Option<&Path>,
+    environment: Option<Vec<(OsString, OsString)>>,
+) -> Result<Found, String> {
     let end = Instant::now() + Duration::from_secs(limits::PYTHON_SEARCH_TIMEOUT);
-    let needs = Needs::of(app);
+    let mut needs = Needs::of(app);
+    needs.environment = environment;
     if let Some(python) = &app.python {
         let path = named(python)?;
         return match ask(&path, &needs, end) {
@@ -68,6 +82,13 @@ pub fn discover(app: &App, home: Option<&Path>) -> Result<Found, String> {
     }
 }
 
+/// Whether `python` is only found when `$HOME` is set, which mod_fcgid does not do.
+pub fn only_by_home(python: &Path, app: &App) -> bool {
+    let dir = app.path.as_deref().unwrap_or(Path::new("/"));
+    let without = [venvs(dir, None), installed(Path::new("/"), None)];
+    !without.iter().flatten().any(|p| p == python)
+}
+
 /// What `internal-launch` was called with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
@@ -84,7 +105,7 @@ pub struct Launch {
     /// Type letter of the wire's frame in which a failure is told on descriptor 0.
     pub fail_frame: Option<u8>,
     /// The arguments of the interpreter.
-    pub args: Vec<std::ffi::OsString>,
+    pub args: Vec<OsString>,
 }
 
 impl Launch {
@@ -169,14 +190,6 @@ fn fail_frame(letter: u8, why: &str) -> Vec<u8> {
     frame
 }
 
-#[cfg(test)]
-impl Found {
-    /// An interpreter that nobody asked.
-    pub(crate) fn named_for_test(path: PathBuf) -> Found {
-        found(path, &(3, 11, 2), Vec::new(), true)
-    }
-}
-
 type Version = (u32, u32, u32);
 
 fn found(path: PathBuf, v: &Version, refused: Vec<String>, first_choice: bool) -> Found {
@@ -221,6 +234,8 @@ fn nothing_fits(dir: &Path, needs: &Needs, refused: &[String]) -> String {
 struct Needs {
     dir: PathBuf,
     modules: Vec<String>,
+    /// To ask with; None: ours.
+    environment: Option<Vec<(OsString, OsString)>>,
 }
 
 impl Needs {
@@ -237,7 +252,11 @@ impl Needs {
                 modules.push(top.to_string());
             }
         }
-        Needs { dir, modules }
+        Needs {
+            dir,
+            modules,
+            environment: None,
+        }
     }
 }
 
@@ -268,6 +287,9 @@ fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version, String> {
         .arg(&needs.dir)
         .args(&needs.modules)
         .current_dir("/");
+    if let Some(environment) = &needs.environment {
+        command.env_clear().envs(environment.iter().cloned());
+    }
     let (output, status) = output(&mut command, end.min(own_end))?;
     let Some(line) = output
         .lines()
@@ -372,119 +394,6 @@ fn named(python: &Path) -> Result<PathBuf, String> {
         })
 }
 
-const PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
-
-/// The interpreters of virtualenvs that belong to the app, nearest first.
-fn venvs(dir: &Path, home: Option<&Path>) -> Vec<PathBuf> {
-    let mut out = Vec::new();
-    for above in dir.ancestors().take(1 + limits::VENV_PARENTS) {
-        if above != Path::new("/") {
-            for name in ["venv", ".venv", "env", "virtualenv"] {
-                push_bin(&mut out, &above.join(name));
-            }
-        }
-        if Some(above) == home {
-            break;
-        }
-    }
-    if let Some(home) = home {
-        // CloudLinux and cPanel: ~/virtualenv/<path of the app below home>/<X.Y>/bin/python
-        let below = dir.strip_prefix(home).ok().map(Path::to_path_buf);
-        let name = dir.file_name().map(PathBuf::from);
-        for app in [below, name].into_iter().flatten() {
-            if app.as_os_str().is_empty() {
-                continue;
-            }
-            let mut versions = entries(&home.join("virtualenv").join(app));
-            versions.sort_by_key(|p| std::cmp::Reverse(version_in_name(p)));
-            for version in versions {
-                push_bin(&mut out, &version);
-            }
-        }
-    }
-    out
-}
-
-/// The interpreters that are installed for all, or by the account for itself.
-fn installed(root: &Path, home: Option<&Path>) -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = Vec::new();
-    if let Some(home) = home {
-        let pyenv = entries(&home.join(".pyenv/versions"));
-        dirs.extend(pyenv.into_iter().map(|v| v.join("bin")));
-        dirs.push(home.join(".local/bin"));
-    }
-    let alt = entries(&root.join("opt/alt"));
-    let alt = alt.into_iter().filter(|p| named_like(p, "python3"));
-    dirs.extend(alt.map(|p| p.join("bin")));
-    let cpanel = entries(&root.join("opt/cpanel"));
-    let cpanel = cpanel
-        .into_iter()
-        .filter(|p| named_like(p, "ea-python3") || named_like(p, "ea-ruby-python3"));
-    dirs.extend(cpanel.map(|p| p.join("root/usr/bin")));
-    dirs.extend(PATH.iter().map(|p| root.join(p.trim_start_matches('/'))));
-
-    let mut out: Vec<PathBuf> = Vec::new();
-    let mut seen: Vec<PathBuf> = Vec::new();
-    for dir in dirs {
-        let mut names = entries(&dir);
-        names.retain(|p| is_python(p) && p.is_file());
-        names.sort_by_key(|p| std::cmp::Reverse(version_in_name(p)));
-        for path in names {
-            let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-            if !seen.contains(&real) {
-                seen.push(real);
-                out.push(path);
-            }
-        }
-    }
-    out
-}
-
-/// `python3`, `python3.11`; not `python3-config`.
-fn is_python(path: &Path) -> bool {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-    match name.strip_prefix("python3") {
-        Some("") => true,
-        Some(rest) => {
-            rest.len() > 1 && rest.starts_with('.') && rest[1..].bytes().all(|b| b.is_ascii_digit())
-        }
-        None => false,
-    }
-}
-
-fn named_like(path: &Path, start: &str) -> bool {
-    path.file_name()
-        .and_then(|n| n.to_str())
-        .is_some_and(|n| n.starts_with(start))
-}
-
-/// The numbers in a name: `python3.11` is newer than `python3.9`.
-fn version_in_name(path: &Path) -> Vec<u32> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-    name.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|n| n.parse().ok())
-        .collect()
-}
-
-fn push_bin(out: &mut Vec<PathBuf>, dir: &Path) {
-    let python = ["bin/python3", "bin/python"].map(|name| dir.join(name));
-    // A dangling link counts: its refusal tells that the virtualenv has lost its interpreter.
-    if let Some(path) = python.into_iter().find(|p| p.symlink_metadata().is_ok())
-        && !out.contains(&path)
-    {
-        out.push(path);
-    }
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    let Ok(list) = fs::read_dir(dir) else {
-        return Vec::new();
-    };
-    let mut out: Vec<PathBuf> = list.flatten().map(|e| e.path()).collect();
-    out.sort();
-    out
-}
-
 /// The line of the cache file that holds for this interpreter, app and place; None when it cannot be one line.
 fn line(python: &Path, app: &App, home: Option<&Path>) -> Option<String> {
     let meta = fs::metadata(python).ok()?;
@@ -539,6 +448,14 @@ fn remember(file: &Path, python: &Path, app: &App, home: Option<&Path>) -> std::
         let _ = fs::remove_file(&new);
     }
     written
+}
+
+#[cfg(test)]
+impl Found {
+    /// An interpreter that nobody asked.
+    pub(crate) fn named_for_test(path: PathBuf) -> Found {
+        found(path, &(3, 11, 2), Vec::new(), true)
+    }
 }
 
 #[cfg(test)]

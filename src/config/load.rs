@@ -22,9 +22,18 @@ impl Config {
 
     /// The same with the options of a command line, which win over the file; the file may be absent.
     pub fn load_with(path: Option<&Path>, options: &Options) -> Result<Config, Vec<Finding>> {
-        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let home = std::env::var_os("HOME").filter(|h| !h.is_empty());
-        let mut draft = Draft::new(home.map(PathBuf::from));
+        Config::load_at_home(path, options, home.map(PathBuf::from))
+    }
+
+    /// The same with this as `~`.
+    pub(crate) fn load_at_home(
+        path: Option<&Path>,
+        options: &Options,
+        home: Option<PathBuf>,
+    ) -> Result<Config, Vec<Finding>> {
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let mut draft = Draft::new(home);
         if let Some(path) = path {
             let path = tidy(&cwd.join(path));
             match read(&path) {
@@ -243,7 +252,7 @@ impl Draft {
             match normalise(opt, Raw::text(text), &base) {
                 Ok(value) => self.put(opt.section, opt.key, value, place),
                 Err(p) => {
-                    let fix = p.fix.replace(" = ", "=");
+                    let fix = p.fix.replace(" = ", "=").replace('"', "");
                     let what = p.what.replacen(" = ", "=", 1);
                     let place = format!("option {}", opt.key);
                     self.findings
@@ -336,6 +345,12 @@ fn acceptable(path: &Path) -> Result<(), Finding> {
             );
         }
     };
+    judge(path, &meta)
+}
+
+fn judge(path: &Path, meta: &std::fs::Metadata) -> Result<(), Finding> {
+    let place = path.display().to_string();
+    let error = |what: String, fix: String| Err(Finding::error("RF0101", &place, what, fix));
     if !meta.is_file() {
         return error(
             "this is not a regular file".to_string(),
@@ -368,16 +383,20 @@ fn read(path: &Path) -> Result<String, Finding> {
     acceptable(path)?;
     let error = |place: String, what: String, fix: &str| Finding::error("RF0101", place, what, fix);
     let place = path.display().to_string();
+    let unreadable = |e: std::io::Error| {
+        error(
+            place.clone(),
+            format!("the settings file cannot be read: {e}"),
+            &format!("chmod u+r {place}"),
+        )
+    };
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(limits::CONFIG_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|e| {
-            error(
-                place.clone(),
-                format!("the settings file cannot be read: {e}"),
-                "chmod u+r",
-            )
-        })?;
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    // Once more, of what is open now: the name may have come to mean another file.
+    judge(path, &file.metadata().map_err(unreadable)?)?;
+    file.take(limits::CONFIG_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > limits::CONFIG_SIZE {
         return Err(error(
             place,

@@ -78,7 +78,10 @@ impl Options {
             };
             match (protocol, address(&l.place, base)) {
                 (Ok(protocol), Ok(address)) => good.push(Endpoint { protocol, address }),
-                (p, a) => findings.extend([p.err(), a.err()].into_iter().flatten()),
+                (p, a) => {
+                    findings.extend(p.err());
+                    findings.extend(a.err().into_iter().flatten());
+                }
             }
         }
         if findings.is_empty() {
@@ -98,6 +101,14 @@ impl Options {
                 "option debug",
                 "debug=false turns it off; under flup any value turned it on",
                 "",
+            ));
+        }
+        if given("secret") {
+            out.push(Finding::warning(
+                "RF0132",
+                "option secret",
+                "all users of this machine can see the command line",
+                "put secret into the settings file, below [server]",
             ));
         }
         let relative = |(o, v): &&(&Opt, String)| {
@@ -271,7 +282,12 @@ fn checked(key: &'static str, value: &str, base: &Base) -> Result<Value, Finding
     };
     normalise(opt, Raw::text(value), base).map_err(|p| {
         let what = p.what.replacen(" = ", "=", 1);
-        Finding::error("RF0105", format!("option {key}"), what, p.fix)
+        Finding::error(
+            "RF0105",
+            format!("option {key}"),
+            what,
+            p.fix.replace('"', ""),
+        )
     })
 }
 
@@ -282,23 +298,23 @@ fn protocol(name: &str) -> Result<Protocol, Finding> {
     })
 }
 
-fn address(place: &Place, base: &Base) -> Result<Address, Finding> {
+fn address(place: &Place, base: &Base) -> Result<Address, Vec<Finding>> {
     match place {
         Place::Socket(path) => {
-            let value = checked("socket", path, base)?;
+            let value = checked("socket", path, base).map_err(|f| vec![f])?;
             Ok(Address::Unix(PathBuf::from(
                 value.as_str().unwrap_or_default(),
             )))
         }
         Place::Tcp { host, port } => {
             let ip =
-                ip(host).map_err(|what| Finding::error("RF0105", "option host", what, HOST_FIX))?;
-            let port = checked("port", port, base)?;
-            let port = port
-                .as_integer()
-                .and_then(|p| u16::try_from(p).ok())
-                .unwrap_or(0);
-            Ok(Address::Tcp(SocketAddr::new(ip, port)))
+                ip(host).map_err(|what| Finding::error("RF0105", "option host", what, HOST_FIX));
+            let port = checked("port", port, base)
+                .map(|p| p.as_integer().and_then(|p| u16::try_from(p).ok()));
+            match (ip, port) {
+                (Ok(ip), Ok(port)) => Ok(Address::Tcp(SocketAddr::new(ip, port.unwrap_or(0)))),
+                (ip, port) => Err([ip.err(), port.err()].into_iter().flatten().collect()),
+            }
         }
     }
 }
@@ -409,7 +425,7 @@ mod tests {
             ("settings=s host=1.2.3.4 host=::1 port=1", &["in pairs"]),
             (
                 "settings=s host=example.org port=x",
-                &["names are not looked up"],
+                &["names are not looked up", "port=\"x\""],
             ),
             ("settings=s host=::1 port=x", &["port=\"x\""]),
             ("settings=s socket=", &["is empty"]),
@@ -432,5 +448,12 @@ mod tests {
             }
         }
         assert!(config("settings=s protocol=ajp host=0.0.0.0 port=8009 secret=x").is_ok());
+    }
+
+    #[test]
+    fn a_secret_among_the_words_is_seen_by_all() {
+        let c = config("settings=s protocol=ajp host=0.0.0.0 port=8009 secret=x").unwrap();
+        assert_eq!(c.server.secret.as_deref(), Some("x"));
+        assert_eq!(c.warnings[0].code, "RF0132");
     }
 }

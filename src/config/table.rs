@@ -102,10 +102,10 @@ const fn cli(section: &'static str, key: &'static str, kind: Kind, default: &'st
 /// All settings but `[env]`, whose keys are free.
 #[rustfmt::skip]
 pub const OPTIONS: &[Opt] = &[
-    cli("app", "path", Kind::Path, "(directory of the settings file)", "\"~/myproject\"", "directory of the code: first on sys.path, and the working directory"),
+    cli("app", "path", Kind::Path, "(directory of the settings file)", "\"/home/ann/myproject\"", "directory of the code: first on sys.path, and the working directory"),
     cli("app", "settings", Kind::Module, "(none)", "\"myproject.settings\"", "DJANGO_SETTINGS_MODULE; this or wsgi must be given"),
     cli("app", "wsgi", Kind::Callable, "(Django's)", "\"myproject.wsgi:application\"", "module:callable of any WSGI application"),
-    cli("app", "python", Kind::Program, "(found)", "\"~/venv/bin/python\"", "the interpreter; by itself: a virtualenv beside the code, else the newest that fits"),
+    cli("app", "python", Kind::Program, "(found)", "\"/home/ann/venv/bin/python\"", "the interpreter; by itself: a virtualenv beside the code, else the newest that fits"),
     cli("app", "script_name", Kind::ScriptName, "auto", "\"/shop\"", "SCRIPT_NAME: auto, or the prefix of the site's URLs (\"/\" for none)"),
 
     cli("server", "protocol", Kind::OneOf(PROTOCOLS), "fcgi", "\"scgi\"", "what the web server speaks"),
@@ -134,7 +134,7 @@ pub const OPTIONS: &[Opt] = &[
     cli("server", "idle_timeout", Kind::Seconds(1, LONG), "60", "\"5m\"", "how long idle workers above the spare ones are kept"),
     cli("server", "max_lifetime", Kind::Seconds(0, LONG), "0", "\"1h\"", "age at which a worker is replaced; 0: never"),
     cli("server", "max_memory", Kind::Size(0, HUGE), "0", "\"200M\"", "memory at which a worker is replaced between two requests; 0: never"),
-    cli("server", "runtime_dir", Kind::Path, "(found)", "\"~/.cache/runfcgi\"", "directory of sockets and locks: local, ours, 0700"),
+    cli("server", "runtime_dir", Kind::Path, "(found)", "\"/var/tmp/mysite-run\"", "directory of sockets and locks: local, ours, 0700"),
     cli("server", "remote_user", Kind::Bool, "false", "true", "believe REMOTE_USER from the web server when it did not start us"),
     cli("server", "ping", Kind::UrlPath, "(none)", "\"/runfcgi-ping\"", "path that is answered without the app"),
 
