@@ -265,7 +265,10 @@ impl Ajp13 {
             _ => (0, 0),
         };
         let inner = usize::from(u16::from_be_bytes([high, low]));
-        if length > 1 && inner == length - 2 {
+        // From an unknown web server two NULs that are all that is due are data: nobody else ends a body there.
+        let all_due = matches!(self.phase, Phase::Body(Some(2)));
+        let two_nuls = inner == 0 && all_due && self.framing == Framing::Unknown;
+        if length > 1 && inner == length - 2 && !two_nuls {
             *input = &input[if first.is_some() { 1 } else { 2 }..];
             self.framing = Framing::Inner;
             self.reading = match inner {
