@@ -17,6 +17,12 @@ pub fn adopt(raw: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Takes ownership of a descriptor that the kernel has just made for us (accept, SCM_RIGHTS).
+pub fn fresh(raw: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass the number that a successful system call has just returned, and keep no copy of it.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
 fn borrow(raw: RawFd) -> std::os::fd::BorrowedFd<'static> {
     // SAFETY: used for one fcntl only, which answers EBADF when the number is not open; `raw` is not -1 (asked by the
     // only caller).

@@ -2,6 +2,7 @@
 
 use super::wire::FrameDecoder;
 use nix::cmsg_space;
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,6 +19,8 @@ pub struct Channel {
     pub decoder: FrameDecoder,
     /// Descriptors received and not yet claimed by a frame, in order.
     pub received: VecDeque<OwnedFd>,
+    /// What epoll watches it for; empty: not watched.
+    pub registered: EpollFlags,
     out: Vec<u8>,
     sent: usize,
 }
@@ -37,6 +40,7 @@ impl Channel {
             fd,
             decoder: FrameDecoder::default(),
             received: VecDeque::new(),
+            registered: EpollFlags::empty(),
             out: Vec::new(),
             sent: 0,
         })
@@ -111,7 +115,7 @@ impl Channel {
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(descriptors) = control {
                 self.received
-                    .extend(descriptors.into_iter().filter_map(crate::fd::adopt));
+                    .extend(descriptors.into_iter().map(crate::fd::fresh));
             }
         }
         Ok(message.bytes)
@@ -121,5 +125,11 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.fd
     }
 }

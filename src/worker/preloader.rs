@@ -38,6 +38,8 @@ pub struct Link {
     pub channel: Option<Channel>,
     /// Whether we started this preloader.
     pub started_here: bool,
+    /// Never start one: its code is not there any more.
+    pub connect_only: bool,
 }
 
 /// See the diagram above.
@@ -88,6 +90,7 @@ impl Link {
             },
             channel: None,
             started_here: false,
+            connect_only: false,
         }
     }
 
@@ -98,6 +101,7 @@ impl Link {
             state: State::Ready,
             channel: Some(Channel::new(control)?),
             started_here: false,
+            connect_only: false,
         })
     }
 
@@ -121,7 +125,12 @@ impl Link {
     ) -> io::Result<bool> {
         match self.state.clone() {
             State::Electing { next, pause } if next <= now => {
-                let Some((control, started_here)) = self.elect(dir, start)? else {
+                let elected = self.elect(dir, start)?;
+                if elected.is_none() && self.connect_only {
+                    self.fail(now, String::from("the version that worked is gone"));
+                    return Ok(false);
+                }
+                let Some((control, started_here)) = elected else {
                     let later = (pause * 2).min(MAX_PAUSE);
                     self.state = State::Electing {
                         next: now + pause,
@@ -129,11 +138,8 @@ impl Link {
                     };
                     return Ok(false);
                 };
-                let mut channel = Channel::new(control)?;
-                let mut frame = Vec::new();
-                wire::put_frame(&mut frame, wire::HELLO, hello.pairs().as_bytes());
-                let _ = channel.send(&frame, &[]);
-                self.channel = Some(channel);
+                self.channel = Some(Channel::new(control)?);
+                self.greet(hello);
                 self.started_here = started_here;
                 let limit = Duration::from_secs(start.config.limits.start_timeout);
                 self.state = State::Waiting { until: now + limit };
@@ -152,6 +158,15 @@ impl Link {
                 Ok(false)
             }
             _ => Ok(false),
+        }
+    }
+
+    /// Tells the preloader of this front, or what has changed.
+    pub fn greet(&mut self, hello: Hello) {
+        if let Some(channel) = &mut self.channel {
+            let mut frame = Vec::new();
+            wire::put_frame(&mut frame, wire::HELLO, hello.pairs().as_bytes());
+            let _ = channel.send(&frame, &[]);
         }
     }
 
@@ -200,6 +215,9 @@ impl Link {
         let lock_path = dir.file(&format!("{}.lock", self.version));
         if let Some(stream) = connect(dir, &socket_name)? {
             return Ok(Some((stream, false)));
+        }
+        if self.connect_only {
+            return Ok(None);
         }
         let lock = OpenOptions::new()
             .read(true)

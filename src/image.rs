@@ -1,0 +1,119 @@
+//! The running image: a private copy of the uploaded executable, so that the uploaded file may be overwritten in place
+//! while it runs (a running image answers ETXTBSY), and so that a new one can be tried before it is trusted.
+
+use crate::runtime::{RuntimeDir, fnv, fnv_more};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{AccessFlags, Pid, access};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// An executable that can be executed whatever happens to the file that it came from.
+#[derive(Debug, Default)]
+pub struct Image {
+    /// Where it is; None: only in `memory`, or the uploaded file itself.
+    pub path: Option<PathBuf>,
+    /// Holds the lock that keeps the copy from being swept away.
+    pub lock: Option<OwnedFd>,
+    /// A copy without a name, where the runtime directory forbids execution.
+    pub memory: Option<OwnedFd>,
+}
+
+/// Copies the executable at `original`, after looking at it: whole, executable, ours or root's, and not for others to
+/// write.
+pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
+    let content = read_checked(original)?;
+    if let Some(dir) = dir
+        && dir.allows_exec()
+    {
+        return copy_to(dir, &content);
+    }
+    match copy_to_memory(&content) {
+        Ok(memory) => Ok(Image { memory: Some(memory), ..Image::default() }),
+        Err(_) => Ok(Image { path: Some(original.to_owned()), ..Image::default() }),
+    }
+}
+
+impl Image {
+    /// A path by which this process, or a child of it, can execute it.
+    pub fn exec_path(&self) -> Option<PathBuf> {
+        match (&self.path, &self.memory) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(memory)) => Some(PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()))),
+            (None, None) => None,
+        }
+    }
+
+    /// Starts it with the task to show that it runs; its exit status tells.
+    pub fn test(&self) -> io::Result<Pid> {
+        let path = self.exec_path().ok_or_else(|| io::Error::other("there is nothing to test"))?;
+        let mut command = Command::new(path);
+        command.arg("internal-self-test").env_clear().current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        Ok(Pid::from_raw(child.id() as i32))
+    }
+}
+
+fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(original)?;
+    let meta = file.metadata()?;
+    let refuse = |why: &str| Err(io::Error::other(format!("{} {why}", original.display())));
+    if !meta.is_file() {
+        return refuse("is not a file");
+    }
+    let us = nix::unistd::geteuid().as_raw();
+    if meta.uid() != us && meta.uid() != 0 && us != 0 && meta.mode() & 0o022 != 0 {
+        return refuse("belongs to someone else");
+    }
+    if meta.mode() & 0o002 != 0 {
+        return refuse("may be written by anyone (chmod 755 it)");
+    }
+    if access(original, AccessFlags::X_OK).is_err() {
+        return refuse("is not executable (chmod 755 it)");
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    if !content.starts_with(b"\x7fELF") {
+        return refuse("is not an executable (was it uploaded as text?)");
+    }
+    Ok(content)
+}
+
+/// The copy is named by its content, so all processes of one version share one, and its pages.
+fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
+    let path = dir.file(&format!("exe-{:016x}", fnv_more(fnv(&content.len().to_le_bytes()), content)));
+    for _ in 0..8 {
+        if let Ok(file) = File::open(&path) {
+            file.lock_shared()?;
+            let is_there = fs::symlink_metadata(&path)
+                .is_ok_and(|there| file.metadata().is_ok_and(|held| held.ino() == there.ino()));
+            if is_there {
+                let image = Image { path: Some(path), lock: Some(file.into()), memory: None };
+                return Ok(image);
+            }
+            continue;
+        }
+        let temporary = dir.file(&format!("exe-new-{}", std::process::id()));
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&temporary)?;
+        let written = file.write_all(content);
+        drop(file);
+        let renamed = written.and_then(|()| fs::rename(&temporary, &path));
+        if let Err(error) = renamed {
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+    }
+    Err(io::Error::other(format!("{} keeps disappearing", path.display())))
+}
+
+fn copy_to_memory(content: &[u8]) -> io::Result<OwnedFd> {
+    let memory = memfd_create(c"runfcgi", MFdFlags::empty())?;
+    let mut file = File::from(memory);
+    file.write_all(content)?;
+    Ok(file.into())
+}

@@ -1,0 +1,113 @@
+//! `Listener`: a listening socket: fd 0 from the web server, or one that we bind ourselves.
+
+use crate::config::Protocol;
+use nix::errno::Errno;
+use nix::sys::socket::{self, SockFlag, SockaddrStorage};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// The path to remove when it is given up.
+    pub path: Option<PathBuf>,
+    /// Clients that may connect over TCP; None: any.
+    pub allowed: Option<Vec<IpAddr>>,
+    /// A TCP socket.
+    pub tcp: bool,
+    /// Epoll watches it.
+    pub registered: bool,
+}
+
+/// What came of an accept.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection, non-blocking.
+    Connection(OwnedFd),
+    /// A client that may not connect; it was closed.
+    Refused(String),
+    /// Nobody waits.
+    Nobody,
+    /// The socket takes no more connections (shut down).
+    Ended,
+    /// Descriptors or memory have run out: pause.
+    Exhausted(io::Error),
+}
+
+impl Listener {
+    /// Takes over a listening socket and makes it non-blocking.
+    pub fn new(fd: OwnedFd, protocol: Protocol, path: Option<PathBuf>) -> io::Result<Listener> {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let name: SockaddrStorage = socket::getsockname(fd.as_raw_fd())?;
+        let tcp = name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some();
+        Ok(Listener {
+            fd,
+            protocol,
+            path,
+            allowed: None,
+            tcp,
+            registered: false,
+        })
+    }
+
+    /// Takes one connection.
+    pub fn accept(&self) -> Accepted {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        loop {
+            return match socket::accept4(self.fd.as_raw_fd(), flags) {
+                Ok(raw) => self.admit(crate::fd::fresh(raw)),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+                Err(Errno::EAGAIN) => Accepted::Nobody,
+                Err(Errno::EINVAL) => Accepted::Ended,
+                Err(error) => Accepted::Exhausted(error.into()),
+            };
+        }
+    }
+
+    /// Makes the socket take no more connections; those that wait can still be accepted.
+    pub fn shut(&self) {
+        let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Read);
+    }
+
+    /// Gives the socket up, for the image that comes after this one.
+    pub fn into_socket(self) -> OwnedFd {
+        self.fd
+    }
+
+    fn admit(&self, stream: OwnedFd) -> Accepted {
+        if !self.tcp {
+            return Accepted::Connection(stream);
+        }
+        let _ = socket::setsockopt(&stream, socket::sockopt::TcpNoDelay, &true);
+        if let Some(allowed) = &self.allowed {
+            let peer = peer_address(&stream);
+            if !peer.is_some_and(|address| allowed.contains(&address)) {
+                let shown = peer.map_or_else(|| String::from("unknown"), |a| a.to_string());
+                return Accepted::Refused(shown);
+            }
+        }
+        Accepted::Connection(stream)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn peer_address(stream: &OwnedFd) -> Option<IpAddr> {
+    let name: SockaddrStorage = socket::getpeername(stream.as_raw_fd()).ok()?;
+    match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+        (_, Some(v6)) => Some(v6.ip().to_canonical()),
+        _ => None,
+    }
+}

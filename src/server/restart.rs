@@ -1,0 +1,393 @@
+//! Restarts: noticing new code, a new configuration or a new executable, and changing over without a gap.
+//!
+//! ```text
+//! Quiet ─executable changed─▶ Testing ─it runs─▶ Importing ─READY─▶ (touch) workers change over ─▶ Quiet
+//!   │                            └─it does not─▶ Quiet  │ └─FAILED─▶ Quiet, the old code goes on
+//!   ├─touched, configuration changed────────────────────┘ └─READY, image or configuration changed─▶ Draining(Exec)
+//!   └─TERM, `how = "exit"`, old inode─▶ Draining(Exit)
+//! ```
+//! The new code is always imported first, while the old serves. Then only the workers change (a touch), or this process
+//! executes its new image with the same pid, listening socket and idle connections.
+
+use super::connection::Stage;
+use super::listener::Accepted;
+use super::watch::{Change, Watch};
+use super::{Generation, Place, Role, Server};
+use crate::config::{Config, How};
+use crate::image::{self, Image};
+use crate::log::Level;
+use crate::worker::pool::SlotState;
+use crate::worker::preloader::{Link, State};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// mod_fcgid ends a process for good 8 s after it was told to stop.
+const STOP_WITHIN: Duration = Duration::from_millis(6500);
+/// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
+const EXEC_WITHIN: Duration = Duration::from_secs(20);
+/// How long a new executable may take to show that it runs.
+const TEST_WITHIN: Duration = Duration::from_secs(10);
+/// A process of an old inode leaves after this time without a connection.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+/// How often an upload that is going on is looked at.
+const UPLOAD_LOOK: Duration = Duration::from_millis(250);
+
+/// How `run` ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Leave with status 0.
+    Exit,
+    /// Execute the new image and hand all this over to it.
+    Exec(Box<HandOver>, Image),
+}
+
+/// What one image leaves to the next.
+#[derive(Debug, Default)]
+pub struct HandOver {
+    /// The control socket of the preloader that has the new code.
+    pub control: Option<OwnedFd>,
+    /// The version of that code.
+    pub version: String,
+    /// Idle connections, each with the number of its listener.
+    pub connections: Vec<(OwnedFd, usize)>,
+    /// The listening sockets, in order.
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// See the diagram above.
+#[derive(Debug)]
+pub(super) enum Restart {
+    Quiet,
+    Testing { child: Pid, until: Instant, image: Image },
+    Importing { change: Change, image: Option<Image> },
+    Draining { until: Instant, then: Then },
+}
+
+/// What comes when all is finished.
+#[derive(Debug)]
+pub(super) enum Then {
+    Exit,
+    Exec(Option<Image>),
+}
+
+impl Restart {
+    pub(super) fn pauses_accept(&self) -> bool {
+        matches!(self, Restart::Draining { then: Then::Exec(_), .. })
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self, Restart::Draining { .. })
+    }
+}
+
+/// The files whose change means something.
+pub(super) fn watch(config: &Config, place: &Place) -> Watch {
+    let app = config.app.path.clone().unwrap_or_default();
+    let mut others: Vec<PathBuf> = config.restart.watch.iter().map(|path| app.join(path)).collect();
+    others.extend(place.dir.as_ref().map(|dir| dir.file("reload")));
+    Watch::new(&place.original, place.config_file.as_deref(), &others)
+}
+
+impl Server {
+    /// Looks at the watched files.
+    pub(super) fn look(&mut self, now: Instant) {
+        if let Restart::Testing { child, until, .. } = &self.restart
+            && *until <= now
+        {
+            let _ = kill(*child, Signal::SIGKILL);
+        }
+        if self.place.role == Role::Cgi || self.restart.is_leaving() {
+            return;
+        }
+        if let Some(change) = self.watch.look(now) {
+            self.on_change(change, now);
+        }
+        if self.watch.is_unsettled() {
+            self.due(now + UPLOAD_LOOK);
+        }
+        self.look_for_old_class(now);
+    }
+
+    fn on_change(&mut self, change: Change, now: Instant) {
+        if self.config.restart.how == How::Exit {
+            self.note(Level::Info, "restart: a change was noticed; leaving ([restart] how = \"exit\")");
+            return self.stop(now);
+        }
+        match change {
+            Change::Touched if self.fault.is_none() => self.import(Change::Touched, None, now),
+            Change::Touched | Change::Configuration => self.check_configuration(Change::Configuration, None, now),
+            Change::Executable => self.test_image(now),
+        }
+    }
+
+    /// Runs the new executable once, on the side.
+    fn test_image(&mut self, now: Instant) {
+        let staged = image::stage(&self.place.original, self.place.dir.as_ref()).and_then(|image| {
+            let child = image.test()?;
+            Ok((image, child))
+        });
+        match staged {
+            Ok((image, child)) => {
+                self.restart = Restart::Testing { child, until: now + TEST_WITHIN, image };
+                self.due(now + TEST_WITHIN);
+            }
+            Err(error) => self.note(
+                Level::Error,
+                &format!("restart: the new {} cannot be used, the old one goes on: {error}", self.place.original.display()),
+            ),
+        }
+    }
+
+    /// A child has ended: the one that tested the new executable?
+    pub(super) fn on_tested(&mut self, pid: Pid, trouble: Option<&str>, now: Instant) {
+        if !matches!(&self.restart, Restart::Testing { child, .. } if *child == pid) {
+            return;
+        }
+        let Restart::Testing { image, .. } = std::mem::replace(&mut self.restart, Restart::Quiet) else { return };
+        match trouble {
+            None => self.check_configuration(Change::Executable, Some(image), now),
+            Some(trouble) => self.note(
+                Level::Error,
+                &format!("restart: the new {} {trouble} in its test, the old one goes on", self.place.original.display()),
+            ),
+        }
+    }
+
+    fn check_configuration(&mut self, change: Change, image: Option<Image>, now: Instant) {
+        let loaded = match &self.place.config_file {
+            Some(file) => Config::load_with(Some(file), &self.place.options),
+            None => Config::load_with(None, &self.place.options),
+        };
+        match loaded {
+            Ok(_) if self.fault.is_some() || self.current.plain => self.drain_for_exec(image, now),
+            Ok(_) => self.import(change, image, now),
+            Err(findings) => {
+                let lines: Vec<String> = findings.iter().map(|f| f.one_line()).collect();
+                let text = format!("restart: the configuration is wrong, the old one goes on\n{}", lines.join("\n"));
+                self.note(Level::Error, &text);
+            }
+        }
+    }
+
+    /// Has the new code imported while the old serves.
+    fn import(&mut self, change: Change, image: Option<Image>, now: Instant) {
+        let version = self.watch.version(&self.place.identity);
+        if let Some(old) = self.next.take() {
+            self.dismiss(old.link);
+        }
+        self.last_generation += 1;
+        let plain = self.current.plain && change == Change::Touched;
+        let generation = Generation { number: self.last_generation, link: Link::new(version, now), plain };
+        self.restart = Restart::Importing { change, image };
+        self.next = Some(generation);
+        self.due(now);
+        if plain {
+            self.promote(now);
+        }
+    }
+
+    /// The new code cannot be imported: the old goes on.
+    pub(super) fn next_failed(&mut self, reason: &str) {
+        self.next = None;
+        self.restart = Restart::Quiet;
+        let last = reason.trim_end().lines().last().unwrap_or_default().to_owned();
+        self.note(Level::Error, &format!("restart: the new code cannot be imported, the old goes on serving: {last}"));
+    }
+
+    /// Goes on when the new code is there.
+    pub(super) fn step_restart(&mut self, now: Instant) {
+        let ready = self.next.as_ref().is_some_and(|next| next.link.state == State::Ready);
+        if ready && let Restart::Importing { change, image } = &mut self.restart {
+            let image = image.take();
+            match change {
+                Change::Touched => self.promote(now),
+                _ => self.drain_for_exec(image, now),
+            }
+        }
+        self.retire_old(now);
+    }
+
+    /// The next generation becomes the current one. Old workers go on until a new one has started.
+    fn promote(&mut self, now: Instant) {
+        let Some(next) = self.next.take() else { return };
+        let old = std::mem::replace(&mut self.current, next);
+        self.dismiss(old.link);
+        self.restart = Restart::Quiet;
+        self.fork_after = None;
+        self.remember_good();
+        self.note(Level::Info, "restart: new code goes live");
+        self.due(now);
+    }
+
+    /// Tells a preloader that its version is not needed any more.
+    fn dismiss(&self, mut link: Link) {
+        let hello = crate::worker::preloader::Hello { linger: 0, ..self.place.hello };
+        link.greet(hello);
+    }
+
+    /// Ends workers of older generations as soon as one of the current has started.
+    fn retire_old(&mut self, now: Instant) {
+        let current = self.current.number;
+        let started = |p: &crate::worker::pool::Process| p.generation == current && p.pid.is_some() && !p.retiring;
+        if self.pool.processes.values().any(started) {
+            let old = self.pool.processes.iter().filter(|(_, p)| p.generation != current && !p.retiring);
+            let old: Vec<_> = old.map(|(number, _)| *number).collect();
+            for number in old {
+                self.pool.retire(number, now);
+            }
+        }
+    }
+
+    /// Notes the version that works, for processes that are spawned while a newer one does not.
+    pub(super) fn remember_good(&self) {
+        let Some(dir) = &self.place.dir else { return };
+        if self.current.plain {
+            return;
+        }
+        let temporary = dir.file(&format!("good.{}", std::process::id()));
+        if fs::write(&temporary, &self.current.link.version).is_ok() {
+            let _ = fs::rename(&temporary, dir.file("good"));
+        }
+    }
+
+    /// The tie to the version that last worked, when this one does not.
+    pub(super) fn fall_back(&mut self, now: Instant) -> bool {
+        let Some(dir) = &self.place.dir else { return false };
+        let Ok(version) = fs::read_to_string(dir.file("good")) else { return false };
+        if version == self.current.link.version || !self.pool.processes.is_empty() {
+            return false;
+        }
+        let mut link = Link::new(version, now);
+        link.connect_only = true;
+        self.last_generation += 1;
+        self.current = Generation { number: self.last_generation, link, plain: false };
+        self.due(now);
+        true
+    }
+
+    fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
+        self.note(Level::Info, "restart: finishing what is in hand, then the new one takes over");
+        self.restart = Restart::Draining { until: now + EXEC_WITHIN, then: Then::Exec(image) };
+        let _ = self.listen();
+        self.touched.extend(self.conns.keys());
+        self.due(now + EXEC_WITHIN);
+    }
+
+    /// Finishes what is in hand, then leaves.
+    pub(super) fn stop(&mut self, now: Instant) {
+        if matches!(self.restart, Restart::Draining { then: Then::Exit, .. }) {
+            return;
+        }
+        self.restart = Restart::Draining { until: now + STOP_WITHIN, then: Then::Exit };
+        if self.place.role == (Role::Spawned { mod_fcgid: true }) {
+            for listener in &self.listeners {
+                listener.shut();
+            }
+        }
+        self.accept_rest(now);
+        self.due(now + STOP_WITHIN);
+    }
+
+    /// Reloads as a touch does, for all fronts of the site.
+    pub(super) fn reload(&mut self, now: Instant) {
+        let touched = self.place.dir.as_ref().is_some_and(|dir| fs::write(dir.file("reload"), b"").is_ok());
+        if touched {
+            self.sweep_at = now;
+        } else if !self.restart.is_leaving() {
+            self.on_change(Change::Touched, now);
+        }
+    }
+
+    /// Takes what waits in the backlog: whoever has connected gets an answer.
+    fn accept_rest(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for number in 0..self.listeners.len() {
+            while let Some(Accepted::Connection(socket)) = self.listeners.get(number).map(|l| l.accept()) {
+                let Some(codec) = self.codec(number) else { break };
+                let conn = self.admit(socket, None, codec, number, now);
+                self.read(conn, now);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// mod_fcgid tells programs apart by inode: a process of an old one gets no more requests and is never ended.
+    fn look_for_old_class(&mut self, now: Instant) {
+        let old = self.place.role == (Role::Spawned { mod_fcgid: true })
+            && self.watch.executable() != super::Stamp::default()
+            && self.watch.executable().inode() != self.place.spawned_as;
+        if old && self.requests.is_empty() && now.saturating_duration_since(self.last_accept) >= STRAGGLERS {
+            self.note(Level::Info, "leaving: the web server has newer processes");
+            self.stop(now);
+        }
+    }
+
+    /// Whether, and how, it is time to return from `run`.
+    pub(super) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
+        if self.place.role == Role::Cgi && self.conns.is_empty() {
+            return Some(Outcome::Exit);
+        }
+        let Restart::Draining { until, then } = &mut self.restart else { return None };
+        let late = *until <= now;
+        let busy = |conn: &super::Connection| {
+            !conn.requests.is_empty() || conn.waiting() > 0 || conn.stage != Stage::Open || !conn.codec.is_idle()
+        };
+        if !late && (self.conns.values().any(busy) || !self.requests.is_empty() || self.has_busy_slots()) {
+            return None;
+        }
+        match then {
+            Then::Exit => {
+                if !late && self.accept_rest(now) {
+                    return None;
+                }
+                self.leave();
+                Some(Outcome::Exit)
+            }
+            Then::Exec(image) => {
+                let image = image.take().unwrap_or_default();
+                Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
+            }
+        }
+    }
+
+    fn has_busy_slots(&self) -> bool {
+        self.pool.slots.values().any(|slot| matches!(slot.state, SlotState::Busy(_)))
+    }
+
+    fn leave(&mut self) {
+        for listener in &self.listeners {
+            if let Some(path) = &listener.path {
+                let _ = fs::remove_file(path);
+            }
+        }
+        self.pool = crate::worker::pool::Pool::default();
+    }
+
+    fn hand_over_all(&mut self) -> HandOver {
+        let link = self.next.take().map(|next| next.link);
+        let (control, version) = match link {
+            Some(link) if link.state == State::Ready => (link.channel.map(OwnedFd::from), link.version),
+            _ => (None, String::new()),
+        };
+        if control.is_some() {
+            let old = std::mem::replace(&mut self.current.link, Link::new(String::new(), self.started));
+            self.dismiss(old);
+        }
+        let idle = |conn: &super::Connection| conn.requests.is_empty() && conn.waiting() == 0 && conn.codec.is_idle();
+        let connections = self
+            .conns
+            .drain()
+            .filter(|(_, conn)| idle(conn))
+            .map(|(_, conn)| (conn.endpoint, conn.into_socket()))
+            .map(|(endpoint, socket)| (socket, endpoint))
+            .collect();
+        let listeners = self.listeners.drain(..).map(|listener| listener.into_socket()).collect();
+        self.pool = crate::worker::pool::Pool::default();
+        HandOver { control, version, connections, listeners }
+    }
+}
