@@ -32,8 +32,14 @@ pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
         return copy_to(dir, &content);
     }
     match copy_to_memory(&content) {
-        Ok(memory) => Ok(Image { memory: Some(memory), ..Image::default() }),
-        Err(_) => Ok(Image { path: Some(original.to_owned()), ..Image::default() }),
+        Ok(memory) => Ok(Image {
+            memory: Some(memory),
+            ..Image::default()
+        }),
+        Err(_) => Ok(Image {
+            path: Some(original.to_owned()),
+            ..Image::default()
+        }),
     }
 }
 
@@ -42,17 +48,28 @@ impl Image {
     pub fn exec_path(&self) -> Option<PathBuf> {
         match (&self.path, &self.memory) {
             (Some(path), _) => Some(path.clone()),
-            (None, Some(memory)) => Some(PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()))),
+            (None, Some(memory)) => Some(PathBuf::from(format!(
+                "/proc/self/fd/{}",
+                memory.as_raw_fd()
+            ))),
             (None, None) => None,
         }
     }
 
     /// Starts it with the task to show that it runs; its exit status tells.
     pub fn test(&self) -> io::Result<Pid> {
-        let path = self.exec_path().ok_or_else(|| io::Error::other("there is nothing to test"))?;
+        let path = self
+            .exec_path()
+            .ok_or_else(|| io::Error::other("there is nothing to test"))?;
         let mut command = Command::new(path);
-        command.arg("internal-self-test").env_clear().current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("internal-self-test")
+            .env_clear()
+            .current_dir("/");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = command.spawn()?;
         Ok(Pid::from_raw(child.id() as i32))
     }
@@ -85,21 +102,32 @@ fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
 
 /// The copy is named by its content, so all processes of one version share one, and its pages.
 fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
-    let path = dir.file(&format!("exe-{:016x}", fnv_more(fnv(&content.len().to_le_bytes()), content)));
+    let path = dir.file(&format!(
+        "exe-{:016x}",
+        fnv_more(fnv(&content.len().to_le_bytes()), content)
+    ));
     for _ in 0..8 {
         if let Ok(file) = File::open(&path) {
             file.lock_shared()?;
             let is_there = fs::symlink_metadata(&path)
                 .is_ok_and(|there| file.metadata().is_ok_and(|held| held.ino() == there.ino()));
             if is_there {
-                let image = Image { path: Some(path), lock: Some(file.into()), memory: None };
+                let image = Image {
+                    path: Some(path),
+                    lock: Some(file.into()),
+                    memory: None,
+                };
                 return Ok(image);
             }
             continue;
         }
         let temporary = dir.file(&format!("exe-new-{}", std::process::id()));
         let _ = fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&temporary)?;
         let written = file.write_all(content);
         drop(file);
         let renamed = written.and_then(|()| fs::rename(&temporary, &path));
@@ -108,7 +136,10 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
             return Err(error);
         }
     }
-    Err(io::Error::other(format!("{} keeps disappearing", path.display())))
+    Err(io::Error::other(format!(
+        "{} keeps disappearing",
+        path.display()
+    )))
 }
 
 fn copy_to_memory(content: &[u8]) -> io::Result<OwnedFd> {

@@ -1,3 +1,5 @@
-//! The program.
+//! The program: see `start`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    runfcgi::start::run().into()
+}

@@ -34,7 +34,9 @@ impl Body {
     /// Appends. An error says that the disk is full or refuses.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => kept.extend_from_slice(bytes),
+            Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => {
+                kept.extend_from_slice(bytes)
+            }
             Body::Memory(kept) => {
                 let mut file = unnamed_file()?;
                 file.write_all(kept)?;
@@ -53,7 +55,12 @@ impl Body {
 fn unnamed_file() -> io::Result<File> {
     let named = std::env::var_os("TMPDIR");
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for dir in named.as_deref().into_iter().map(Path::new).chain(["/var/tmp", "/tmp"].map(Path::new)) {
+    for dir in named
+        .as_deref()
+        .into_iter()
+        .map(Path::new)
+        .chain(["/var/tmp", "/tmp"].map(Path::new))
+    {
         match open_in(dir) {
             Ok(file) => return Ok(file),
             Err(error) => last = error,
@@ -69,7 +76,9 @@ fn open_in(dir: &Path) -> io::Result<File> {
         return Ok(file);
     }
     // No O_TMPFILE on this file system: a name for a moment.
-    let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let stamp = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos());
     let path = dir.join(format!("runfcgi-body-{}-{stamp}", std::process::id()));
     let file = options.create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;
@@ -89,7 +98,9 @@ mod tests {
             body.push(&piece).unwrap();
         }
         assert_eq!(body.len(), 100_000);
-        let Body::File(file, _) = &body else { panic!("still in memory") };
+        let Body::File(file, _) = &body else {
+            panic!("still in memory")
+        };
         let mut read = vec![0; 100_000];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read.iter().all(|b| *b == 7));

@@ -51,7 +51,13 @@ pub enum Stage {
 
 impl Connection {
     /// A connection on a non-blocking socket; CGI has a second descriptor for its output.
-    pub fn new(input: OwnedFd, output: Option<OwnedFd>, codec: Box<dyn Codec>, endpoint: usize, now: Instant) -> Connection {
+    pub fn new(
+        input: OwnedFd,
+        output: Option<OwnedFd>,
+        codec: Box<dyn Codec>,
+        endpoint: usize,
+        now: Instant,
+    ) -> Connection {
         Connection {
             input,
             output,
@@ -119,7 +125,8 @@ impl Connection {
 
     /// Says that nothing more will be sent.
     pub fn shut_down(&mut self) {
-        let _ = nix::sys::socket::shutdown(self.input.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+        let _ =
+            nix::sys::socket::shutdown(self.input.as_raw_fd(), nix::sys::socket::Shutdown::Write);
         self.stage = Stage::Draining;
     }
 
@@ -133,6 +140,11 @@ impl Connection {
             flags |= EpollFlags::EPOLLOUT;
         }
         flags
+    }
+
+    /// A CGI request: two descriptors that block.
+    pub fn is_cgi(&self) -> bool {
+        self.output.is_some()
     }
 
     /// Gives the socket up, for the image that comes after this one.

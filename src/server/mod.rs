@@ -19,8 +19,7 @@ pub use listener::Listener;
 pub use restart::{HandOver, Outcome};
 pub use watch::{Stamp, Watch};
 
-use crate::config::options::Options;
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Options, Protocol};
 use crate::environ::Mount;
 use crate::log::{Level, Log};
 use crate::pairs::Pairs;
@@ -157,18 +156,28 @@ impl Server {
         let now = clock();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let signals = signals::open()?;
-        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.into()))?;
+        epoll.add(
+            &signals,
+            EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.into()),
+        )?;
         let watch = restart::watch(&config, &place);
         let version = watch.version(&place.identity);
         let link = match handed.control {
-            Some(control) => Link::adopted(version, control)?,
-            None => Link::new(version, now),
+            Some(control) if handed.version == version => Link::adopted(version, control)?,
+            _ => Link::new(version, now),
         };
         let plain = !config.server.preload || place.dir.is_none();
-        let file_name = place.original.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file_name = place
+            .original
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let trust = config.server.remote_user || place.role != Role::External;
         let mount = Mount::new(config.app.script_name.clone(), &file_name, trust);
-        place.hello.linger = config.server.linger;
+        if place.role != Role::External {
+            place.hello.linger = config.server.linger;
+        }
         let mut server = Server {
             config,
             fault,
@@ -183,7 +192,11 @@ impl Server {
             requests: HashMap::new(),
             queue: VecDeque::new(),
             pool: Pool::default(),
-            current: Generation { number: 1, link, plain },
+            current: Generation {
+                number: 1,
+                link,
+                plain,
+            },
             next: None,
             watch,
             restart: Restart::Quiet,
@@ -214,7 +227,15 @@ impl Server {
     pub fn serve_cgi(mut self, environ: Pairs, input: OwnedFd, output: OwnedFd) -> Outcome {
         let now = clock();
         let codec = Box::new(cgi::Cgi::new(environ));
-        self.admit(input, Some(output), codec, 0, now);
+        let number = self.admit(input, Some(output), codec, 0, now);
+        self.decode(number, &[], now);
+        while self
+            .requests
+            .values()
+            .any(|request| request.phase == request::Phase::Receiving)
+        {
+            self.read(number, clock());
+        }
         self.run()
     }
 
@@ -263,7 +284,9 @@ impl Server {
         let left = self.sweep_at.saturating_duration_since(clock());
         // Rounded up: a sleep that ends too early would be followed by more of them.
         let millis = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        self.epoll.wait(events, EpollTimeout::from(millis)).unwrap_or(0)
+        self.epoll
+            .wait(events, EpollTimeout::from(millis))
+            .unwrap_or(0)
     }
 
     fn handle(&mut self, token: Token, flags: EpollFlags, now: Instant) {
@@ -289,11 +312,14 @@ impl Server {
 
     /// Lets epoll watch the listeners, or not.
     fn listen(&mut self) -> io::Result<()> {
-        let wanted = self.accept_after.is_none() && self.conns.len() < self.config.limits.max_connections && !self.restart.pauses_accept();
+        let wanted = self.accept_after.is_none()
+            && self.conns.len() < self.config.limits.max_connections
+            && !self.restart.pauses_accept();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if wanted != listener.registered {
                 if wanted {
-                    let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(number).into());
+                    let event =
+                        EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(number).into());
                     self.epoll.add(&*listener, event)?;
                 } else {
                     self.epoll.delete(&*listener)?;
@@ -363,6 +389,11 @@ fn clock() -> Instant {
 
 /// A number that differs from process to process, for incident ids and jitter.
 fn seed() -> u64 {
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    crate::runtime::fnv_more(crate::runtime::fnv(&time.to_le_bytes()), &std::process::id().to_le_bytes())
+    let time = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_nanos() as u64);
+    crate::runtime::fnv_more(
+        crate::runtime::fnv(&time.to_le_bytes()),
+        &std::process::id().to_le_bytes(),
+    )
 }

@@ -111,7 +111,9 @@ impl Request {
 impl FilePiece {
     /// Reads the next piece into `buffer`; empty at the end of the file. An error ends the answer.
     pub fn next<'a>(&mut self, buffer: &'a mut [u8]) -> std::io::Result<&'a [u8]> {
-        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let got = self.file.read_at(&mut buffer[..want], self.offset)?;
         self.offset += got as u64;
         self.left -= got as u64;

@@ -62,9 +62,19 @@ pub struct HandOver {
 #[derive(Debug)]
 pub(super) enum Restart {
     Quiet,
-    Testing { child: Pid, until: Instant, image: Image },
-    Importing { change: Change, image: Option<Image> },
-    Draining { until: Instant, then: Then },
+    Testing {
+        child: Pid,
+        until: Instant,
+        image: Image,
+    },
+    Importing {
+        change: Change,
+        image: Option<Image>,
+    },
+    Draining {
+        until: Instant,
+        then: Then,
+    },
 }
 
 /// What comes when all is finished.
@@ -76,7 +86,13 @@ pub(super) enum Then {
 
 impl Restart {
     pub(super) fn pauses_accept(&self) -> bool {
-        matches!(self, Restart::Draining { then: Then::Exec(_), .. })
+        matches!(
+            self,
+            Restart::Draining {
+                then: Then::Exec(_),
+                ..
+            }
+        )
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -87,7 +103,12 @@ impl Restart {
 /// The files whose change means something.
 pub(super) fn watch(config: &Config, place: &Place) -> Watch {
     let app = config.app.path.clone().unwrap_or_default();
-    let mut others: Vec<PathBuf> = config.restart.watch.iter().map(|path| app.join(path)).collect();
+    let mut others: Vec<PathBuf> = config
+        .restart
+        .watch
+        .iter()
+        .map(|path| app.join(path))
+        .collect();
     others.extend(place.dir.as_ref().map(|dir| dir.file("reload")));
     Watch::new(&place.original, place.config_file.as_deref(), &others)
 }
@@ -114,30 +135,43 @@ impl Server {
 
     fn on_change(&mut self, change: Change, now: Instant) {
         if self.config.restart.how == How::Exit {
-            self.note(Level::Info, "restart: a change was noticed; leaving ([restart] how = \"exit\")");
+            self.note(
+                Level::Info,
+                "restart: a change was noticed; leaving ([restart] how = \"exit\")",
+            );
             return self.stop(now);
         }
         match change {
             Change::Touched if self.fault.is_none() => self.import(Change::Touched, None, now),
-            Change::Touched | Change::Configuration => self.check_configuration(Change::Configuration, None, now),
+            Change::Touched | Change::Configuration => {
+                self.check_configuration(Change::Configuration, None, now)
+            }
             Change::Executable => self.test_image(now),
         }
     }
 
     /// Runs the new executable once, on the side.
     fn test_image(&mut self, now: Instant) {
-        let staged = image::stage(&self.place.original, self.place.dir.as_ref()).and_then(|image| {
-            let child = image.test()?;
-            Ok((image, child))
-        });
+        let staged =
+            image::stage(&self.place.original, self.place.dir.as_ref()).and_then(|image| {
+                let child = image.test()?;
+                Ok((image, child))
+            });
         match staged {
             Ok((image, child)) => {
-                self.restart = Restart::Testing { child, until: now + TEST_WITHIN, image };
+                self.restart = Restart::Testing {
+                    child,
+                    until: now + TEST_WITHIN,
+                    image,
+                };
                 self.due(now + TEST_WITHIN);
             }
             Err(error) => self.note(
                 Level::Error,
-                &format!("restart: the new {} cannot be used, the old one goes on: {error}", self.place.original.display()),
+                &format!(
+                    "restart: the new {} cannot be used, the old one goes on: {error}",
+                    self.place.original.display()
+                ),
             ),
         }
     }
@@ -147,12 +181,18 @@ impl Server {
         if !matches!(&self.restart, Restart::Testing { child, .. } if *child == pid) {
             return;
         }
-        let Restart::Testing { image, .. } = std::mem::replace(&mut self.restart, Restart::Quiet) else { return };
+        let Restart::Testing { image, .. } = std::mem::replace(&mut self.restart, Restart::Quiet)
+        else {
+            return;
+        };
         match trouble {
             None => self.check_configuration(Change::Executable, Some(image), now),
             Some(trouble) => self.note(
                 Level::Error,
-                &format!("restart: the new {} {trouble} in its test, the old one goes on", self.place.original.display()),
+                &format!(
+                    "restart: the new {} {trouble} in its test, the old one goes on",
+                    self.place.original.display()
+                ),
             ),
         }
     }
@@ -167,7 +207,10 @@ impl Server {
             Ok(_) => self.import(change, image, now),
             Err(findings) => {
                 let lines: Vec<String> = findings.iter().map(|f| f.one_line()).collect();
-                let text = format!("restart: the configuration is wrong, the old one goes on\n{}", lines.join("\n"));
+                let text = format!(
+                    "restart: the configuration is wrong, the old one goes on\n{}",
+                    lines.join("\n")
+                );
                 self.note(Level::Error, &text);
             }
         }
@@ -181,7 +224,11 @@ impl Server {
         }
         self.last_generation += 1;
         let plain = self.current.plain && change == Change::Touched;
-        let generation = Generation { number: self.last_generation, link: Link::new(version, now), plain };
+        let generation = Generation {
+            number: self.last_generation,
+            link: Link::new(version, now),
+            plain,
+        };
         self.restart = Restart::Importing { change, image };
         self.next = Some(generation);
         self.due(now);
@@ -194,13 +241,24 @@ impl Server {
     pub(super) fn next_failed(&mut self, reason: &str) {
         self.next = None;
         self.restart = Restart::Quiet;
-        let last = reason.trim_end().lines().last().unwrap_or_default().to_owned();
-        self.note(Level::Error, &format!("restart: the new code cannot be imported, the old goes on serving: {last}"));
+        let last = reason
+            .trim_end()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned();
+        self.note(
+            Level::Error,
+            &format!("restart: the new code cannot be imported, the old goes on serving: {last}"),
+        );
     }
 
     /// Goes on when the new code is there.
     pub(super) fn step_restart(&mut self, now: Instant) {
-        let ready = self.next.as_ref().is_some_and(|next| next.link.state == State::Ready);
+        let ready = self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.link.state == State::Ready);
         if ready && let Restart::Importing { change, image } = &mut self.restart {
             let image = image.take();
             match change {
@@ -225,16 +283,25 @@ impl Server {
 
     /// Tells a preloader that its version is not needed any more.
     fn dismiss(&self, mut link: Link) {
-        let hello = crate::worker::preloader::Hello { linger: 0, ..self.place.hello };
+        let hello = crate::worker::preloader::Hello {
+            linger: 0,
+            ..self.place.hello
+        };
         link.greet(hello);
     }
 
     /// Ends workers of older generations as soon as one of the current has started.
     fn retire_old(&mut self, now: Instant) {
         let current = self.current.number;
-        let started = |p: &crate::worker::pool::Process| p.generation == current && p.pid.is_some() && !p.retiring;
+        let started = |p: &crate::worker::pool::Process| {
+            p.generation == current && p.pid.is_some() && !p.retiring
+        };
         if self.pool.processes.values().any(started) {
-            let old = self.pool.processes.iter().filter(|(_, p)| p.generation != current && !p.retiring);
+            let old = self
+                .pool
+                .processes
+                .iter()
+                .filter(|(_, p)| p.generation != current && !p.retiring);
             let old: Vec<_> = old.map(|(number, _)| *number).collect();
             for number in old {
                 self.pool.retire(number, now);
@@ -256,22 +323,36 @@ impl Server {
 
     /// The tie to the version that last worked, when this one does not.
     pub(super) fn fall_back(&mut self, now: Instant) -> bool {
-        let Some(dir) = &self.place.dir else { return false };
-        let Ok(version) = fs::read_to_string(dir.file("good")) else { return false };
+        let Some(dir) = &self.place.dir else {
+            return false;
+        };
+        let Ok(version) = fs::read_to_string(dir.file("good")) else {
+            return false;
+        };
         if version == self.current.link.version || !self.pool.processes.is_empty() {
             return false;
         }
         let mut link = Link::new(version, now);
         link.connect_only = true;
         self.last_generation += 1;
-        self.current = Generation { number: self.last_generation, link, plain: false };
+        self.current = Generation {
+            number: self.last_generation,
+            link,
+            plain: false,
+        };
         self.due(now);
         true
     }
 
     fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
-        self.note(Level::Info, "restart: finishing what is in hand, then the new one takes over");
-        self.restart = Restart::Draining { until: now + EXEC_WITHIN, then: Then::Exec(image) };
+        self.note(
+            Level::Info,
+            "restart: finishing what is in hand, then the new one takes over",
+        );
+        self.restart = Restart::Draining {
+            until: now + EXEC_WITHIN,
+            then: Then::Exec(image),
+        };
         let _ = self.listen();
         self.touched.extend(self.conns.keys());
         self.due(now + EXEC_WITHIN);
@@ -279,10 +360,19 @@ impl Server {
 
     /// Finishes what is in hand, then leaves.
     pub(super) fn stop(&mut self, now: Instant) {
-        if matches!(self.restart, Restart::Draining { then: Then::Exit, .. }) {
+        if matches!(
+            self.restart,
+            Restart::Draining {
+                then: Then::Exit,
+                ..
+            }
+        ) {
             return;
         }
-        self.restart = Restart::Draining { until: now + STOP_WITHIN, then: Then::Exit };
+        self.restart = Restart::Draining {
+            until: now + STOP_WITHIN,
+            then: Then::Exit,
+        };
         if self.place.role == (Role::Spawned { mod_fcgid: true }) {
             for listener in &self.listeners {
                 listener.shut();
@@ -294,7 +384,11 @@ impl Server {
 
     /// Reloads as a touch does, for all fronts of the site.
     pub(super) fn reload(&mut self, now: Instant) {
-        let touched = self.place.dir.as_ref().is_some_and(|dir| fs::write(dir.file("reload"), b"").is_ok());
+        let touched = self
+            .place
+            .dir
+            .as_ref()
+            .is_some_and(|dir| fs::write(dir.file("reload"), b"").is_ok());
         if touched {
             self.sweep_at = now;
         } else if !self.restart.is_leaving() {
@@ -306,8 +400,12 @@ impl Server {
     fn accept_rest(&mut self, now: Instant) -> bool {
         let mut any = false;
         for number in 0..self.listeners.len() {
-            while let Some(Accepted::Connection(socket)) = self.listeners.get(number).map(|l| l.accept()) {
-                let Some(codec) = self.codec(number) else { break };
+            while let Some(Accepted::Connection(socket)) =
+                self.listeners.get(number).map(|l| l.accept())
+            {
+                let Some(codec) = self.codec(number) else {
+                    break;
+                };
                 let conn = self.admit(socket, None, codec, number, now);
                 self.read(conn, now);
                 any = true;
@@ -321,7 +419,10 @@ impl Server {
         let old = self.place.role == (Role::Spawned { mod_fcgid: true })
             && self.watch.executable() != super::Stamp::default()
             && self.watch.executable().inode() != self.place.spawned_as;
-        if old && self.requests.is_empty() && now.saturating_duration_since(self.last_accept) >= STRAGGLERS {
+        if old
+            && self.requests.is_empty()
+            && now.saturating_duration_since(self.last_accept) >= STRAGGLERS
+        {
             self.note(Level::Info, "leaving: the web server has newer processes");
             self.stop(now);
         }
@@ -332,14 +433,24 @@ impl Server {
         if self.place.role == Role::Cgi && self.conns.is_empty() {
             return Some(Outcome::Exit);
         }
-        let Restart::Draining { until, then } = &mut self.restart else { return None };
+        let Restart::Draining { until, .. } = &self.restart else {
+            return None;
+        };
         let late = *until <= now;
         let busy = |conn: &super::Connection| {
-            !conn.requests.is_empty() || conn.waiting() > 0 || conn.stage != Stage::Open || !conn.codec.is_idle()
+            !conn.requests.is_empty()
+                || conn.waiting() > 0
+                || conn.stage != Stage::Open
+                || !conn.codec.is_idle()
         };
-        if !late && (self.conns.values().any(busy) || !self.requests.is_empty() || self.has_busy_slots()) {
+        if !late
+            && (self.conns.values().any(busy) || !self.requests.is_empty() || self.has_busy_slots())
+        {
             return None;
         }
+        let Restart::Draining { then, .. } = &mut self.restart else {
+            return None;
+        };
         match then {
             Then::Exit => {
                 if !late && self.accept_rest(now) {
@@ -356,7 +467,10 @@ impl Server {
     }
 
     fn has_busy_slots(&self) -> bool {
-        self.pool.slots.values().any(|slot| matches!(slot.state, SlotState::Busy(_)))
+        self.pool
+            .slots
+            .values()
+            .any(|slot| matches!(slot.state, SlotState::Busy(_)))
     }
 
     fn leave(&mut self) {
@@ -371,14 +485,21 @@ impl Server {
     fn hand_over_all(&mut self) -> HandOver {
         let link = self.next.take().map(|next| next.link);
         let (control, version) = match link {
-            Some(link) if link.state == State::Ready => (link.channel.map(OwnedFd::from), link.version),
+            Some(link) if link.state == State::Ready => {
+                (link.channel.map(OwnedFd::from), link.version)
+            }
             _ => (None, String::new()),
         };
         if control.is_some() {
-            let old = std::mem::replace(&mut self.current.link, Link::new(String::new(), self.started));
+            let old = std::mem::replace(
+                &mut self.current.link,
+                Link::new(String::new(), self.started),
+            );
             self.dismiss(old);
         }
-        let idle = |conn: &super::Connection| conn.requests.is_empty() && conn.waiting() == 0 && conn.codec.is_idle();
+        let idle = |conn: &super::Connection| {
+            conn.requests.is_empty() && conn.waiting() == 0 && conn.codec.is_idle()
+        };
         let connections = self
             .conns
             .drain()
@@ -386,8 +507,17 @@ impl Server {
             .map(|(_, conn)| (conn.endpoint, conn.into_socket()))
             .map(|(endpoint, socket)| (socket, endpoint))
             .collect();
-        let listeners = self.listeners.drain(..).map(|listener| listener.into_socket()).collect();
+        let listeners = self
+            .listeners
+            .drain(..)
+            .map(|listener| listener.into_socket())
+            .collect();
         self.pool = crate::worker::pool::Pool::default();
-        HandOver { control, version, connections, listeners }
+        HandOver {
+            control,
+            version,
+            connections,
+            listeners,
+        }
     }
 }

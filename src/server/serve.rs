@@ -28,11 +28,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 impl Server {
     pub(super) fn on_listener(&mut self, number: usize, now: Instant) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.get(number) else { return };
+            let Some(listener) = self.listeners.get(number) else {
+                return;
+            };
             match listener.accept() {
                 Accepted::Connection(socket) => {
                     self.last_accept = now;
-                    let Some(codec) = self.codec(number) else { return };
+                    let Some(codec) = self.codec(number) else {
+                        return;
+                    };
                     let conn = self.admit(socket, None, codec, number, now);
                     self.read(conn, now);
                 }
@@ -74,7 +78,9 @@ impl Server {
     }
 
     pub(super) fn on_conn(&mut self, number: ConnNo, flags: EpollFlags, now: Instant) {
-        let Some(conn) = self.conns.get(&number) else { return };
+        let Some(conn) = self.conns.get(&number) else {
+            return;
+        };
         if conn.half_closed && flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
             self.drop_conn(number, now);
             return;
@@ -89,7 +95,9 @@ impl Server {
     pub(super) fn read(&mut self, number: ConnNo, now: Instant) {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS {
-            let Some(conn) = self.conns.get_mut(&number) else { break };
+            let Some(conn) = self.conns.get_mut(&number) else {
+                break;
+            };
             match conn.read(&mut scratch, now) {
                 Ok(0) => {
                     self.on_eof(number, now);
@@ -113,9 +121,11 @@ impl Server {
         self.scratch = scratch;
     }
 
-    fn decode(&mut self, number: ConnNo, mut input: &[u8], now: Instant) {
+    pub(super) fn decode(&mut self, number: ConnNo, mut input: &[u8], now: Instant) {
         loop {
-            let Some(conn) = self.conns.get_mut(&number) else { return };
+            let Some(conn) = self.conns.get_mut(&number) else {
+                return;
+            };
             match conn.codec.decode(&mut input, &mut conn.out) {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_event(number, event, now),
@@ -139,14 +149,30 @@ impl Server {
                 self.forget(number);
             }
             Event::Body { id, bytes } => {
-                let Some(number) = self.find(conn_no, id) else { return };
+                let Some(number) = self.find(conn_no, id) else {
+                    return;
+                };
                 let max = self.config.limits.max_body;
-                let Some(request) = self.requests.get_mut(&number) else { return };
+                let Some(request) = self.requests.get_mut(&number) else {
+                    return;
+                };
                 if request.body.len() + bytes.len() as u64 > max {
-                    self.fail(number, 413, &format!("the body is longer than [limits] max_body ({max} bytes)"), None, now);
+                    self.fail(
+                        number,
+                        413,
+                        &format!("the body is longer than [limits] max_body ({max} bytes)"),
+                        None,
+                        now,
+                    );
                     self.forget(number);
                 } else if let Err(error) = request.body.push(bytes) {
-                    self.fail(number, 503, &format!("the body cannot be kept: {error}"), None, now);
+                    self.fail(
+                        number,
+                        503,
+                        &format!("the body cannot be kept: {error}"),
+                        None,
+                        now,
+                    );
                     self.forget(number);
                 }
             }
@@ -164,10 +190,17 @@ impl Server {
         }
     }
 
-    fn begin(&mut self, conn_no: ConnNo, id: RequestId, environ: crate::pairs::Pairs, now: Instant) -> RequestNo {
+    fn begin(
+        &mut self,
+        conn_no: ConnNo,
+        id: RequestId,
+        environ: crate::pairs::Pairs,
+        now: Instant,
+    ) -> RequestNo {
         self.last_request += 1;
         let number = RequestNo(self.last_request);
-        self.requests.insert(number, Request::new(conn_no, id, environ, now));
+        self.requests
+            .insert(number, Request::new(conn_no, id, environ, now));
         if let Some(conn) = self.conns.get_mut(&conn_no) {
             conn.requests.push((id, number));
         }
@@ -176,15 +209,29 @@ impl Server {
 
     fn find(&self, conn_no: ConnNo, id: RequestId) -> Option<RequestNo> {
         let conn = self.conns.get(&conn_no)?;
-        conn.requests.iter().find(|(i, _)| *i == id).map(|(_, number)| *number)
+        conn.requests
+            .iter()
+            .find(|(i, _)| *i == id)
+            .map(|(_, number)| *number)
     }
 
     /// The request is complete: what the app will see is worked out, and it waits for a worker.
     fn enqueue(&mut self, number: RequestNo, now: Instant) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
-        let declared = request.environ.get(b"CONTENT_LENGTH").and_then(|v| std::str::from_utf8(v).ok()?.parse::<u64>().ok());
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
+        let declared = request
+            .environ
+            .get(b"CONTENT_LENGTH")
+            .and_then(|v| std::str::from_utf8(v).ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > request.body.len()) {
-            self.fail(number, 400, "the body is shorter than its CONTENT_LENGTH", None, now);
+            self.fail(
+                number,
+                400,
+                "the body is shorter than its CONTENT_LENGTH",
+                None,
+                now,
+            );
             self.forget(number);
             return;
         }
@@ -200,7 +247,10 @@ impl Server {
             return;
         }
         if self.queue.len() >= self.config.limits.queue && self.pool.pick().is_none() {
-            let reason = format!("{} requests wait already ([limits] queue)", self.queue.len());
+            let reason = format!(
+                "{} requests wait already ([limits] queue)",
+                self.queue.len()
+            );
             self.fail(number, 503, &reason, None, now);
             self.forget(number);
             return;
@@ -214,13 +264,19 @@ impl Server {
 
     /// The page that the front answers by itself.
     fn answers_itself(&mut self, number: RequestNo, now: Instant) -> bool {
-        let Some(ping) = self.config.server.ping.as_deref() else { return false };
-        let Some(request) = self.requests.get(&number) else { return false };
+        let Some(ping) = self.config.server.ping.as_deref() else {
+            return false;
+        };
+        let Some(request) = self.requests.get(&number) else {
+            return false;
+        };
         let path = |name: &[u8]| request.environ.get(name).unwrap_or_default().to_vec();
         if [path(b"SCRIPT_NAME"), path(b"PATH_INFO")].concat() != ping.as_bytes() {
             return false;
         }
-        let head = ResponseHead::from_wire(b"200 OK\0Content-Type\0text/plain\0Content-Length\x005\0Cache-Control\0no-store\0");
+        let head = ResponseHead::from_wire(
+            b"200 OK\0Content-Type\0text/plain\0Content-Length\x005\0Cache-Control\0no-store\0",
+        );
         if let Ok(head) = head {
             self.answer(number, head, b"pong\n", now);
         }
@@ -228,7 +284,9 @@ impl Server {
     }
 
     fn on_eof(&mut self, number: ConnNo, now: Instant) {
-        let Some(conn) = self.conns.get_mut(&number) else { return };
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
         if conn.stage == Stage::Draining {
             self.drop_conn(number, now);
             return;
@@ -245,7 +303,9 @@ impl Server {
 
     /// The connection is gone, and nobody waits for its requests.
     pub(super) fn drop_conn(&mut self, number: ConnNo, now: Instant) {
-        let Some(conn) = self.conns.remove(&number) else { return };
+        let Some(conn) = self.conns.remove(&number) else {
+            return;
+        };
         for (_, request) in &conn.requests {
             if let Some(found) = self.requests.get_mut(request) {
                 found.conn = None;
@@ -280,38 +340,60 @@ impl Server {
         let mut head = match ResponseHead::from_wire(payload) {
             Ok(head) => head,
             Err(error) => {
-                self.fail(number, 500, &format!("the app's response was refused: {error}"), None, now);
+                self.fail(
+                    number,
+                    500,
+                    &format!("the app's response was refused: {error}"),
+                    None,
+                    now,
+                );
                 return;
             }
         };
-        let Some(request) = self.requests.get(&number) else { return };
+        let Some(request) = self.requests.get(&number) else {
+            return;
+        };
         head.settle_location(&request.environ);
         for warning in head.warnings() {
             let text = format!("{}: {warning}", describe(&request.environ));
-            self.log.event(std::time::SystemTime::now(), Level::Warning, &text);
+            self.log
+                .event(std::time::SystemTime::now(), Level::Warning, &text);
         }
         self.put_head(number, &head);
     }
 
     fn put_head(&mut self, number: RequestNo, head: &ResponseHead) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         if request.answer != Answer::Owed {
             return;
         }
         let bodiless = request.head_only || !head.allows_body(b"GET");
-        request.answer = Answer::Begun(if bodiless { Some(0) } else { head.content_length() });
+        request.answer = Answer::Begun(if bodiless {
+            Some(0)
+        } else {
+            head.content_length()
+        });
         request.status = head.status;
         if let Some(conn) = request.conn.and_then(|conn| self.conns.get_mut(&conn)) {
-            conn.codec.encode(request.id, Part::Head(head), &mut conn.out);
+            conn.codec
+                .encode(request.id, Part::Head(head), &mut conn.out);
         }
     }
 
     /// A piece of the answer's body. What exceeds the announced length is dropped; with its last byte the answer is
     /// complete, whatever the app still does.
     pub(super) fn on_data(&mut self, number: RequestNo, bytes: &[u8], now: Instant) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
-        let Answer::Begun(left) = &mut request.answer else { return };
-        let fits = left.map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
+        let Answer::Begun(left) = &mut request.answer else {
+            return;
+        };
+        let fits = left.map_or(bytes.len(), |left| {
+            bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))
+        });
         let complete = left.as_mut().is_some_and(|left| {
             *left -= fits as u64;
             *left == 0 && fits > 0
@@ -320,7 +402,8 @@ impl Server {
         if let Some(conn_no) = request.conn
             && let Some(conn) = self.conns.get_mut(&conn_no)
         {
-            conn.codec.encode(request.id, Part::Body(&bytes[..fits]), &mut conn.out);
+            conn.codec
+                .encode(request.id, Part::Body(&bytes[..fits]), &mut conn.out);
             self.touched.push(conn_no);
         }
         if complete {
@@ -330,19 +413,31 @@ impl Server {
 
     /// The rest of the answer is a file.
     pub(super) fn on_file(&mut self, number: RequestNo, file: File, offset: u64, length: u64) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         if matches!(request.answer, Answer::Begun(_)) {
-            request.file = Some(FilePiece { file, offset, left: length });
+            request.file = Some(FilePiece {
+                file,
+                offset,
+                left: length,
+            });
             self.touched.extend(request.conn);
         }
     }
 
     /// Text that the app wrote: to the log line by line, and to the web server's.
     pub(super) fn on_text(&mut self, number: RequestNo, bytes: &[u8], whole: bool) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         request.text.extend_from_slice(bytes);
         while !request.text.is_empty() {
-            let newline = request.text.iter().position(|b| *b == b'\n').map(|at| at + 1);
+            let newline = request
+                .text
+                .iter()
+                .position(|b| *b == b'\n')
+                .map(|at| at + 1);
             let take = match newline {
                 Some(at) => at.min(LINE),
                 None if request.text.len() >= LINE => LINE,
@@ -354,20 +449,27 @@ impl Server {
                 line.push(b'\n');
             }
             let shown = String::from_utf8_lossy(&line);
-            self.log.event(std::time::SystemTime::now(), Level::App, shown.trim_end());
+            self.log
+                .event(std::time::SystemTime::now(), Level::App, shown.trim_end());
             put_errors(&mut self.conns, request, &line);
         }
     }
 
     /// The answer is complete: its last bytes are encoded, and the connection goes on or closes.
     pub(super) fn end_answer(&mut self, number: RequestNo, now: Instant) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         request.answer = Answer::Done;
         request.file = None;
-        let Some(conn_no) = request.conn.take() else { return };
+        let Some(conn_no) = request.conn.take() else {
+            return;
+        };
         let id = request.id;
         self.access(number, now);
-        let Some(conn) = self.conns.get_mut(&conn_no) else { return };
+        let Some(conn) = self.conns.get_mut(&conn_no) else {
+            return;
+        };
         conn.codec.encode(id, Part::End, &mut conn.out);
         conn.requests.retain(|(_, r)| *r != number);
         if conn.requests.is_empty() && !conn.codec.keep_alive() && conn.stage == Stage::Open {
@@ -378,8 +480,13 @@ impl Server {
 
     /// The answer cannot be completed, and must not look complete.
     pub(super) fn cut(&mut self, number: RequestNo, now: Instant) {
-        let Some(conn_no) = self.requests.get(&number).and_then(|request| request.conn) else { return };
-        let alone = self.conns.get(&conn_no).is_none_or(|conn| conn.requests.len() <= 1);
+        let Some(conn_no) = self.requests.get(&number).and_then(|request| request.conn) else {
+            return;
+        };
+        let alone = self
+            .conns
+            .get(&conn_no)
+            .is_none_or(|conn| conn.requests.len() <= 1);
         if alone {
             if let Some(conn) = self.conns.get_mut(&conn_no) {
                 let _ = conn.flush(now);
@@ -398,7 +505,13 @@ impl Server {
     }
 
     /// A complete answer.
-    pub(super) fn answer(&mut self, number: RequestNo, head: ResponseHead, body: &[u8], now: Instant) {
+    pub(super) fn answer(
+        &mut self,
+        number: RequestNo,
+        head: ResponseHead,
+        body: &[u8],
+        now: Instant,
+    ) {
         self.put_head(number, &head);
         self.on_data(number, body, now);
         self.end_answer(number, now);
@@ -406,15 +519,35 @@ impl Server {
 
     /// The request fails: the visitor gets a page with an incident id, the owner the reason under that id. An answer
     /// that has begun is cut.
-    pub(super) fn fail(&mut self, number: RequestNo, status: u16, reason: &str, detail: Option<&str>, now: Instant) {
-        let incident = format!("{:08x}", crate::runtime::fnv_more(self.seed, &number.0.to_le_bytes()) as u32);
-        let Some(request) = self.requests.get(&number) else { return };
+    pub(super) fn fail(
+        &mut self,
+        number: RequestNo,
+        status: u16,
+        reason: &str,
+        detail: Option<&str>,
+        now: Instant,
+    ) {
+        let incident = format!(
+            "{:08x}",
+            crate::runtime::fnv_more(self.seed, &number.0.to_le_bytes()) as u32
+        );
+        let Some(request) = self.requests.get(&number) else {
+            return;
+        };
         let text = match detail {
-            Some(detail) => format!("incident {incident}: {}: {reason}\n{detail}", describe(&request.environ)),
-            None => format!("incident {incident}: {}: {reason}", describe(&request.environ)),
+            Some(detail) => format!(
+                "incident {incident}: {}: {reason}\n{detail}",
+                describe(&request.environ)
+            ),
+            None => format!(
+                "incident {incident}: {}: {reason}",
+                describe(&request.environ)
+            ),
         };
         self.note(Level::Error, &text);
-        let Some(request) = self.requests.get(&number) else { return };
+        let Some(request) = self.requests.get(&number) else {
+            return;
+        };
         put_errors(&mut self.conns, request, format!("{text}\n").as_bytes());
         match request.answer {
             Answer::Owed => {
@@ -441,7 +574,9 @@ impl Server {
 
     fn settle(&mut self, number: ConnNo, now: Instant) {
         loop {
-            let Some(conn) = self.conns.get_mut(&number) else { return };
+            let Some(conn) = self.conns.get_mut(&number) else {
+                return;
+            };
             if conn.flush(now).is_err() {
                 self.drop_conn(number, now);
                 return;
@@ -450,7 +585,9 @@ impl Server {
                 break;
             }
         }
-        let Some(conn) = self.conns.get_mut(&number) else { return };
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
         if conn.waiting() == 0 && conn.stage == Stage::Closing {
             if conn.codec.is_idle() || conn.half_closed {
                 self.drop_conn(number, now);
@@ -464,9 +601,16 @@ impl Server {
     }
 
     fn watch_conn(&mut self, number: ConnNo) {
-        let Some(conn) = self.conns.get_mut(&number) else { return };
-        let wanted = conn.interest();
-        if conn.registered != Some(wanted) {
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
+        let wanted = if self.restart.pauses_accept() && conn.codec.is_idle() && conn.waiting() == 0
+        {
+            EpollFlags::empty()
+        } else {
+            conn.interest()
+        };
+        if !conn.is_cgi() && conn.registered != Some(wanted) {
             let mut event = EpollEvent::new(wanted, Token::Conn(number.0).into());
             let done = match conn.registered {
                 None => self.epoll.add(&*conn, event),
@@ -488,14 +632,22 @@ impl Server {
 
     /// Encodes the next piece of a file that is being sent on this connection. Whether there was one.
     fn pump(&mut self, conn_no: ConnNo, now: Instant) -> bool {
-        let Some(conn) = self.conns.get(&conn_no) else { return false };
+        let Some(conn) = self.conns.get(&conn_no) else {
+            return false;
+        };
         let sending = |r: &RequestNo| self.requests.get(r).is_some_and(|r| r.file.is_some());
-        let Some(number) = conn.requests.iter().map(|(_, r)| *r).find(sending) else { return false };
+        let Some(number) = conn.requests.iter().map(|(_, r)| *r).find(sending) else {
+            return false;
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let taken = self.requests.get_mut(&number).and_then(|r| r.file.as_mut()).map(|file| {
-            let bytes = file.next(&mut scratch).map(|bytes| bytes.len());
-            (bytes, file.left)
-        });
+        let taken = self
+            .requests
+            .get_mut(&number)
+            .and_then(|r| r.file.as_mut())
+            .map(|file| {
+                let bytes = file.next(&mut scratch).map(|bytes| bytes.len());
+                (bytes, file.left)
+            });
         match taken {
             Some((Ok(count), left)) if count > 0 => {
                 self.on_data(number, &scratch[..count], now);
@@ -505,8 +657,16 @@ impl Server {
             }
             Some((Ok(_), 0)) => self.file_sent(number, now),
             Some((outcome, left)) => {
-                let reason = outcome.err().map_or_else(|| String::from("it has become shorter"), |e| e.to_string());
-                self.fail(number, 500, &format!("{left} bytes of a file are missing: {reason}"), None, now);
+                let reason = outcome
+                    .err()
+                    .map_or_else(|| String::from("it has become shorter"), |e| e.to_string());
+                self.fail(
+                    number,
+                    500,
+                    &format!("{left} bytes of a file are missing: {reason}"),
+                    None,
+                    now,
+                );
                 self.forget_if_sending(number);
             }
             None => (),
@@ -528,15 +688,24 @@ impl Server {
     }
 
     fn forget_if_sending(&mut self, number: RequestNo) {
-        if self.requests.get(&number).is_some_and(|r| r.phase == Phase::Sending && r.file.is_none()) {
+        if self
+            .requests
+            .get(&number)
+            .is_some_and(|r| r.phase == Phase::Sending && r.file.is_none())
+        {
             self.forget(number);
         }
     }
 }
 
 /// Text for the web server's error log, on the request's connection.
-fn put_errors(conns: &mut std::collections::HashMap<ConnNo, Connection>, request: &Request, text: &[u8]) {
+fn put_errors(
+    conns: &mut std::collections::HashMap<ConnNo, Connection>,
+    request: &Request,
+    text: &[u8],
+) {
     if let Some(conn) = request.conn.and_then(|conn| conns.get_mut(&conn)) {
-        conn.codec.encode(request.id, Part::Errors(text), &mut conn.out);
+        conn.codec
+            .encode(request.id, Part::Errors(text), &mut conn.out);
     }
 }

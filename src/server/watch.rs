@@ -57,7 +57,10 @@ impl Watch {
         Watch {
             executable: Watched::new(executable, true),
             configuration: configuration.map(|path| Watched::new(path, true)),
-            others: others.iter().map(|path| Watched::new(path, false)).collect(),
+            others: others
+                .iter()
+                .map(|path| Watched::new(path, false))
+                .collect(),
             unsettled: None,
         }
     }
@@ -92,10 +95,17 @@ impl Watch {
                 uploads.push((watched, kind, stamp, content));
             }
         }
-        let state = uploads.iter().fold(fnv(b""), |hash, (_, _, stamp, content)| {
-            fnv_more(fnv_more(hash, &stamp.hash().to_le_bytes()), &content.unwrap_or(0).to_le_bytes())
-        });
-        let complete = uploads.iter().all(|(_, _, stamp, _)| *stamp != Stamp::default());
+        let state = uploads
+            .iter()
+            .fold(fnv(b""), |hash, (_, _, stamp, content)| {
+                fnv_more(
+                    fnv_more(hash, &stamp.hash().to_le_bytes()),
+                    &content.unwrap_or(0).to_le_bytes(),
+                )
+            });
+        let complete = uploads
+            .iter()
+            .all(|(_, _, stamp, _)| *stamp != Stamp::default());
         match self.unsettled {
             _ if uploads.is_empty() => self.unsettled = None,
             Some((seen, since)) if seen == state => {
@@ -119,8 +129,13 @@ impl Watch {
 
     /// Names the state that counts as unchanged: another one for each change.
     pub fn version(&self, identity: &[u8]) -> String {
-        let files = [&self.executable].into_iter().chain(&self.configuration).chain(&self.others);
-        let hash = files.fold(fnv(identity), |hash, file| fnv_more(hash, &file.stamp.hash().to_le_bytes()));
+        let files = [&self.executable]
+            .into_iter()
+            .chain(&self.configuration)
+            .chain(&self.others);
+        let hash = files.fold(fnv(identity), |hash, file| {
+            fnv_more(hash, &file.stamp.hash().to_le_bytes())
+        });
         format!("{hash:016x}")
     }
 
@@ -190,13 +205,22 @@ mod tests {
 
     fn age(path: &Path, seconds: u64) {
         let time = std::time::SystemTime::now() - Duration::from_secs(seconds);
-        fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+        fs::File::options()
+            .append(true)
+            .open(path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
     }
 
     #[test]
     fn touch_is_at_once_and_an_upload_settles() {
         let dir = scratch("settle");
-        let (exe, toml, restart) = (dir.join("a.fcgi"), dir.join("a.toml"), dir.join("restart.txt"));
+        let (exe, toml, restart) = (
+            dir.join("a.fcgi"),
+            dir.join("a.toml"),
+            dir.join("restart.txt"),
+        );
         fs::write(&exe, "one").unwrap();
         fs::write(&toml, "x").unwrap();
         let now = Instant::now();
@@ -221,7 +245,11 @@ mod tests {
 
         fs::remove_file(&toml).unwrap();
         assert_eq!(watch.look(now), None);
-        assert_eq!(watch.look(now + SETTLE * 9), None, "a file that is gone is not new");
+        assert_eq!(
+            watch.look(now + SETTLE * 9),
+            None,
+            "a file that is gone is not new"
+        );
         fs::write(&toml, "y").unwrap();
         assert_eq!(watch.look(now + SETTLE * 10), None);
         assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Configuration));

@@ -5,7 +5,6 @@ use super::request::{Answer, Phase};
 use super::{Generation, Role, Server, Token};
 use crate::environ::describe;
 use crate::log::Level;
-use crate::proto::Part;
 use crate::worker::channel::Channel;
 use crate::worker::pool::{self, Process, ProcessNo, RequestNo, Sizes, SlotNo, SlotState};
 use crate::worker::preloader::{Link, State};
@@ -55,8 +54,12 @@ impl Server {
 
     /// Sends a request to a worker. `false`: the worker is gone.
     fn hand_over(&mut self, number: RequestNo, slot: SlotNo, now: Instant) -> bool {
-        let Some(request) = self.requests.get_mut(&number) else { return true };
-        let Some(found) = self.pool.slots.get_mut(&slot) else { return false };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return true;
+        };
+        let Some(found) = self.pool.slots.get_mut(&slot) else {
+            return false;
+        };
         self.message.clear();
         let length = request
             .environ
@@ -101,7 +104,9 @@ impl Server {
 
     /// Lets epoll watch a worker's socket: for its frames if `reading`, and to send what waits.
     pub(super) fn watch_slot(&mut self, slot: SlotNo, reading: bool) {
-        let Some(found) = self.pool.slots.get_mut(&slot) else { return };
+        let Some(found) = self.pool.slots.get_mut(&slot) else {
+            return;
+        };
         let mut wanted = EpollFlags::empty();
         if reading {
             wanted |= EpollFlags::EPOLLIN;
@@ -118,7 +123,9 @@ impl Server {
     }
 
     pub(super) fn on_slot(&mut self, number: SlotNo, flags: EpollFlags, now: Instant) {
-        let Some(slot) = self.pool.slots.get_mut(&number) else { return };
+        let Some(slot) = self.pool.slots.get_mut(&number) else {
+            return;
+        };
         if flags.contains(EpollFlags::EPOLLOUT) {
             if slot.channel.flush().is_err() {
                 self.lose_slot(number, now);
@@ -135,7 +142,9 @@ impl Server {
     }
 
     fn read_slot(&mut self, number: SlotNo, scratch: &mut [u8], now: Instant) {
-        let Some(slot) = self.pool.slots.get_mut(&number) else { return };
+        let Some(slot) = self.pool.slots.get_mut(&number) else {
+            return;
+        };
         let count = match slot.channel.receive(scratch) {
             Ok(0) => return self.lose_slot(number, now),
             Ok(count) => count,
@@ -160,7 +169,9 @@ impl Server {
     }
 
     fn on_worker_frame(&mut self, slot_no: SlotNo, frame: Frame<'_>, now: Instant) {
-        let Some(slot) = self.pool.slots.get(&slot_no) else { return };
+        let Some(slot) = self.pool.slots.get(&slot_no) else {
+            return;
+        };
         let process = slot.process;
         let request = match slot.state {
             SlotState::Busy(number) | SlotState::Starting(Some(number)) => Some(number),
@@ -171,11 +182,17 @@ impl Server {
                 self.pool.started(slot_no, pid, now);
                 self.boot_failures = 0;
             }
-            (Frame::BootFailed(text), _) => self.boot_failed(process, &String::from_utf8_lossy(&text), now),
+            (Frame::BootFailed(text), _) => {
+                self.boot_failed(process, &String::from_utf8_lossy(&text), now)
+            }
             (Frame::Head(payload), Some(number)) => self.on_head(number, &payload, now),
             (Frame::Data(bytes), Some(number)) => self.on_data(number, bytes, now),
             (Frame::File { offset, length }, Some(number)) => {
-                let descriptor = self.pool.slots.get_mut(&slot_no).and_then(|s| s.channel.received.pop_front());
+                let descriptor = self
+                    .pool
+                    .slots
+                    .get_mut(&slot_no)
+                    .and_then(|s| s.channel.received.pop_front());
                 if let Some(descriptor) = descriptor {
                     self.on_file(number, File::from(descriptor), offset, length);
                 }
@@ -183,9 +200,17 @@ impl Server {
             (Frame::Log(bytes), Some(number)) => self.on_text(number, bytes, false),
             (Frame::Exception(text), Some(number)) => {
                 let detail = String::from_utf8_lossy(&text).into_owned();
-                self.fail(number, 500, "the app raised an exception", Some(detail.trim_end()), now);
+                self.fail(
+                    number,
+                    500,
+                    "the app raised an exception",
+                    Some(detail.trim_end()),
+                    now,
+                );
             }
-            (Frame::End { truncated }, Some(number)) => self.on_end(slot_no, number, truncated, now),
+            (Frame::End { truncated }, Some(number)) => {
+                self.on_end(slot_no, number, truncated, now)
+            }
             _ => (),
         }
     }
@@ -198,7 +223,9 @@ impl Server {
             request.phase = Phase::Sending;
             sending = request.file.is_some() && !truncated;
             match request.answer {
-                Answer::Owed => self.fail(number, 500, "the app ended without an answer", None, now),
+                Answer::Owed => {
+                    self.fail(number, 500, "the app ended without an answer", None, now)
+                }
                 Answer::Begun(_) if sending => self.touched.extend(request.conn),
                 Answer::Begun(Some(left)) if truncated || left > 0 => self.cut(number, now),
                 Answer::Begun(_) if truncated => self.cut(number, now),
@@ -209,12 +236,19 @@ impl Server {
         if !sending {
             self.forget(number);
         }
-        let Some(process) = self.pool.slots.get(&slot).map(|s| s.process) else { return };
+        let Some(process) = self.pool.slots.get(&slot).map(|s| s.process) else {
+            return;
+        };
         if self.pool.release(slot, now) || self.is_too_large(process) {
             self.pool.retire(process, now);
             self.sweep_at = now;
         }
-        if self.pool.processes.get(&process).is_some_and(|p| p.retiring) {
+        if self
+            .pool
+            .processes
+            .get(&process)
+            .is_some_and(|p| p.retiring)
+        {
             self.pool.close_idle(process, now);
             self.sweep_at = now;
         }
@@ -225,7 +259,9 @@ impl Server {
         if limit == 0 {
             return false;
         }
-        let Some(pid) = self.pool.processes.get(&process).and_then(|p| p.pid) else { return false };
+        let Some(pid) = self.pool.processes.get(&process).and_then(|p| p.pid) else {
+            return false;
+        };
         let pages = std::fs::read_to_string(format!("/proc/{pid}/statm"))
             .ok()
             .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
@@ -234,14 +270,18 @@ impl Server {
 
     /// A worker's socket has ended.
     fn lose_slot(&mut self, number: SlotNo, now: Instant) {
-        let Some(slot) = self.pool.lose(number) else { return };
+        let Some(slot) = self.pool.lose(number) else {
+            return;
+        };
         self.sweep_at = now;
         match slot.state {
             SlotState::Starting(Some(request)) => self.requeue(request, now),
             SlotState::Busy(request) => {
                 self.read_output(slot.process);
                 let process = self.pool.processes.get(&slot.process);
-                let reason = process.and_then(|p| p.ended_for).unwrap_or("the worker died in the middle of the request");
+                let reason = process
+                    .and_then(|p| p.ended_for)
+                    .unwrap_or("the worker died in the middle of the request");
                 let pid = process.and_then(|p| p.pid).unwrap_or(0);
                 if let Some(found) = self.requests.get_mut(&request) {
                     found.phase = Phase::Sending;
@@ -251,12 +291,16 @@ impl Server {
             }
             _ => (),
         }
-        let Some(process) = self.pool.processes.get_mut(&slot.process) else { return };
+        let Some(process) = self.pool.processes.get_mut(&slot.process) else {
+            return;
+        };
         if process.slots.is_empty() {
             if process.pid.is_none() && !process.retiring {
                 self.fork_failed(now);
             }
-            let Some(process) = self.pool.processes.get_mut(&slot.process) else { return };
+            let Some(process) = self.pool.processes.get_mut(&slot.process) else {
+                return;
+            };
             process.retiring = true;
             process.cut_at.get_or_insert(now + LAST_WORDS);
         }
@@ -264,7 +308,9 @@ impl Server {
 
     /// The worker to which the request was promised never came.
     fn requeue(&mut self, number: RequestNo, now: Instant) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         request.false_starts += 1;
         if request.false_starts >= FALSE_STARTS {
             self.fail(number, 503, "no worker could be started for it", None, now);
@@ -287,11 +333,17 @@ impl Server {
     /// A worker of the plain form could not import the app.
     fn boot_failed(&mut self, process: ProcessNo, text: &str, now: Instant) {
         let generation = self.pool.processes.get(&process).map(|p| p.generation);
-        let found = [Some(&mut self.current), self.next.as_mut()].into_iter().flatten().find(|g| Some(g.number) == generation);
+        let found = [Some(&mut self.current), self.next.as_mut()]
+            .into_iter()
+            .flatten()
+            .find(|g| Some(g.number) == generation);
         if let Some(generation) = found {
             generation.link.fail(now, text.to_owned());
         }
-        self.note(Level::Error, &format!("the app cannot be imported\n{}", text.trim_end()));
+        self.note(
+            Level::Error,
+            &format!("the app cannot be imported\n{}", text.trim_end()),
+        );
         self.fail_waiting(now);
         self.pool.retire(process, now);
     }
@@ -339,20 +391,30 @@ impl Server {
     fn read_output(&mut self, number: ProcessNo) -> bool {
         let mut buffer = [0; 8192];
         for _ in 0..8 {
-            let Some(process) = self.pool.processes.get(&number) else { return false };
-            let Some(output) = &process.output else { return false };
+            let Some(process) = self.pool.processes.get(&number) else {
+                return false;
+            };
+            let Some(output) = &process.output else {
+                return false;
+            };
             match nix::unistd::read(output, &mut buffer) {
                 Ok(0) => return false,
                 Ok(count) => {
                     let pid = process.pid.unwrap_or(0);
-                    let busy = process.slots.iter().find_map(|s| match self.pool.slots.get(s)?.state {
-                        SlotState::Busy(request) => Some(request),
-                        _ => None,
-                    });
+                    let busy =
+                        process
+                            .slots
+                            .iter()
+                            .find_map(|s| match self.pool.slots.get(s)?.state {
+                                SlotState::Busy(request) => Some(request),
+                                _ => None,
+                            });
                     match busy {
                         Some(request) => self.on_text(request, &buffer[..count], false),
                         None => {
-                            let text = String::from_utf8_lossy(&buffer[..count]).trim_end().to_owned();
+                            let text = String::from_utf8_lossy(&buffer[..count])
+                                .trim_end()
+                                .to_owned();
                             self.note(Level::App, &format!("worker {pid}: {text}"));
                         }
                     }
@@ -369,15 +431,26 @@ impl Server {
     fn sizes(&self) -> Sizes {
         let server = &self.config.server;
         let slots = crate::worker::threads(&self.config) as usize;
-        let alone = matches!(self.place.role, Role::Spawned { mod_fcgid: true } | Role::Cgi);
+        let alone = matches!(
+            self.place.role,
+            Role::Spawned { mod_fcgid: true } | Role::Cgi
+        );
         let max = match (alone, slots) {
             (true, _) | (_, 2..) => 1,
             _ => server.maxchildren.map_or(CHILDREN, |n| n as usize).max(1),
         };
         let minspare = server.minspare.map_or(1, |n| n as usize).min(max);
-        let maxspare = server.maxspare.map_or(max.min(5), |n| n as usize).max(minspare);
+        let maxspare = server
+            .maxspare
+            .map_or(max.min(5), |n| n as usize)
+            .max(minspare);
         let slots = if alone { 1 } else { slots };
-        Sizes { minspare, maxspare, max, slots }
+        Sizes {
+            minspare,
+            maxspare,
+            max,
+            slots,
+        }
     }
 
     /// Grows and shrinks the pool, ends what is to be ended.
@@ -402,7 +475,12 @@ impl Server {
         if counts.idle > sizes.maxspare
             && let Some(since) = now.checked_sub(idle_timeout)
         {
-            for process in self.pool.idle_since(since).into_iter().take(counts.idle - sizes.maxspare) {
+            for process in self
+                .pool
+                .idle_since(since)
+                .into_iter()
+                .take(counts.idle - sizes.maxspare)
+            {
                 self.pool.retire(process, now);
             }
         }
@@ -442,14 +520,19 @@ impl Server {
             }
             return false;
         }
-        if self.current.plain && matches!(self.current.link.state, State::Failed { retry, .. } if retry > now) {
+        if self.current.plain
+            && matches!(self.current.link.state, State::Failed { retry, .. } if retry > now)
+        {
             return false;
         }
         match self.try_start(slots, now) {
             Ok(()) => true,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotConnected {
-                    self.note(Level::Warning, &format!("a worker cannot be started: {error}"));
+                    self.note(
+                        Level::Warning,
+                        &format!("a worker cannot be started: {error}"),
+                    );
                 }
                 self.fork_failed(now);
                 false
@@ -460,7 +543,10 @@ impl Server {
     fn try_start(&mut self, slots: usize, now: Instant) -> io::Result<()> {
         let (life_read, life_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        nix::fcntl::fcntl(&output_read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        nix::fcntl::fcntl(
+            &output_read,
+            nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
+        )?;
         let mut channels = Vec::new();
         let mut theirs: Vec<OwnedFd> = Vec::new();
         for _ in 0..slots {
@@ -470,17 +556,31 @@ impl Server {
         }
         let sockets = theirs.iter().map(AsRawFd::as_raw_fd);
         if self.current.plain {
-            let descriptors: Vec<RawFd> = [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
+            let descriptors: Vec<RawFd> =
+                [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
             let setup = spawn::setup(&self.config, "worker", slots as u32, true);
             let start = self.start();
-            spawn::start(start, &setup, &descriptors, File::from(output_write), wire::BOOT_FAILED)?;
+            spawn::start(
+                start,
+                &setup,
+                &descriptors,
+                File::from(output_write),
+                wire::BOOT_FAILED,
+            )?;
         } else {
-            let descriptors: Vec<RawFd> = [life_read.as_raw_fd(), output_write.as_raw_fd()].into_iter().chain(sockets).collect();
+            let descriptors: Vec<RawFd> = [life_read.as_raw_fd(), output_write.as_raw_fd()]
+                .into_iter()
+                .chain(sockets)
+                .collect();
             self.current.link.fork(&descriptors)?;
         }
         let server = &self.config.server;
-        let jitter = crate::runtime::fnv_more(self.seed, &now.duration_since(self.started).as_nanos().to_le_bytes());
-        let lifetime = (server.max_lifetime > 0).then(|| now + Duration::from_secs(server.max_lifetime));
+        let jitter = crate::runtime::fnv_more(
+            self.seed,
+            &now.duration_since(self.started).as_nanos().to_le_bytes(),
+        );
+        let lifetime =
+            (server.max_lifetime > 0).then(|| now + Duration::from_secs(server.max_lifetime));
         let process = Process {
             pid: None,
             generation: self.current.number,
@@ -496,9 +596,14 @@ impl Server {
             ended_for: None,
         };
         let number = self.pool.add(process, channels);
-        let Some(process) = self.pool.processes.get(&number) else { return Ok(()) };
+        let Some(process) = self.pool.processes.get(&number) else {
+            return Ok(());
+        };
         if let Some(output) = &process.output {
-            self.epoll.add(output, EpollEvent::new(EpollFlags::EPOLLIN, Token::Output(number.0).into()))?;
+            self.epoll.add(
+                output,
+                EpollEvent::new(EpollFlags::EPOLLIN, Token::Output(number.0).into()),
+            )?;
         }
         for slot in &process.slots {
             if let Some(found) = self.pool.slots.get_mut(slot) {
@@ -525,15 +630,28 @@ impl Server {
             return;
         }
         let sizes = self.sizes();
-        let wanting = pool::growth(sizes, self.pool.counts(self.queue.len(), self.current.number)) > 0;
-        for number in [self.current.number, self.next.as_ref().map_or(0, |g| g.number)] {
+        let wanting = pool::growth(
+            sizes,
+            self.pool.counts(self.queue.len(), self.current.number),
+        ) > 0;
+        for number in [
+            self.current.number,
+            self.next.as_ref().map_or(0, |g| g.number),
+        ] {
             let is_current = number == self.current.number;
-            let Some(mut generation) = self.take_generation(number) else { continue };
-            let needed = !is_current || wanting || !matches!(generation.link.state, State::Electing { .. });
+            let Some(mut generation) = self.take_generation(number) else {
+                continue;
+            };
+            let needed =
+                !is_current || wanting || !matches!(generation.link.state, State::Electing { .. });
             if !generation.plain && needed {
                 self.step_link(&mut generation, now);
             }
-            if let Some(at) = generation.link.deadline().filter(|_| needed && !generation.plain) {
+            if let Some(at) = generation
+                .link
+                .deadline()
+                .filter(|_| needed && !generation.plain)
+            {
                 self.due(at.max(now + Duration::from_millis(1)));
             }
             self.put_generation(generation);
@@ -544,9 +662,17 @@ impl Server {
 
     fn step_link(&mut self, generation: &mut Generation, now: Instant) {
         let Some(dir) = &self.place.dir else { return };
-        if let Err(error) = generation.link.step(now, dir, self.start(), self.place.hello) {
-            generation.link.fail(now, format!("the preloader cannot be started: {error}"));
-            self.note(Level::Error, &format!("the preloader cannot be started: {error}"));
+        if let Err(error) = generation
+            .link
+            .step(now, dir, self.start(), self.place.hello)
+        {
+            generation
+                .link
+                .fail(now, format!("the preloader cannot be started: {error}"));
+            self.note(
+                Level::Error,
+                &format!("the preloader cannot be started: {error}"),
+            );
         }
         if let State::Failed { reason, .. } = &generation.link.state
             && generation.number != self.current.number
@@ -566,7 +692,11 @@ impl Server {
                 started_here: false,
                 connect_only: false,
             };
-            let stand_in = Generation { number, link: idle, plain: self.current.plain };
+            let stand_in = Generation {
+                number,
+                link: idle,
+                plain: self.current.plain,
+            };
             return Some(std::mem::replace(&mut self.current, stand_in));
         }
         self.next.take_if(|next| next.number == number)
@@ -582,7 +712,10 @@ impl Server {
 
     /// Lets epoll watch the control socket of a generation.
     pub(super) fn watch_control(&mut self, number: u64) {
-        let found = [Some(&mut self.current), self.next.as_mut()].into_iter().flatten().find(|g| g.number == number);
+        let found = [Some(&mut self.current), self.next.as_mut()]
+            .into_iter()
+            .flatten()
+            .find(|g| g.number == number);
         if let Some(channel) = found.and_then(|g| g.link.channel.as_mut())
             && channel.registered.is_empty()
         {
@@ -594,7 +727,9 @@ impl Server {
     }
 
     pub(super) fn on_control(&mut self, number: u64, now: Instant) {
-        let Some(mut generation) = self.take_generation(number) else { return };
+        let Some(mut generation) = self.take_generation(number) else {
+            return;
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
         self.read_control(&mut generation, &mut scratch, now);
         self.scratch = scratch;
@@ -603,7 +738,9 @@ impl Server {
     }
 
     fn read_control(&mut self, generation: &mut Generation, scratch: &mut [u8], now: Instant) {
-        let Some(channel) = generation.link.channel.as_mut() else { return };
+        let Some(channel) = generation.link.channel.as_mut() else {
+            return;
+        };
         let count = match channel.receive(scratch) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(0) | Err(_) => return generation.link.lost(now),
@@ -629,7 +766,9 @@ impl Server {
     fn on_control_frame(&mut self, generation: &mut Generation, frame: Frame<'_>, now: Instant) {
         match frame {
             Frame::Ready(facts) => {
-                let fact = |name: &[u8]| String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned();
+                let fact = |name: &[u8]| {
+                    String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned()
+                };
                 generation.link.state = State::Ready;
                 generation.plain = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
                 if generation.plain {
@@ -637,13 +776,23 @@ impl Server {
                     self.note(Level::Warning, &format!("importing the app started {threads} threads: each worker imports it by itself"));
                     generation.link.channel = None;
                 } else if generation.link.started_here {
-                    self.note(Level::Info, &format!("imported the app in {} s with Python {}", fact(b"seconds"), fact(b"python")));
+                    self.note(
+                        Level::Info,
+                        &format!(
+                            "imported the app in {} s with Python {}",
+                            fact(b"seconds"),
+                            fact(b"python")
+                        ),
+                    );
                 }
             }
             Frame::Failed(text) => {
                 let reason = String::from_utf8_lossy(&text).into_owned();
                 if generation.link.started_here || generation.number != self.current.number {
-                    self.note(Level::Error, &format!("the app cannot be imported\n{}", reason.trim_end()));
+                    self.note(
+                        Level::Error,
+                        &format!("the app cannot be imported\n{}", reason.trim_end()),
+                    );
                 }
                 generation.link.fail(now, reason.clone());
                 if generation.number != self.current.number {
@@ -652,7 +801,10 @@ impl Server {
             }
             Frame::Refused(text) => {
                 let reason = String::from_utf8_lossy(&text).into_owned();
-                self.note(Level::Warning, &format!("the system refused a worker: {reason}"));
+                self.note(
+                    Level::Warning,
+                    &format!("the system refused a worker: {reason}"),
+                );
                 self.fork_failed(now);
             }
             Frame::Release => self.give_back(now),
@@ -674,7 +826,10 @@ impl Server {
     pub(super) fn expire(&mut self, now: Instant) {
         let limits = &self.config.limits;
         let seconds = Duration::from_secs;
-        let (queue, run) = (seconds(limits.queue_timeout), seconds(limits.request_timeout));
+        let (queue, run) = (
+            seconds(limits.queue_timeout),
+            seconds(limits.request_timeout),
+        );
         let (read, write) = (seconds(limits.read_timeout), seconds(limits.write_timeout));
         let slow = Duration::try_from_secs_f64(self.config.log.slow_log).unwrap_or_default();
         let mut late = Vec::new();
@@ -684,7 +839,9 @@ impl Server {
             match request.phase {
                 Phase::Queued if waited >= queue => late.push((*number, 503)),
                 Phase::Running(_) if !run.is_zero() && waited >= run => late.push((*number, 504)),
-                Phase::Running(slot) if !slow.is_zero() && waited >= slow && !request.slow_logged => {
+                Phase::Running(slot)
+                    if !slow.is_zero() && waited >= slow && !request.slow_logged =>
+                {
                     slow_ones.push((*number, slot));
                 }
                 _ => (),
@@ -699,32 +856,54 @@ impl Server {
         let stalled = |conn: &super::Connection| {
             let still = now.saturating_duration_since(conn.moved);
             let sending = conn.waiting() > 0 && still >= write;
-            let receiving = !conn.codec.is_idle() && still >= read && conn.requests.iter().any(|(_, r)| {
-                self.requests.get(r).is_some_and(|r| r.phase == Phase::Receiving)
-            });
+            let receiving = !conn.codec.is_idle()
+                && still >= read
+                && conn.requests.iter().any(|(_, r)| {
+                    self.requests
+                        .get(r)
+                        .is_some_and(|r| r.phase == Phase::Receiving)
+                });
             let half_begun = conn.requests.is_empty() && !conn.codec.is_idle() && still >= read;
-            let draining = conn.stage == super::connection::Stage::Draining && still >= Duration::from_secs(5);
+            let draining =
+                conn.stage == super::connection::Stage::Draining && still >= Duration::from_secs(5);
             sending || receiving || half_begun || draining
         };
-        let stalled: Vec<_> = self.conns.iter().filter(|(_, conn)| stalled(conn)).map(|(n, _)| *n).collect();
+        let stalled: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| stalled(conn))
+            .map(|(n, _)| *n)
+            .collect();
         for number in stalled {
-            self.note(Level::Warning, "a connection is closed: its peer has stalled");
+            self.note(
+                Level::Warning,
+                "a connection is closed: its peer has stalled",
+            );
             self.drop_conn(number, now);
         }
     }
 
     /// Has the worker write its Python stack to the log, without disturbing it.
     fn log_stack(&mut self, number: RequestNo, slot: SlotNo, now: Instant) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
         request.slow_logged = true;
         let seconds = now.saturating_duration_since(request.since).as_secs_f64();
-        let text = format!("slow: {} has run for {seconds:.1} s; its stack follows", describe(&request.environ));
+        let text = format!(
+            "slow: {} has run for {seconds:.1} s; its stack follows",
+            describe(&request.environ)
+        );
         self.note(Level::Warning, &text);
         self.ask_for_stack(slot);
     }
 
     fn ask_for_stack(&self, slot: SlotNo) {
-        let process = self.pool.slots.get(&slot).and_then(|slot| self.pool.processes.get(&slot.process));
+        let process = self
+            .pool
+            .slots
+            .get(&slot)
+            .and_then(|slot| self.pool.processes.get(&slot.process));
         // The pid is the worker's: its socket is open, so it has not been reaped.
         if let Some(pid) = process.and_then(|p| p.pid) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGUSR2);
@@ -732,17 +911,26 @@ impl Server {
     }
 
     fn time_out(&mut self, number: RequestNo, status: u16, now: Instant) {
-        let Some(request) = self.requests.get(&number) else { return };
+        let Some(request) = self.requests.get(&number) else {
+            return;
+        };
         let seconds = now.saturating_duration_since(request.since).as_secs();
         let Phase::Running(slot) = request.phase else {
             let reason = format!("no worker was free for {seconds} s ([limits] queue_timeout)");
             self.fail(number, status, &reason, None, now);
             return self.forget(number);
         };
-        let Some(process_no) = self.pool.slots.get(&slot).map(|s| s.process) else { return };
-        let already = self.pool.processes.get(&process_no).is_some_and(|p| p.ended_for.is_some());
+        let Some(process_no) = self.pool.slots.get(&slot).map(|s| s.process) else {
+            return;
+        };
+        let already = self
+            .pool
+            .processes
+            .get(&process_no)
+            .is_some_and(|p| p.ended_for.is_some());
         if request.answer != Answer::Done {
-            let reason = format!("it ran for {seconds} s ([limits] request_timeout); its worker is ended");
+            let reason =
+                format!("it ran for {seconds} s ([limits] request_timeout); its worker is ended");
             self.fail(number, status, &reason, None, now);
         }
         if already {
@@ -750,13 +938,23 @@ impl Server {
         }
         self.ask_for_stack(slot);
         let others_busy = self.pool.processes.get(&process_no).is_some_and(|p| {
-            p.slots.iter().any(|s| *s != slot && matches!(self.pool.slots.get(s).map(|s| s.state), Some(SlotState::Busy(_))))
+            p.slots.iter().any(|s| {
+                *s != slot
+                    && matches!(
+                        self.pool.slots.get(s).map(|s| s.state),
+                        Some(SlotState::Busy(_))
+                    )
+            })
         });
         self.pool.retire(process_no, now);
         if let Some(process) = self.pool.processes.get_mut(&process_no) {
             process.ended_for = Some("its worker had to be ended for a request that ran too long");
             // Other requests in the same process get a chance to finish.
-            let grace = if others_busy { Duration::from_secs(5) } else { LAST_WORDS };
+            let grace = if others_busy {
+                Duration::from_secs(5)
+            } else {
+                LAST_WORDS
+            };
             process.cut_at = Some(now + grace);
             self.due(now + grace);
         }
@@ -766,7 +964,11 @@ impl Server {
     pub(super) fn reap(&mut self, now: Instant) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => self.on_exit(pid, (code != 0).then(|| format!("exited with status {code}")), now),
+                Ok(WaitStatus::Exited(pid, code)) => self.on_exit(
+                    pid,
+                    (code != 0).then(|| format!("exited with status {code}")),
+                    now,
+                ),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => {
                     self.on_exit(pid, Some(format!("was ended by {signal}")), now);
                 }
@@ -778,7 +980,11 @@ impl Server {
 
     fn on_exit(&mut self, pid: Pid, trouble: Option<String>, now: Instant) {
         self.on_tested(pid, trouble.as_deref(), now);
-        let worker = self.pool.processes.values().find(|p| p.pid == Some(pid.as_raw()));
+        let worker = self
+            .pool
+            .processes
+            .values()
+            .find(|p| p.pid == Some(pid.as_raw()));
         if let (Some(trouble), Some(worker)) = (trouble, worker)
             && !worker.retiring
         {
