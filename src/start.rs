@@ -336,10 +336,10 @@ fn execute(original: &Path, image: Image, hand: HandOver, spawned_as: (u64, u64)
         keep.push(descriptor.as_raw_fd());
         words.push(format!("{name}={}{more}", descriptor.as_raw_fd()));
     };
-    for lock in &image.lock {
+    if let Some(lock) = &image.lock {
         leave("lock", lock, String::new());
     }
-    for control in &hand.control {
+    if let Some(control) = &hand.control {
         leave("control", control, format!(".{}", hand.version));
     }
     for listener in &hand.listeners {

@@ -6,11 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Up to this size a body goes to the worker inside the request's message.
-pub const IN_MEMORY: usize = 64 << 10;
+pub(super) const IN_MEMORY: usize = 64 << 10;
 
 /// A request's body, as far as it has come in.
 #[derive(Debug)]
-pub enum Body {
+pub(super) enum Body {
     /// Small.
     Memory(Vec<u8>),
     /// Large: an unlinked file and its length.
@@ -19,12 +19,12 @@ pub enum Body {
 
 impl Body {
     /// Nothing yet.
-    pub fn new() -> Body {
+    pub(super) fn new() -> Body {
         Body::Memory(Vec::new())
     }
 
     /// Length in bytes.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Body::Memory(bytes) => bytes.len() as u64,
             Body::File(_, length) => *length,
@@ -32,7 +32,7 @@ impl Body {
     }
 
     /// Appends. An error says that the disk is full or refuses.
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => {
                 kept.extend_from_slice(bytes)

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 /// Numbers a connection; counted up, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnNo(pub u64);
+pub(super) struct ConnNo(pub u64);
 
 /// Above this many bytes waiting, nothing more is taken from the workers that answer here.
-pub const HIGH_MARK: usize = 256 << 10;
+pub(super) const HIGH_MARK: usize = 256 << 10;
 
 /// A connection from a web server.
-pub struct Connection {
+pub(super) struct Connection {
     input: OwnedFd,
     output: Option<OwnedFd>,
     /// Its protocol.
@@ -40,7 +40,7 @@ pub struct Connection {
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(super) enum Stage {
     /// It goes on.
     Open,
     /// To be closed when all is sent.
@@ -51,7 +51,7 @@ pub enum Stage {
 
 impl Connection {
     /// A connection on a non-blocking socket; CGI has a second descriptor for its output.
-    pub fn new(
+    pub(super) fn new(
         input: OwnedFd,
         output: Option<OwnedFd>,
         codec: Box<dyn Codec>,
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     /// Reads once: bytes read, 0 at the end, `WouldBlock` when there is nothing now.
-    pub fn read(&mut self, buffer: &mut [u8], now: Instant) -> io::Result<usize> {
+    pub(super) fn read(&mut self, buffer: &mut [u8], now: Instant) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.input, buffer) {
                 Err(Errno::EINTR) => (),
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// Sends what waits, as far as the socket takes it.
-    pub fn flush(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
         while self.sent < self.out.len() {
             let output = self.output.as_ref().unwrap_or(&self.input);
             match nix::unistd::write(output, &self.out[self.sent..]) {
@@ -114,24 +114,24 @@ impl Connection {
     }
 
     /// Bytes that wait to be sent.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.out.len() - self.sent
     }
 
     /// Too much waits: workers that answer here have to wait.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.waiting() >= HIGH_MARK
     }
 
     /// Says that nothing more will be sent.
-    pub fn shut_down(&mut self) {
+    pub(super) fn shut_down(&mut self) {
         let _ =
             nix::sys::socket::shutdown(self.input.as_raw_fd(), nix::sys::socket::Shutdown::Write);
         self.stage = Stage::Draining;
     }
 
     /// What to wait for.
-    pub fn interest(&self) -> EpollFlags {
+    pub(super) fn interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         if !self.half_closed {
             flags |= EpollFlags::EPOLLIN;
@@ -143,12 +143,12 @@ impl Connection {
     }
 
     /// A CGI request: two descriptors that block.
-    pub fn is_cgi(&self) -> bool {
+    pub(super) fn is_cgi(&self) -> bool {
         self.output.is_some()
     }
 
     /// Gives the socket up, for the image that comes after this one.
-    pub fn into_socket(self) -> OwnedFd {
+    pub(super) fn into_socket(self) -> OwnedFd {
         self.input
     }
 }

@@ -19,9 +19,10 @@ pub use listener::Listener;
 pub use restart::{HandOver, Outcome};
 pub use watch::{Stamp, Watch};
 
+use crate::access_log::Format;
 use crate::config::{Config, Options, Protocol};
 use crate::environ::Mount;
-use crate::log::{Level, Log};
+use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::proto::{Codec, ajp13, cgi, fastcgi, scgi};
 use crate::runtime::RuntimeDir;
@@ -85,6 +86,12 @@ pub struct Place {
     pub identity: Vec<u8>,
 }
 
+/// The access log.
+struct Access {
+    format: Format,
+    file: LogFile,
+}
+
 /// A code version of the app, and the tie to its preloader.
 struct Generation {
     number: u64,
@@ -101,6 +108,7 @@ pub struct Server {
     place: Place,
     mount: Mount,
     log: Log,
+    access: Option<Access>,
     epoll: Epoll,
     signals: SignalFd,
     listeners: Vec<Listener>,
@@ -154,6 +162,13 @@ impl Server {
             Err(text) => (Config::default(), Some(text)),
         };
         let now = clock();
+        let access = config.log.access.as_ref().and_then(|path| {
+            let format = Format::parse(&config.log.format).ok()?;
+            Some(Access {
+                format,
+                file: LogFile::new(path.clone(), config.log.max_size),
+            })
+        });
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let signals = signals::open()?;
         epoll.add(
@@ -184,6 +199,7 @@ impl Server {
             mount,
             place,
             log,
+            access,
             epoll,
             signals,
             listeners,

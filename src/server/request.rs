@@ -4,6 +4,7 @@ use super::body::Body;
 use super::connection::ConnNo;
 use crate::pairs::Pairs;
 use crate::proto::RequestId;
+use crate::response::ResponseHead;
 use crate::worker::pool::SlotNo;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +17,7 @@ use std::time::Instant;
 ///                              ▲──worker never started──┘
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// The body comes in.
     Receiving,
     /// Waits for a worker.
@@ -29,7 +30,7 @@ pub enum Phase {
 
 /// What of the answer has gone out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// Nothing.
     Owed,
     /// The head; so many more bytes of body may follow (None: any number).
@@ -40,7 +41,7 @@ pub enum Answer {
 
 /// A file that is the rest of an answer.
 #[derive(Debug)]
-pub struct FilePiece {
+pub(super) struct FilePiece {
     /// The app's file.
     pub file: File,
     /// Where to go on.
@@ -51,7 +52,7 @@ pub struct FilePiece {
 
 /// One request.
 #[derive(Debug)]
-pub struct Request {
+pub(super) struct Request {
     /// Its connection; None when the web server has gone.
     pub conn: Option<ConnNo>,
     /// Its id there.
@@ -76,8 +77,8 @@ pub struct Request {
     pub text: Vec<u8>,
     /// The rest of the answer.
     pub file: Option<FilePiece>,
-    /// Status sent, for the access log.
-    pub status: u16,
+    /// The head that was sent, kept for the access log.
+    pub head: Option<ResponseHead>,
     /// Bytes of body sent.
     pub sent: u64,
     /// Workers that ended before they started on it.
@@ -86,7 +87,7 @@ pub struct Request {
 
 impl Request {
     /// A request whose variables have just come in.
-    pub fn new(conn: ConnNo, id: RequestId, environ: Pairs, now: Instant) -> Request {
+    pub(super) fn new(conn: ConnNo, id: RequestId, environ: Pairs, now: Instant) -> Request {
         let head_only = environ.get(b"REQUEST_METHOD") == Some(b"HEAD");
         Request {
             conn: Some(conn),
@@ -101,7 +102,7 @@ impl Request {
             head_only,
             text: Vec::new(),
             file: None,
-            status: 0,
+            head: None,
             sent: 0,
             false_starts: 0,
         }
@@ -110,7 +111,7 @@ impl Request {
 
 impl FilePiece {
     /// Reads the next piece into `buffer`; empty at the end of the file. An error ends the answer.
-    pub fn next<'a>(&mut self, buffer: &'a mut [u8]) -> std::io::Result<&'a [u8]> {
+    pub(super) fn next<'a>(&mut self, buffer: &'a mut [u8]) -> std::io::Result<&'a [u8]> {
         let want = buffer
             .len()
             .min(usize::try_from(self.left).unwrap_or(usize::MAX));

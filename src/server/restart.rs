@@ -276,7 +276,8 @@ impl Server {
         self.dismiss(old.link);
         self.restart = Restart::Quiet;
         self.fork_after = None;
-        self.remember_good();
+        let version = self.current.link.version.clone();
+        self.remember_good(&version);
         self.note(Level::Info, "restart: new code goes live");
         self.due(now);
     }
@@ -310,13 +311,13 @@ impl Server {
     }
 
     /// Notes the version that works, for processes that are spawned while a newer one does not.
-    pub(super) fn remember_good(&self) {
+    pub(super) fn remember_good(&self, version: &str) {
         let Some(dir) = &self.place.dir else { return };
         if self.current.plain {
             return;
         }
         let temporary = dir.file(&format!("good.{}", std::process::id()));
-        if fs::write(&temporary, &self.current.link.version).is_ok() {
+        if fs::write(&temporary, version).is_ok() {
             let _ = fs::rename(&temporary, dir.file("good"));
         }
     }

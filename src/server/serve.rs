@@ -4,6 +4,7 @@ use super::connection::{ConnNo, Connection, Stage};
 use super::listener::Accepted;
 use super::request::{Answer, FilePiece, Phase, Request};
 use super::{ACCEPTS, Server, Token};
+use crate::access_log::Record;
 use crate::environ::{describe, normalise};
 use crate::log::Level;
 use crate::pages::Page;
@@ -307,6 +308,7 @@ impl Server {
             return;
         };
         for (_, request) in &conn.requests {
+            self.log_access(*request, false, now);
             if let Some(found) = self.requests.get_mut(request) {
                 found.conn = None;
                 found.answer = Answer::Done;
@@ -375,7 +377,7 @@ impl Server {
         } else {
             head.content_length()
         });
-        request.status = head.status;
+        request.head = self.access.is_some().then(|| head.clone());
         if let Some(conn) = request.conn.and_then(|conn| self.conns.get_mut(&conn)) {
             conn.codec
                 .encode(request.id, Part::Head(head), &mut conn.out);
@@ -457,6 +459,13 @@ impl Server {
 
     /// The answer is complete: its last bytes are encoded, and the connection goes on or closes.
     pub(super) fn end_answer(&mut self, number: RequestNo, now: Instant) {
+        if self
+            .requests
+            .get(&number)
+            .is_some_and(|request| request.conn.is_some())
+        {
+            self.log_access(number, true, now);
+        }
         let Some(request) = self.requests.get_mut(&number) else {
             return;
         };
@@ -466,7 +475,6 @@ impl Server {
             return;
         };
         let id = request.id;
-        self.access(number, now);
         let Some(conn) = self.conns.get_mut(&conn_no) else {
             return;
         };
@@ -476,6 +484,29 @@ impl Server {
             conn.stage = Stage::Closing;
         }
         self.touched.push(conn_no);
+    }
+
+    /// A line for the access log. `whole`: the answer was sent to its end.
+    fn log_access(&mut self, number: RequestNo, whole: bool, now: Instant) {
+        let (Some(access), Some(request)) = (&mut self.access, self.requests.get(&number)) else {
+            return;
+        };
+        let took = now.saturating_duration_since(request.began);
+        let time = std::time::SystemTime::now();
+        let record = Record {
+            request: &request.environ,
+            head: request.head.as_ref(),
+            body: request.sent,
+            input: request.body.len(),
+            output: request.sent,
+            time: time.checked_sub(took).unwrap_or(time),
+            took,
+            pid: std::process::id(),
+            aborted: !whole,
+        };
+        let mut line = access.format.render(&record);
+        line.push('\n');
+        let _ = access.file.append(time, line.as_bytes());
     }
 
     /// The answer cannot be completed, and must not look complete.

@@ -6,7 +6,7 @@ use std::io;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub(super) enum Wish {
     /// Finish what is in hand, then leave.
     Stop,
     /// Put new code live.
@@ -16,7 +16,7 @@ pub enum Wish {
 }
 
 /// Blocks the signals that the server answers to, and opens the descriptor that tells of them.
-pub fn open() -> io::Result<SignalFd> {
+pub(super) fn open() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -35,7 +35,7 @@ pub fn open() -> io::Result<SignalFd> {
 }
 
 /// The next wish, None when there is no more.
-pub fn next(descriptor: &SignalFd) -> Option<Wish> {
+pub(super) fn next(descriptor: &SignalFd) -> Option<Wish> {
     let info = descriptor.read_signal().ok()??;
     match Signal::try_from(info.ssi_signo as i32).ok()? {
         Signal::SIGTERM | Signal::SIGINT => Some(Wish::Stop),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long an upload must stand still.
-pub const SETTLE: Duration = Duration::from_millis(1000);
+pub(super) const SETTLE: Duration = Duration::from_millis(1000);
 
 /// What `stat` says of a file; all zero when it is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

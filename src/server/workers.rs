@@ -657,6 +657,9 @@ impl Server {
             self.put_generation(generation);
             self.watch_control(number);
         }
+        if matches!(self.current.link.state, State::Failed { .. }) && self.fall_back(now) {
+            return;
+        }
         self.fail_waiting(now);
     }
 
@@ -770,6 +773,9 @@ impl Server {
                     String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned()
                 };
                 generation.link.state = State::Ready;
+                if generation.number == self.current.number {
+                    self.remember_good(&generation.link.version);
+                }
                 generation.plain = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
                 if generation.plain {
                     let threads = fact(b"threads");
@@ -991,9 +997,6 @@ impl Server {
             self.note(Level::Warning, &format!("worker {pid} {trouble}"));
         }
     }
-
-    /// A line for the access log.
-    pub(super) fn access(&mut self, _number: RequestNo, _now: Instant) {}
 }
 
 /// Spreads the moments at which workers that began together are replaced.
