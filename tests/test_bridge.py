@@ -172,12 +172,14 @@ def start_ticks(pid):
 class Front:
     """Starts one Python as the front does and holds the other ends."""
 
-    def __init__(self, test, python, app, mode, fds=(), preexec_fn=None, **settings):
+    def __init__(self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, **settings):
         self.folder = tempfile.mkdtemp(prefix='bridge-')
         test.addCleanup(shutil.rmtree, self.folder, True)
         with open(os.path.join(self.folder, 'app.py'), 'w') as file:
             file.write(textwrap.dedent(app))
         self.log_path = os.path.join(self.folder, 'log')
+        if readable:
+            os.chmod(self.folder, 0o755)
         ours, theirs = socket.socketpair()
         ours.settimeout(TIMEOUT)
         test.addCleanup(ours.close)
@@ -838,6 +840,28 @@ class WorkerTest(unittest.TestCase):
         expected = repr((worker.folder, ['runfcgi'], True, False))
         self.assertEqual(worker.ask().body.decode(), expected)
 
+    @unittest.skipUnless(os.geteuid() == 0, 'only root can become another user')
+    def test_bytecode_goes_to_an_own_directory(self):
+        """An application that the user may not write to, and a home that does not exist."""
+        base = '/var/tmp/runfcgi-65534'
+        if not os.path.exists(base):
+            self.addCleanup(shutil.rmtree, base, True)
+        app = HELLO_APP.replace("b'hello'", 'repr(sys.pycache_prefix).encode()') + '\nimport sys\n'
+        tested = 0
+        for name, path in PYTHONS.items():
+            if path.startswith('/usr/') and not name.partition('-')[2].startswith(('3.6.', '3.7.')):
+                worker = Worker(self, path, app, pycache='1', readable=True, preexec_fn=become_nobody).started()
+                self.assertEqual(worker.ask().body.decode(), repr(base + '/pycache'))
+                self.assertEqual(os.stat(base + '/pycache').st_mode & 0o777, 0o700)
+                tested += 1
+        if not tested:
+            self.skipTest('no python that another user may run')
+
+
+def become_nobody():
+    os.setgid(65534)
+    os.setuid(65534)
+
 
 def spool_count(pid):
     """How many unlinked files the process has open."""
@@ -1040,6 +1064,7 @@ class PreloaderTest(unittest.TestCase):
             try:
                 os.setuid(65534)
                 sock = socket.socket(socket.AF_UNIX)
+                sock.settimeout(TIMEOUT)
                 sock.connect(preloader.path)
                 code = 0 if sock.recv(1) == b'' else 2
             finally:

@@ -420,7 +420,7 @@ FILE_PROXIES = frozenset(
 class Response:
     """The answer to one request: start_response, write, and the rules of PEP 3333 about them."""
 
-    __slots__ = ('slot', 'is_head', 'head', 'code', 'length', 'left', 'bodyless', 'sent', 'pending', 'cut', 'broken')
+    __slots__ = ('slot', 'is_head', 'head', 'code', 'length', 'left', 'bodyless', 'sent', 'pending', 'cut', 'aborted')
 
     def __init__(self, slot, is_head):
         self.slot = slot
@@ -429,7 +429,7 @@ class Response:
         self.sent = False  # whether the head has gone out
         self.pending = b''  # a whole response, waiting to go out together with END
         self.cut = False  # whether bytes beyond Content-Length were dropped
-        self.broken = False  # whether the response ended early
+        self.aborted = False  # whether the visitor went before the end
 
     def start_response(self, status, headers, exc_info=None):
         """As in PEP 3333."""
@@ -457,6 +457,8 @@ class Response:
 
     def fit(self, data):
         """What of a piece of the body may be sent."""
+        if self.bodyless:
+            return b''
         left = self.left
         if left is not None:
             if len(data) > left:
@@ -482,14 +484,8 @@ class Response:
         self.require_start()
         if not data:
             return
-        if self.sent:
-            before = b''
-        else:
-            before = self.head_frame(known_length)
-        if self.bodyless:
-            data = b''
-        else:
-            data = self.fit(data)
+        before = b'' if self.sent else self.head_frame(known_length)
+        data = self.fit(data)
         self.sent = True
         if before or data:
             self.slot.transmit(before, data)
@@ -505,10 +501,7 @@ class Response:
             self.emit(body)
             return
         before = self.head_frame(len(body))
-        if self.bodyless:
-            body = b''
-        else:
-            body = self.fit(body)
+        body = self.fit(body)
         self.sent = True
         size = len(body)
         if size <= JOIN_LIMIT:
@@ -550,7 +543,7 @@ class Response:
             if self.is_head:
                 break
             if pieces > 2 and self.slot.aborted():
-                self.broken = True
+                self.aborted = True
                 return
         if not self.sent:
             self.require_start()
@@ -560,22 +553,22 @@ class Response:
     def end(self, failure):
         """Sends what is left, and END."""
         slot = self.slot
-        flags_frame = END_FRAME
+        last = END_FRAME
         if failure is not None:
             if not self.sent:
                 slot.end_log()
                 slot.send(frame(EXCEPTION, encode_tail(failure, LOG_LIMIT)) + END_FRAME)
                 return
             log(failure)
-            flags_frame = END_TRUNCATED
-        elif self.broken:
-            flags_frame = END_TRUNCATED
+            last = END_TRUNCATED
+        elif self.aborted:
+            last = END_TRUNCATED
         elif self.left and not self.bodyless:
             log('runfcgi: the response is {} bytes shorter than its Content-Length'.format(self.left))
-            flags_frame = END_TRUNCATED
+            last = END_TRUNCATED
         if slot.tail:
             slot.end_log()
-        slot.send(self.pending + flags_frame)
+        slot.send(self.pending + last)
 
 
 class Slot:
