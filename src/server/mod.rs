@@ -5,15 +5,21 @@
 //! free is at work again before its last visitor is served. Nothing that a peer, a worker or the preloader does makes
 //! `run` return; a stop, or a changed executable, does.
 
+mod answers;
 mod body;
 mod connection;
+mod deadlines;
+mod incoming;
 mod listener;
+mod preloading;
+mod processes;
 mod request;
 mod restart;
-mod serve;
+mod settle;
+
 mod signals;
+mod slots;
 mod watch;
-mod workers;
 
 pub use listener::Listener;
 pub use restart::{HandOver, Outcome};

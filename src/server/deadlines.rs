@@ -1,0 +1,153 @@
+//! Requests and connections that take too long.
+
+use super::Server;
+use super::request::{Answer, Phase};
+use crate::environ::describe;
+use crate::log::Level;
+use crate::worker::pool::{RequestNo, SlotNo, SlotState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+/// A worker that ran too long has this much time to write its stack.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+impl Server {
+    /// Requests that wait or run for too long.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let limits = &self.config.limits;
+        let seconds = Duration::from_secs;
+        let (queue, run) = (
+            seconds(limits.queue_timeout),
+            seconds(limits.request_timeout),
+        );
+        let (read, write) = (seconds(limits.read_timeout), seconds(limits.write_timeout));
+        let slow = Duration::try_from_secs_f64(self.config.log.slow_log).unwrap_or_default();
+        let mut late = Vec::new();
+        let mut slow_ones = Vec::new();
+        for (number, request) in &self.requests {
+            let waited = now.saturating_duration_since(request.since);
+            match request.phase {
+                Phase::Queued if waited >= queue => late.push((*number, 503)),
+                Phase::Running(_) if !run.is_zero() && waited >= run => late.push((*number, 504)),
+                Phase::Running(slot)
+                    if !slow.is_zero() && waited >= slow && !request.slow_logged =>
+                {
+                    slow_ones.push((*number, slot));
+                }
+                _ => (),
+            }
+        }
+        for (number, slot) in slow_ones {
+            self.log_stack(number, slot, now);
+        }
+        for (number, status) in late {
+            self.time_out(number, status, now);
+        }
+        let stalled = |conn: &super::Connection| {
+            let still = now.saturating_duration_since(conn.moved);
+            let sending = conn.waiting() > 0 && still >= write;
+            let receiving = !conn.codec.is_idle()
+                && still >= read
+                && conn.requests.iter().any(|(_, r)| {
+                    self.requests
+                        .get(r)
+                        .is_some_and(|r| r.phase == Phase::Receiving)
+                });
+            let half_begun = conn.requests.is_empty() && !conn.codec.is_idle() && still >= read;
+            let draining =
+                conn.stage == super::connection::Stage::Draining && still >= Duration::from_secs(5);
+            sending || receiving || half_begun || draining
+        };
+        let stalled: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| stalled(conn))
+            .map(|(n, _)| *n)
+            .collect();
+        for number in stalled {
+            self.note(
+                Level::Warning,
+                "a connection is closed: its peer has stalled",
+            );
+            self.drop_conn(number, now);
+        }
+    }
+
+    pub(super) fn time_out(&mut self, number: RequestNo, status: u16, now: Instant) {
+        let Some(request) = self.requests.get(&number) else {
+            return;
+        };
+        let seconds = now.saturating_duration_since(request.since).as_secs();
+        let Phase::Running(slot) = request.phase else {
+            let reason = format!("no worker was free for {seconds} s ([limits] queue_timeout)");
+            self.fail(number, status, &reason, None, now);
+            return self.forget(number);
+        };
+        let Some(process_no) = self.pool.slots.get(&slot).map(|s| s.process) else {
+            return;
+        };
+        let already = self
+            .pool
+            .processes
+            .get(&process_no)
+            .is_some_and(|p| p.ended_for.is_some());
+        if request.answer != Answer::Done {
+            let reason =
+                format!("it ran for {seconds} s ([limits] request_timeout); its worker is ended");
+            self.fail(number, status, &reason, None, now);
+        }
+        if already {
+            return;
+        }
+        self.ask_for_stack(slot);
+        let others_busy = self.pool.processes.get(&process_no).is_some_and(|p| {
+            p.slots.iter().any(|s| {
+                *s != slot
+                    && matches!(
+                        self.pool.slots.get(s).map(|s| s.state),
+                        Some(SlotState::Busy(_))
+                    )
+            })
+        });
+        self.pool.retire(process_no, now);
+        if let Some(process) = self.pool.processes.get_mut(&process_no) {
+            process.ended_for = Some("its worker had to be ended for a request that ran too long");
+            // Other requests in the same process get a chance to finish.
+            let grace = if others_busy {
+                Duration::from_secs(5)
+            } else {
+                LAST_WORDS
+            };
+            process.cut_at = Some(now + grace);
+            self.due(now + grace);
+        }
+    }
+
+    /// Has the worker write its Python stack to the log, without disturbing it.
+    pub(super) fn log_stack(&mut self, number: RequestNo, slot: SlotNo, now: Instant) {
+        let Some(request) = self.requests.get_mut(&number) else {
+            return;
+        };
+        request.slow_logged = true;
+        let seconds = now.saturating_duration_since(request.since).as_secs_f64();
+        let text = format!(
+            "slow: {} has run for {seconds:.1} s; its stack follows",
+            describe(&request.environ)
+        );
+        self.note(Level::Warning, &text);
+        self.ask_for_stack(slot);
+    }
+
+    pub(super) fn ask_for_stack(&self, slot: SlotNo) {
+        let process = self
+            .pool
+            .slots
+            .get(&slot)
+            .and_then(|slot| self.pool.processes.get(&slot.process));
+        // The pid is the worker's: its socket is open, so it has not been reaped.
+        if let Some(pid) = process.and_then(|p| p.pid) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGUSR2);
+        }
+    }
+}

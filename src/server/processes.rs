@@ -1,0 +1,292 @@
+//! Worker processes: how many there should be, starting and ending them.
+
+use super::{Role, Server, Token};
+use crate::log::Level;
+use crate::worker::channel::Channel;
+use crate::worker::pool::{self, Process, Sizes};
+use crate::worker::preloader::State;
+use crate::worker::spawn::{self, Start};
+use crate::worker::wire::{self};
+use nix::fcntl::OFlag;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Pause after a fork was refused, or a worker did not start.
+const FORK_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const FORK_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Workers of one front where the server gives it many requests at a time and nothing is said.
+const CHILDREN: usize = 8;
+
+impl Server {
+    /// Grows and shrinks the pool, ends what is to be ended.
+    pub(super) fn tend(&mut self, now: Instant) {
+        self.cut_lifelines(now);
+        if self.fork_after.is_some_and(|at| at <= now) {
+            self.fork_after = None;
+        }
+        let sizes = self.sizes();
+        let counts = self.pool.counts(self.queue.len(), self.current.number);
+        let wanted = if self.fault.is_some() || self.restart.is_leaving() && self.queue.is_empty() {
+            0
+        } else {
+            pool::growth(sizes, counts)
+        };
+        for _ in 0..wanted {
+            if self.fork_after.is_some() || !self.start_worker(sizes.slots, now) {
+                break;
+            }
+        }
+        let idle_timeout = Duration::from_secs(self.config.server.idle_timeout);
+        if counts.idle > sizes.maxspare
+            && let Some(since) = now.checked_sub(idle_timeout)
+        {
+            for process in self
+                .pool
+                .idle_since(since)
+                .into_iter()
+                .take(counts.idle - sizes.maxspare)
+            {
+                self.pool.retire(process, now);
+            }
+        }
+    }
+
+    /// How many workers this front may have.
+    pub(super) fn sizes(&self) -> Sizes {
+        let server = &self.config.server;
+        let slots = crate::worker::threads(&self.config) as usize;
+        let alone = matches!(
+            self.place.role,
+            Role::Spawned { mod_fcgid: true } | Role::Cgi
+        );
+        let max = match (alone, slots) {
+            (true, _) | (_, 2..) => 1,
+            _ => server.maxchildren.map_or(CHILDREN, |n| n as usize).max(1),
+        };
+        let minspare = server.minspare.map_or(1, |n| n as usize).min(max);
+        let maxspare = server
+            .maxspare
+            .map_or(max.min(5), |n| n as usize)
+            .max(minspare);
+        let slots = if alone { 1 } else { slots };
+        Sizes {
+            minspare,
+            maxspare,
+            max,
+            slots,
+        }
+    }
+
+    /// Asks for one more worker. `false`: not now.
+    pub(super) fn start_worker(&mut self, slots: usize, now: Instant) -> bool {
+        if !self.current.plain && self.current.link.state != State::Ready {
+            if matches!(self.current.link.state, State::Electing { .. }) {
+                self.step_links(now);
+            }
+            return false;
+        }
+        if self.current.plain
+            && matches!(self.current.link.state, State::Failed { retry, .. } if retry > now)
+        {
+            return false;
+        }
+        match self.try_start(slots, now) {
+            Ok(()) => true,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotConnected {
+                    self.note(
+                        Level::Warning,
+                        &format!("a worker cannot be started: {error}"),
+                    );
+                }
+                self.fork_failed(now);
+                false
+            }
+        }
+    }
+
+    pub(super) fn try_start(&mut self, slots: usize, now: Instant) -> io::Result<()> {
+        let (life_read, life_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        nix::fcntl::fcntl(
+            &output_read,
+            nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
+        )?;
+        let mut channels = Vec::new();
+        let mut theirs: Vec<OwnedFd> = Vec::new();
+        for _ in 0..slots {
+            let (ours, their) = UnixStream::pair()?;
+            channels.push(Channel::new(ours.into())?);
+            theirs.push(their.into());
+        }
+        let sockets = theirs.iter().map(AsRawFd::as_raw_fd);
+        if self.current.plain {
+            let descriptors: Vec<RawFd> =
+                [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
+            let setup = spawn::setup(&self.config, "worker", slots as u32, true);
+            let start = self.start();
+            spawn::start(
+                start,
+                &setup,
+                &descriptors,
+                File::from(output_write),
+                wire::BOOT_FAILED,
+            )?;
+        } else {
+            let descriptors: Vec<RawFd> = [life_read.as_raw_fd(), output_write.as_raw_fd()]
+                .into_iter()
+                .chain(sockets)
+                .collect();
+            self.current.link.fork(&descriptors)?;
+        }
+        let server = &self.config.server;
+        let jitter = crate::runtime::fnv_more(
+            self.seed,
+            &now.duration_since(self.started).as_nanos().to_le_bytes(),
+        );
+        let lifetime =
+            (server.max_lifetime > 0).then(|| now + Duration::from_secs(server.max_lifetime));
+        let process = Process {
+            pid: None,
+            generation: self.current.number,
+            lifeline: Some(life_write),
+            output: Some(output_read),
+            slots: Vec::new(),
+            served: 0,
+            served_limit: less_up_to_a_tenth(server.maxrequests, jitter),
+            born: now,
+            old_at: lifetime,
+            retiring: false,
+            cut_at: None,
+            ended_for: None,
+        };
+        let number = self.pool.add(process, channels);
+        let Some(process) = self.pool.processes.get(&number) else {
+            return Ok(());
+        };
+        if let Some(output) = &process.output {
+            self.epoll.add(
+                output,
+                EpollEvent::new(EpollFlags::EPOLLIN, Token::Output(number.0).into()),
+            )?;
+        }
+        for slot in &process.slots {
+            if let Some(found) = self.pool.slots.get_mut(slot) {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Slot(slot.0).into());
+                self.epoll.add(&found.channel, event)?;
+                found.channel.registered = EpollFlags::EPOLLIN;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&self) -> Start<'_> {
+        Start {
+            config: &self.config,
+            exe: &self.place.image,
+            cache: None,
+            cgi: self.place.role == Role::Cgi,
+        }
+    }
+
+    pub(super) fn fork_failed(&mut self, now: Instant) {
+        self.boot_failures = (self.boot_failures + 1).min(16);
+        let pause = (FORK_PAUSE * (1 << self.boot_failures.min(6))).min(FORK_PAUSE_MAX);
+        self.fork_after = Some(now + pause);
+        self.due(now + pause);
+    }
+
+    /// Ends processes whose time has come, and forgets those that are gone.
+    pub(super) fn cut_lifelines(&mut self, now: Instant) {
+        let mut gone = Vec::new();
+        let mut next = None;
+        for (number, process) in &mut self.pool.processes {
+            let Some(at) = process.cut_at else { continue };
+            if process.output.is_none() && process.slots.is_empty() || at <= now {
+                gone.push(*number);
+            } else {
+                next = Some(next.map_or(at, |n: Instant| n.min(at)));
+            }
+        }
+        for number in gone {
+            self.read_output(number);
+            if let Some(process) = self.pool.processes.remove(&number) {
+                drop(process.lifeline);
+                for slot in process.slots {
+                    self.lose_slot(slot, now);
+                }
+            }
+        }
+        if let Some(at) = next {
+            self.due(at);
+        }
+    }
+
+    /// Another front of the site needs a process more than we do.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        if self.queue.is_empty()
+            && let Some(process) = self.pool.idle_since(now).first().copied()
+        {
+            self.pool.retire(process, now);
+            self.fork_after = Some(now + FORK_PAUSE_MAX);
+        }
+    }
+
+    /// Collects children that have ended: launchers, preloaders' first processes, workers of the plain form.
+    pub(super) fn reap(&mut self, now: Instant) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => self.on_exit(
+                    pid,
+                    (code != 0).then(|| format!("exited with status {code}")),
+                    now,
+                ),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.on_exit(pid, Some(format!("was ended by {signal}")), now);
+                }
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => (),
+            }
+        }
+    }
+
+    pub(super) fn on_exit(&mut self, pid: Pid, trouble: Option<String>, now: Instant) {
+        self.on_tested(pid, trouble.as_deref(), now);
+        let worker = self
+            .pool
+            .processes
+            .values()
+            .find(|p| p.pid == Some(pid.as_raw()));
+        if let (Some(trouble), Some(worker)) = (trouble, worker)
+            && !worker.retiring
+        {
+            self.note(Level::Warning, &format!("worker {pid} {trouble}"));
+        }
+    }
+}
+
+/// Spreads the moments at which workers that began together are replaced.
+fn less_up_to_a_tenth(limit: u64, random: u64) -> u64 {
+    limit - random % (limit / 10 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_takes_a_tenth_at_most() {
+        assert_eq!(less_up_to_a_tenth(0, 7), 0);
+        assert_eq!(less_up_to_a_tenth(1, 7), 1);
+        for random in 0..1000 {
+            assert!((900..=1000).contains(&less_up_to_a_tenth(1000, random)));
+        }
+    }
+}

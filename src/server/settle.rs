@@ -1,0 +1,146 @@
+//! The end of a turn: connections on which something has happened are flushed, watched or closed.
+
+use super::connection::{ConnNo, Stage};
+use super::request::{Answer, Phase};
+use super::{Server, Token};
+use crate::proto::Codec;
+use crate::worker::pool::RequestNo;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use std::time::{Duration, Instant};
+
+/// After an answer, how long the rest of a request is read before the connection is closed.
+const DRAIN: Duration = Duration::from_secs(5);
+
+impl Server {
+    /// Flushes the connections on which something has happened in this turn, and tells epoll what they wait for.
+    pub(super) fn settle_touched(&mut self, now: Instant) {
+        while let Some(number) = self.touched.pop() {
+            self.settle(number, now);
+        }
+    }
+
+    pub(super) fn settle(&mut self, number: ConnNo, now: Instant) {
+        loop {
+            let Some(conn) = self.conns.get_mut(&number) else {
+                return;
+            };
+            if conn.flush(now).is_err() {
+                self.drop_conn(number, now);
+                return;
+            }
+            if conn.is_full() || !self.pump(number, now) {
+                break;
+            }
+        }
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
+        if conn.waiting() == 0 && conn.stage == Stage::Closing {
+            if conn.codec.is_idle() || conn.half_closed {
+                self.drop_conn(number, now);
+                return;
+            }
+            // The request has not come in whole: to close now would reset the connection and lose the answer.
+            conn.shut_down();
+            self.due(now + DRAIN);
+        }
+        self.watch_conn(number);
+    }
+
+    pub(super) fn watch_conn(&mut self, number: ConnNo) {
+        let Some(conn) = self.conns.get_mut(&number) else {
+            return;
+        };
+        let wanted = if self.restart.pauses_accept() && conn.codec.is_idle() && conn.waiting() == 0
+        {
+            EpollFlags::empty()
+        } else {
+            conn.interest()
+        };
+        if !conn.is_cgi() && conn.registered != Some(wanted) {
+            let mut event = EpollEvent::new(wanted, Token::Conn(number.0).into());
+            let done = match conn.registered {
+                None => self.epoll.add(&*conn, event),
+                Some(_) => self.epoll.modify(&*conn, &mut event),
+            };
+            // A regular file (CGI) cannot be watched and is always ready.
+            if done.is_ok() {
+                conn.registered = Some(wanted);
+            }
+        }
+        let full = conn.is_full();
+        let running: Vec<RequestNo> = conn.requests.iter().map(|(_, r)| *r).collect();
+        for request in running {
+            if let Some(Phase::Running(slot)) = self.requests.get(&request).map(|r| r.phase) {
+                self.watch_slot(slot, !full);
+            }
+        }
+    }
+
+    /// Encodes the next piece of a file that is being sent on this connection. Whether there was one.
+    pub(super) fn pump(&mut self, conn_no: ConnNo, now: Instant) -> bool {
+        let Some(conn) = self.conns.get(&conn_no) else {
+            return false;
+        };
+        let sending = |r: &RequestNo| self.requests.get(r).is_some_and(|r| r.file.is_some());
+        let Some(number) = conn.requests.iter().map(|(_, r)| *r).find(sending) else {
+            return false;
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let taken = self
+            .requests
+            .get_mut(&number)
+            .and_then(|r| r.file.as_mut())
+            .map(|file| {
+                let bytes = file.next(&mut scratch).map(|bytes| bytes.len());
+                (bytes, file.left)
+            });
+        match taken {
+            Some((Ok(count), left)) if count > 0 => {
+                self.on_data(number, &scratch[..count], now);
+                if left == 0 {
+                    self.file_sent(number, now);
+                }
+            }
+            Some((Ok(_), 0)) => self.file_sent(number, now),
+            Some((outcome, left)) => {
+                let reason = outcome
+                    .err()
+                    .map_or_else(|| String::from("it has become shorter"), |e| e.to_string());
+                self.fail(
+                    number,
+                    500,
+                    &format!("{left} bytes of a file are missing: {reason}"),
+                    None,
+                    now,
+                );
+                self.forget_if_sending(number);
+            }
+            None => (),
+        }
+        self.scratch = scratch;
+        true
+    }
+
+    pub(super) fn file_sent(&mut self, number: RequestNo, now: Instant) {
+        if let Some(request) = self.requests.get_mut(&number) {
+            request.file = None;
+            match request.answer {
+                Answer::Begun(Some(left)) if left > 0 => self.cut(number, now),
+                Answer::Begun(_) if request.phase == Phase::Sending => self.end_answer(number, now),
+                _ => (),
+            }
+        }
+        self.forget_if_sending(number);
+    }
+
+    pub(super) fn forget_if_sending(&mut self, number: RequestNo) {
+        if self
+            .requests
+            .get(&number)
+            .is_some_and(|r| r.phase == Phase::Sending && r.file.is_none())
+        {
+            self.forget(number);
+        }
+    }
+}
