@@ -7,7 +7,7 @@ use crate::access_log::Record;
 use crate::environ::describe;
 use crate::log::Level;
 use crate::pages::Page;
-use crate::proto::{Codec, Part};
+use crate::proto::Part;
 use crate::response::ResponseHead;
 use crate::worker::pool::RequestNo;
 use std::fs::File;

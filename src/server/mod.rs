@@ -10,6 +10,7 @@ mod body;
 mod connection;
 mod deadlines;
 mod incoming;
+mod leave;
 mod listener;
 mod preloading;
 mod processes;

@@ -9,14 +9,11 @@
 //! The new code is always imported first, while the old serves. Then only the workers change (a touch), or this process
 //! executes its new image with the same pid, listening socket and idle connections.
 
-use super::connection::Stage;
-use super::listener::Accepted;
 use super::watch::{Change, Watch};
 use super::{Generation, Place, Role, Server};
 use crate::config::{Config, How};
 use crate::image::{self, Image};
 use crate::log::Level;
-use crate::worker::pool::SlotState;
 use crate::worker::preloader::{Link, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,14 +22,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// mod_fcgid ends a process for good 8 s after it was told to stop.
-const STOP_WITHIN: Duration = Duration::from_millis(6500);
-/// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
-const EXEC_WITHIN: Duration = Duration::from_secs(20);
 /// How long a new executable may take to show that it runs.
 const TEST_WITHIN: Duration = Duration::from_secs(10);
-/// A process of an old inode leaves after this time without a connection.
-const STRAGGLERS: Duration = Duration::from_secs(60);
 /// How often an upload that is going on is looked at.
 const UPLOAD_LOOK: Duration = Duration::from_millis(250);
 
@@ -133,7 +124,7 @@ impl Server {
         self.look_for_old_class(now);
     }
 
-    fn on_change(&mut self, change: Change, now: Instant) {
+    pub(super) fn on_change(&mut self, change: Change, now: Instant) {
         if self.config.restart.how == How::Exit {
             self.note(
                 Level::Info,
@@ -151,7 +142,7 @@ impl Server {
     }
 
     /// Runs the new executable once, on the side.
-    fn test_image(&mut self, now: Instant) {
+    pub(super) fn test_image(&mut self, now: Instant) {
         let staged =
             image::stage(&self.place.original, self.place.dir.as_ref()).and_then(|image| {
                 let child = image.test()?;
@@ -197,7 +188,12 @@ impl Server {
         }
     }
 
-    fn check_configuration(&mut self, change: Change, image: Option<Image>, now: Instant) {
+    pub(super) fn check_configuration(
+        &mut self,
+        change: Change,
+        image: Option<Image>,
+        now: Instant,
+    ) {
         let loaded = match &self.place.config_file {
             Some(file) => Config::load_with(Some(file), &self.place.options),
             None => Config::load_with(None, &self.place.options),
@@ -217,7 +213,7 @@ impl Server {
     }
 
     /// Has the new code imported while the old serves.
-    fn import(&mut self, change: Change, image: Option<Image>, now: Instant) {
+    pub(super) fn import(&mut self, change: Change, image: Option<Image>, now: Instant) {
         let version = self.watch.version(&self.place.identity);
         if let Some(old) = self.next.take() {
             self.dismiss(old.link);
@@ -270,7 +266,7 @@ impl Server {
     }
 
     /// The next generation becomes the current one. Old workers go on until a new one has started.
-    fn promote(&mut self, now: Instant) {
+    pub(super) fn promote(&mut self, now: Instant) {
         let Some(next) = self.next.take() else { return };
         let old = std::mem::replace(&mut self.current, next);
         self.dismiss(old.link);
@@ -283,7 +279,7 @@ impl Server {
     }
 
     /// Tells a preloader that its version is not needed any more.
-    fn dismiss(&self, mut link: Link) {
+    pub(super) fn dismiss(&self, mut link: Link) {
         let hello = crate::worker::preloader::Hello {
             linger: 0,
             ..self.place.hello
@@ -292,7 +288,7 @@ impl Server {
     }
 
     /// Ends workers of older generations as soon as one of the current has started.
-    fn retire_old(&mut self, now: Instant) {
+    pub(super) fn retire_old(&mut self, now: Instant) {
         let current = self.current.number;
         let started = |p: &crate::worker::pool::Process| {
             p.generation == current && p.pid.is_some() && !p.retiring
@@ -345,44 +341,6 @@ impl Server {
         true
     }
 
-    fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
-        self.note(
-            Level::Info,
-            "restart: finishing what is in hand, then the new one takes over",
-        );
-        self.restart = Restart::Draining {
-            until: now + EXEC_WITHIN,
-            then: Then::Exec(image),
-        };
-        let _ = self.listen();
-        self.touched.extend(self.conns.keys());
-        self.due(now + EXEC_WITHIN);
-    }
-
-    /// Finishes what is in hand, then leaves.
-    pub(super) fn stop(&mut self, now: Instant) {
-        if matches!(
-            self.restart,
-            Restart::Draining {
-                then: Then::Exit,
-                ..
-            }
-        ) {
-            return;
-        }
-        self.restart = Restart::Draining {
-            until: now + STOP_WITHIN,
-            then: Then::Exit,
-        };
-        if self.place.role == (Role::Spawned { mod_fcgid: true }) {
-            for listener in &self.listeners {
-                listener.shut();
-            }
-        }
-        self.accept_rest(now);
-        self.due(now + STOP_WITHIN);
-    }
-
     /// Reloads as a touch does, for all fronts of the site.
     pub(super) fn reload(&mut self, now: Instant) {
         let touched = self
@@ -394,131 +352,6 @@ impl Server {
             self.sweep_at = now;
         } else if !self.restart.is_leaving() {
             self.on_change(Change::Touched, now);
-        }
-    }
-
-    /// Takes what waits in the backlog: whoever has connected gets an answer.
-    fn accept_rest(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for number in 0..self.listeners.len() {
-            while let Some(Accepted::Connection(socket)) =
-                self.listeners.get(number).map(|l| l.accept())
-            {
-                let Some(codec) = self.codec(number) else {
-                    break;
-                };
-                let conn = self.admit(socket, None, codec, number, now);
-                self.read(conn, now);
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// mod_fcgid tells programs apart by inode: a process of an old one gets no more requests and is never ended.
-    fn look_for_old_class(&mut self, now: Instant) {
-        let old = self.place.role == (Role::Spawned { mod_fcgid: true })
-            && self.watch.executable() != super::Stamp::default()
-            && self.watch.executable().inode() != self.place.spawned_as;
-        if old
-            && self.requests.is_empty()
-            && now.saturating_duration_since(self.last_accept) >= STRAGGLERS
-        {
-            self.note(Level::Info, "leaving: the web server has newer processes");
-            self.stop(now);
-        }
-    }
-
-    /// Whether, and how, it is time to return from `run`.
-    pub(super) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
-        if self.place.role == Role::Cgi && self.conns.is_empty() {
-            return Some(Outcome::Exit);
-        }
-        let Restart::Draining { until, .. } = &self.restart else {
-            return None;
-        };
-        let late = *until <= now;
-        let busy = |conn: &super::Connection| {
-            !conn.requests.is_empty()
-                || conn.waiting() > 0
-                || conn.stage != Stage::Open
-                || !conn.codec.is_idle()
-        };
-        if !late
-            && (self.conns.values().any(busy) || !self.requests.is_empty() || self.has_busy_slots())
-        {
-            return None;
-        }
-        let Restart::Draining { then, .. } = &mut self.restart else {
-            return None;
-        };
-        match then {
-            Then::Exit => {
-                if !late && self.accept_rest(now) {
-                    return None;
-                }
-                self.leave();
-                Some(Outcome::Exit)
-            }
-            Then::Exec(image) => {
-                let image = image.take().unwrap_or_default();
-                Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
-            }
-        }
-    }
-
-    fn has_busy_slots(&self) -> bool {
-        self.pool
-            .slots
-            .values()
-            .any(|slot| matches!(slot.state, SlotState::Busy(_)))
-    }
-
-    fn leave(&mut self) {
-        for listener in &self.listeners {
-            if let Some(path) = &listener.path {
-                let _ = fs::remove_file(path);
-            }
-        }
-        self.pool = crate::worker::pool::Pool::default();
-    }
-
-    fn hand_over_all(&mut self) -> HandOver {
-        let link = self.next.take().map(|next| next.link);
-        let (control, version) = match link {
-            Some(link) if link.state == State::Ready => {
-                (link.channel.map(OwnedFd::from), link.version)
-            }
-            _ => (None, String::new()),
-        };
-        if control.is_some() {
-            let old = std::mem::replace(
-                &mut self.current.link,
-                Link::new(String::new(), self.started),
-            );
-            self.dismiss(old);
-        }
-        let idle = |conn: &super::Connection| {
-            conn.requests.is_empty() && conn.waiting() == 0 && conn.codec.is_idle()
-        };
-        let connections = self
-            .conns
-            .drain()
-            .filter(|(_, conn)| idle(conn))
-            .map(|(_, conn)| (conn.endpoint, conn.into_socket()))
-            .map(|(endpoint, socket)| (socket, endpoint))
-            .collect();
-        let listeners = self
-            .listeners
-            .drain(..)
-            .map(|listener| listener.into_socket())
-            .collect();
-        self.pool = crate::worker::pool::Pool::default();
-        HandOver {
-            control,
-            version,
-            connections,
-            listeners,
         }
     }
 }

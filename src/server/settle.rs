@@ -3,7 +3,6 @@
 use super::connection::{ConnNo, Stage};
 use super::request::{Answer, Phase};
 use super::{Server, Token};
-use crate::proto::Codec;
 use crate::worker::pool::RequestNo;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::time::{Duration, Instant};

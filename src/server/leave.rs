@@ -1,0 +1,185 @@
+//! Leaving: finishing what is in hand, then ending this process or executing a new image in it.
+
+use super::connection::Stage;
+use super::listener::Accepted;
+use super::restart::{HandOver, Outcome, Restart, Then};
+use super::{Role, Server};
+use crate::image::Image;
+use crate::log::Level;
+use crate::worker::pool::SlotState;
+use crate::worker::preloader::{Link, State};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// mod_fcgid ends a process for good 8 s after it was told to stop.
+const STOP_WITHIN: Duration = Duration::from_millis(6500);
+/// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
+const EXEC_WITHIN: Duration = Duration::from_secs(20);
+/// A process of an old inode leaves after this time without a connection.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+
+impl Server {
+    pub(super) fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
+        self.note(
+            Level::Info,
+            "restart: finishing what is in hand, then the new one takes over",
+        );
+        self.restart = Restart::Draining {
+            until: now + EXEC_WITHIN,
+            then: Then::Exec(image),
+        };
+        let _ = self.listen();
+        self.touched.extend(self.conns.keys());
+        self.due(now + EXEC_WITHIN);
+    }
+
+    /// Finishes what is in hand, then leaves.
+    pub(super) fn stop(&mut self, now: Instant) {
+        if matches!(
+            self.restart,
+            Restart::Draining {
+                then: Then::Exit,
+                ..
+            }
+        ) {
+            return;
+        }
+        self.restart = Restart::Draining {
+            until: now + STOP_WITHIN,
+            then: Then::Exit,
+        };
+        if self.place.role == (Role::Spawned { mod_fcgid: true }) {
+            for listener in &self.listeners {
+                listener.shut();
+            }
+        }
+        self.accept_rest(now);
+        self.due(now + STOP_WITHIN);
+    }
+
+    /// Takes what waits in the backlog: whoever has connected gets an answer.
+    pub(super) fn accept_rest(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for number in 0..self.listeners.len() {
+            while let Some(Accepted::Connection(socket)) =
+                self.listeners.get(number).map(|l| l.accept())
+            {
+                let Some(codec) = self.codec(number) else {
+                    break;
+                };
+                let conn = self.admit(socket, None, codec, number, now);
+                self.read(conn, now);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// mod_fcgid tells programs apart by inode: a process of an old one gets no more requests and is never ended.
+    pub(super) fn look_for_old_class(&mut self, now: Instant) {
+        let old = self.place.role == (Role::Spawned { mod_fcgid: true })
+            && self.watch.executable() != super::Stamp::default()
+            && self.watch.executable().inode() != self.place.spawned_as;
+        if old
+            && self.requests.is_empty()
+            && now.saturating_duration_since(self.last_accept) >= STRAGGLERS
+        {
+            self.note(Level::Info, "leaving: the web server has newer processes");
+            self.stop(now);
+        }
+    }
+
+    /// Whether, and how, it is time to return from `run`.
+    pub(super) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
+        if self.place.role == Role::Cgi && self.conns.is_empty() {
+            return Some(Outcome::Exit);
+        }
+        let Restart::Draining { until, .. } = &self.restart else {
+            return None;
+        };
+        let late = *until <= now;
+        let busy = |conn: &super::Connection| {
+            !conn.requests.is_empty()
+                || conn.waiting() > 0
+                || conn.stage != Stage::Open
+                || !conn.codec.is_idle()
+        };
+        if !late
+            && (self.conns.values().any(busy) || !self.requests.is_empty() || self.has_busy_slots())
+        {
+            return None;
+        }
+        let Restart::Draining { then, .. } = &mut self.restart else {
+            return None;
+        };
+        match then {
+            Then::Exit => {
+                if !late && self.accept_rest(now) {
+                    return None;
+                }
+                self.leave();
+                Some(Outcome::Exit)
+            }
+            Then::Exec(image) => {
+                let image = image.take().unwrap_or_default();
+                Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
+            }
+        }
+    }
+
+    pub(super) fn has_busy_slots(&self) -> bool {
+        self.pool
+            .slots
+            .values()
+            .any(|slot| matches!(slot.state, SlotState::Busy(_)))
+    }
+
+    pub(super) fn leave(&mut self) {
+        for listener in &self.listeners {
+            if let Some(path) = &listener.path {
+                let _ = fs::remove_file(path);
+            }
+        }
+        self.pool = crate::worker::pool::Pool::default();
+    }
+
+    pub(super) fn hand_over_all(&mut self) -> HandOver {
+        let link = self.next.take().map(|next| next.link);
+        let (control, version) = match link {
+            Some(link) if link.state == State::Ready => {
+                (link.channel.map(OwnedFd::from), link.version)
+            }
+            _ => (None, String::new()),
+        };
+        if control.is_some() {
+            let old = std::mem::replace(
+                &mut self.current.link,
+                Link::new(String::new(), self.started),
+            );
+            self.dismiss(old);
+        }
+        let idle = |conn: &super::Connection| {
+            conn.requests.is_empty() && conn.waiting() == 0 && conn.codec.is_idle()
+        };
+        let connections = self
+            .conns
+            .drain()
+            .filter(|(_, conn)| idle(conn))
+            .map(|(_, conn)| (conn.endpoint, conn.into_socket()))
+            .map(|(endpoint, socket)| (socket, endpoint))
+            .collect();
+        let listeners = self
+            .listeners
+            .drain(..)
+            .map(|listener| listener.into_socket())
+            .collect();
+        self.pool = crate::worker::pool::Pool::default();
+        HandOver {
+            control,
+            version,
+            connections,
+            listeners,
+        }
+    }
+}
