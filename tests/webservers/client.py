@@ -28,7 +28,7 @@ class Response:
 class Client:
     """Requests to one address, each over a connection of its own, with the cookies that it was given."""
 
-    def __init__(self, port, timeout=60):
+    def __init__(self, port, timeout=40):
         self.port = port
         self.timeout = timeout
         self.cookies = {}
