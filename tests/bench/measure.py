@@ -1,0 +1,234 @@
+"""The four measurements. Each takes its contenders in turn (A B C A B C ...) and yields plain records.
+
+Knows how to measure; knows nothing of options, medians or tables.
+"""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import time
+
+import load
+import procs
+from contenders import Loop, Site, listener
+from servers import Stage
+
+WARM_SECONDS = 10
+SETTLE_SECONDS = 1.5
+RESTART_SECONDS = 6
+
+
+class Bench:
+    """What all measurements share: where, as whom, who, how much."""
+
+    def __init__(self, directory, user, contenders, options, say):
+        self.directory = directory
+        self.user = user
+        self.contenders = contenders
+        self.workers = options.workers
+        self.rounds = options.rounds
+        self.seconds = options.seconds
+        self.connections = options.connections
+        self.say = say
+        self.sites_made = 0
+
+    def who(self, app, front):
+        return [c for c in self.contenders if front in c.fronts and app in c.apps]
+
+    def site(self, contender, app, front, workers):
+        """A site in a new directory."""
+        self.sites_made += 1
+        directory = self.directory / str(self.sites_made)
+        directory.mkdir()
+        return Site(contender, app, front, workers, directory, self.user)
+
+    def attempt(self, measure, contender, *args):
+        """The records of one measurement of one contender; its failure is a record too, and the others go on."""
+        try:
+            for record in measure(self, contender, *args):
+                self.say(f"  {contender.name}: {brief(record)}")
+                yield {"contender": contender.name, **record}
+        except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
+            self.say(f"  {contender.name}: FAILED: {error}")
+            yield {"contender": contender.name, "error": f"{measure.__name__}: {error}"}
+
+
+def brief(record):
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
+
+
+def throughput(bench, app, front):
+    """requests/s, latency and CPU per 1,000 requests; all contenders are up and take turns."""
+    sites = [bench.site(c, app, front, bench.workers) for c in bench.who(app, front)]
+    loops = [bench.site(c, app, "none", 1) for c in bench.contenders if isinstance(c, Loop)]
+    if not sites and not loops:
+        return
+    with Stage(bench.directory, front, sites) if sites else contextlib.nullcontext():
+        for site in list(sites):
+            for record in bench.attempt(warmed, site.contender, site):
+                sites.remove(site)
+                yield record
+        for number in range(bench.rounds):
+            for count in bench.connections:
+                for site in sites:
+                    for record in bench.attempt(slice_of, site.contender, site, count):
+                        yield {"connections": count, "round": number, **record}
+            for site in loops:
+                for record in bench.attempt(loop_of, site.contender, site):
+                    yield {"connections": None, "round": number, **record}
+
+
+def warmed(bench, _contender, site):
+    """Nothing to record but a failure."""
+    warm(site, min(site.workers, max(bench.connections)))
+    yield from ()
+
+
+def loop_of(bench, contender, site):
+    requests, wall, cpu = contender.run(site, bench.seconds)
+    yield {"rps": requests / wall, "cpu_per_1000": cpu / requests * 1000}
+
+
+def slice_of(bench, _contender, site, count):
+    before = procs.cpu_of(site.directory)
+    result = load.wrk(site.port, count, bench.seconds)
+    spent = procs.cpu_between(before, procs.cpu_of(site.directory))
+    thousands = max(result["requests"], 1) / 1000
+    result["cpu_per_1000"] = sum(spent.values()) / thousands
+    result["cpu_by_role"] = {role: seconds / thousands for role, seconds in spent.items()}
+    yield result
+
+
+def memory(bench, app, front):
+    """PSS of everything of a site, with 1 and with all workers, after they have worked."""
+    for contender in bench.who(app, front):
+        for workers in sorted({1, bench.workers}):
+            yield from bench.attempt(memory_of, contender, app, front, workers)
+
+
+def memory_of(bench, contender, app, front, workers):
+    site = bench.site(contender, app, front, workers)
+    with Stage(bench.directory, front, [site]):
+        warm(site, workers)
+        load.wrk(site.port, workers, bench.seconds)
+        sizes, counts = procs.pss(site.directory)
+    yield {"workers": workers, "pss_mb": sum(sizes.values()), "pss_by_role": sizes, "processes": counts}
+
+
+def cold(bench, app, front):
+    """The first answer with nothing running, 8 first requests at once, and the n-th process of a web server."""
+    for number in range(bench.rounds):
+        for contender in bench.who(app, front):
+            for measure in (cold_first, cold_eight, cold_nth)[: 3 if front == "fcgid" else 2]:
+                yield from bench.attempt(measure, contender, app, front, number)
+
+
+def cold_first(bench, contender, app, front, number):
+    site = bench.site(contender, app, front, bench.workers)
+    with Stage(bench.directory, front, [site], boot=False):
+        began = time.perf_counter()
+        site.start()
+        yield {"round": number, "first_s": load.until_answered(site.port, began)}
+
+
+def cold_eight(bench, contender, app, front, number):
+    site = bench.site(contender, app, front, bench.workers)
+    with Stage(bench.directory, front, [site], boot=False):
+        began = time.perf_counter()
+        site.start()
+        answers, refused = load.at_once(site.port, 8, began)
+        imports = site.imports()
+    slowest = None if None in answers else max(answers)
+    yield {"round": number, "eight_s": slowest, "eight_refused": refused, "eight_imports": imports}
+
+
+def cold_nth(bench, contender, app, front, number):
+    """Spawns processes as mod_fcgid does (listener as fd 0, named PPID.N, the program's directory) one after the
+    other, all of them staying; each time is from spawn to the last byte."""
+    site = bench.site(contender, app, front, 1)
+    times = []
+    try:
+        for process in range(bench.workers):
+            path = site.directory / f"{os.getpid()}.{process}"
+            with listener(site, path) as listening:
+                began = time.perf_counter()
+                site.processes.append(site.spawn([site.program], stdin=listening))
+            if not load.fastcgi_get(path):
+                raise RuntimeError(f"process {process + 1} gave no complete 200")
+            times.append(time.perf_counter() - began)
+    finally:
+        site.stop()
+    others = statistics.median(times[1:] or times)
+    yield {"round": number, "process_1_s": times[0], "process_n_s": others, "process_imports": site.imports()}
+
+
+def restart(bench, app, front):
+    """New code under load: failed requests, the longest gap between answers, when the new code is live."""
+    for number in range(bench.rounds):
+        for contender in bench.who(app, front):
+            yield from bench.attempt(restart_of, contender, app, front, number)
+
+
+def restart_of(bench, contender, app, front, number):
+    site = bench.site(contender, app, front, bench.workers)
+    with Stage(bench.directory, front, [site]):
+        warm(site, bench.workers)
+        with load.Crowd(site.port, 8) as crowd:
+            time.sleep(SETTLE_SECONDS)
+            site.release(2)
+            began = time.perf_counter()
+            site.restart()
+            wait_for_new(crowd, began)
+    yield {"round": number, **judge(crowd.answers, began)}
+
+
+def wait_for_new(crowd, began):
+    """Until the new code has been answering for a while, or for as long as we care."""
+    seen, live = 0, None
+    while time.perf_counter() - began < RESTART_SECONDS:
+        fresh = crowd.answers[seen:]
+        seen += len(fresh)
+        if live is None and any(release == "2" for _, _, release in fresh):
+            live = time.perf_counter()
+        if live and time.perf_counter() - live > SETTLE_SECONDS:
+            return
+        time.sleep(0.02)
+
+
+def judge(answers, began):
+    answers = sorted(answers)
+    good = [when for when, ok, _ in answers if ok]
+    before = [when for when in good if when < began]
+    after = [when for when in good if when >= began]
+    new = [when for when, ok, release in answers if ok and release == "2"]
+    old = [when for when, ok, release in answers if ok and release == "1"]
+    return {
+        "failed": sum(not ok for _, ok, _ in answers),
+        "gap_s": longest(before[-1:] + after),
+        "gap_before_s": longest(before),
+        "live_s": new[0] - began if new else None,
+        "last_old_s": max(old[-1] - began, 0.0) if new else None,
+        "answers": len(good),
+    }
+
+
+def longest(moments):
+    return max((b - a for a, b in zip(moments, moments[1:])), default=None)
+
+
+def warm(site, workers):
+    """Load until the site answers and (under mod_fcgid, which spawns on demand) has its processes."""
+    if load.until_answered(site.port, time.perf_counter()) is None:
+        log = procs.read(site.directory / "log").decode(errors="replace")
+        raise RuntimeError(f"{site.contender.name} never answered: {log[-2000:]}")
+    deadline = time.monotonic() + WARM_SECONDS
+    while time.monotonic() < deadline:
+        load.wrk(site.port, 2 * workers, 1)
+        if site.front == "nginx" or fronts(site) >= workers:
+            return
+
+
+def fronts(site):
+    """Processes that the web server spawned for the site."""
+    return sum(procs.role(pid) in ("app", "front") for pid in procs.members(site.directory))

@@ -1,0 +1,171 @@
+"""Medians, ratios and the Markdown table. Records in, text out; knows nothing of how they were measured."""
+
+import statistics
+
+THROUGHPUT = ["rps", "p50", "p99", "cpu_per_1000"]
+
+
+class Report:
+    """The records of a run, asked for by what they are about."""
+
+    def __init__(self, records, base):
+        self.records = records
+        self.base = base
+
+    def values(self, key, **about):
+        """{round: value} of `key` over the records that match."""
+        return {
+            record.get("round", 0): record[key]
+            for record in self.records
+            if record.get(key) is not None and all(record.get(k) == v for k, v in about.items())
+        }
+
+    def median(self, key, **about):
+        found = self.values(key, **about).values()
+        return statistics.median(found) if found else None
+
+    def ratio(self, key, base, **about):
+        """Median over the rounds of what `contender` has for each 1 of `base` in the same round."""
+        mine = self.values(key, **about)
+        other = self.values(key, **dict(about, contender=base))
+        pairs = [mine[n] / other[n] for n in mine if other.get(n)]
+        return statistics.median(pairs) if pairs else None
+
+    def known(self, key, **about):
+        """Values of `key` in order of first appearance."""
+        seen = [r[key] for r in self.records if key in r and all(r.get(k) == v for k, v in about.items())]
+        return list(dict.fromkeys(value for value in seen if value is not None))
+
+    def role(self, role, **about):
+        """Median CPU seconds per 1,000 requests of one role (front, worker)."""
+        found = [
+            r["cpu_by_role"][role] for r in self.records
+            if role in r.get("cpu_by_role", {}) and all(r.get(k) == v for k, v in about.items())
+        ]
+        return statistics.median(found) if found else None
+
+    def markdown(self):
+        lines = []
+        for front in self.known("front"):
+            for app in self.known("app", front=front):
+                lines += self.throughput(front, app) + self.rest(front, app)
+        errors = [f"- {r['front']}, {r['app']}, {r['contender']}: {r['error']}" for r in self.records if "error" in r]
+        if errors:
+            lines += ["## Not measured", "", *errors, ""]
+        return "\n".join(lines + self.aims())
+
+    def throughput(self, front, app):
+        about = {"metric": "throughput", "front": front, "app": app}
+        counts = self.known("connections", **about)
+        names = self.known("contender", **about)
+        if not counts:
+            return []
+        base = self.base if self.base in names else names[0]
+        loop = self.median("cpu_per_1000", contender="loop", **about)
+        rows = []
+        for name in names:
+            each = [dict(about, contender=name, connections=count) for count in counts]
+            if name == "loop":
+                each = [dict(about, contender=name)] * len(counts)
+            middle = each[min(1, len(each) - 1)]
+            cpu = self.median("cpu_per_1000", **middle)
+            parts = [self.role(role, **middle) for role in ("front", "worker")]
+            rows.append([
+                name,
+                joined([self.median("rps", **one) for one in each], 0) if name != "loop" else number(self.median("rps", **each[0]), 0),
+                joined([self.ratio("rps", base, **one) for one in each], 2) if name != "loop" else "-",
+                joined([self.median("p50", **one) for one in each], 2),
+                joined([self.median("p99", **one) for one in each], 1),
+                number(cpu, 3) + (f" (front {number(parts[0], 3)}, worker {number(parts[1], 3)})" if parts[1] is not None else ""),
+                number(cpu / loop if cpu and loop else None, 2),
+                joined([self.median("failed", **one) for one in each], 0),
+            ])
+        counts_text = "/".join(map(str, counts))
+        middle = counts[min(1, len(counts) - 1)]
+        return [
+            f"## {front}, {app}: requests, at {counts_text} connections", "",
+            *table(
+                ["contender", "requests/s", f"ratio to {base}", "p50 ms", "p99 ms", f"app CPU s per 1,000 at {middle}",
+                 "CPU ratio to loop", "failed"], rows,
+            ), "",
+        ]
+
+    def rest(self, front, app):
+        """Memory, cold start, restart: whatever of them was measured."""
+        about = {"front": front, "app": app}
+        names = [n for n in self.known("contender", **about) if n != "loop"]
+        if not any(self.known("metric", **about, contender=n) != ["throughput"] for n in names):
+            return []
+        workers = self.known("workers", metric="memory", **about)
+        rows = []
+        for name in names:
+            mine = dict(about, contender=name)
+            live = self.median("live_s", **mine)
+            measured = self.median("answers", **mine) is not None
+            rows.append([
+                name,
+                joined([self.median("pss_mb", workers=n, **mine) for n in workers], 1) or "-",
+                number(self.median("first_s", **mine), 3),
+                number(self.median("eight_s", **mine), 3),
+                number(self.median("eight_imports", **mine), 0),
+                joined([self.median("process_1_s", **mine), self.median("process_n_s", **mine)], 3),
+                number(self.median("failed", metric="restart", **mine), 0),
+                number(self.median("gap_s", **mine), 3) + f" ({number(self.median('gap_before_s', **mine), 3)})",
+                "never" if measured and live is None else number(live, 2),
+            ])
+        return [
+            f"## {front}, {app}: memory, start, restart under load", "",
+            *table(
+                ["contender", f"PSS MB, {'/'.join(map(str, workers)) or '-'} workers", "first 200 s",
+                 "8 at once, all answered s", "imports", "process 1/n, first answer s", "restart: failed",
+                 "longest gap s (before)", "new code live s"], rows,
+            ), "",
+        ]
+
+    def aims(self):
+        """What the project aims for, beside what this run measured; only where both sides were measured."""
+        rows = []
+
+        def aim(text, value, limit, most=True, digits=2):
+            if value is not None:
+                met = value <= limit if most else value >= limit
+                rows.append([text, number(value, digits), f"{'<=' if most else '>='} {limit}", "yes" if met else "no"])
+
+        ours = {"metric": "throughput", "contender": "runfcgi"}
+        hello = dict(ours, front="nginx", app="hello", connections=8)
+        aim("nginx, hello, 8 connections: requests/s to uwsgi", self.ratio("rps", "uwsgi", **hello), 0.85, False)
+        front = self.role("front", **hello)
+        aim("nginx, hello, 8 connections: front CPU us a request", front and front * 1000, 20, True, 1)
+        page = dict(ours, front="nginx", app="django", connections=8)
+        cpu = self.median("cpu_per_1000", **page)
+        loop = self.median("cpu_per_1000", metric="throughput", contender="loop", app="django")
+        aim("nginx, Django, 8 connections: CPU to the bare loop", cpu / loop if cpu and loop else None, 1.05)
+        for app in ("hello", "django"):
+            fcgid = dict(ours, front="fcgid", app=app, connections=8)
+            aim(f"mod_fcgid, {app}, 8 connections: requests/s to flup", self.ratio("rps", "flup-threaded", **fcgid), 1.5, False)
+            aim(f"mod_fcgid, {app}, 8 connections: CPU to flup", self.ratio("cpu_per_1000", "flup-threaded", **fcgid), 0.33)
+        most = max(self.known("workers", metric="memory"), default=None)
+        size = {"metric": "memory", "front": "fcgid", "app": "django", "workers": most}
+        aim(f"mod_fcgid, Django, {most} workers: PSS to flup", self.ratio("pss_mb", "flup-threaded", contender="runfcgi", **size), 0.3)
+        spawn = self.median("process_n_s", contender="runfcgi", front="fcgid", app="django")
+        aim("Django: first answer of the n-th process, ms", spawn and spawn * 1000, 60, True, 0)
+        aim("mod_fcgid, Django, 8 at once: imports", self.median("eight_imports", contender="runfcgi", front="fcgid", app="django"), 1, True, 0)
+        for front in ("nginx", "fcgid"):
+            about = {"metric": "restart", "contender": "runfcgi", "front": front, "app": "django"}
+            aim(f"{front}, Django, restart: failed", self.median("failed", **about), 0, True, 0)
+            gap = self.median("gap_s", **about)
+            aim(f"{front}, Django, restart: longest gap, ms", gap and gap * 1000, 100, True, 0)
+        return ["## Aims", "", *table(["aim", "measured", "limit", "met"], rows), ""] if rows else []
+
+
+def number(value, digits):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def joined(values, digits):
+    return "-" if all(value is None for value in values) else "/".join(number(value, digits) for value in values)
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -1,0 +1,167 @@
+"""The real web servers in front: one instance with a port for each site, all in one directory, on 127.0.0.1.
+
+Knows configuration files; knows nothing of contenders beyond a site's socket, program and directory.
+"""
+
+import os
+import socket
+import subprocess
+import time
+
+START_SECONDS = 10
+
+NGINX = """
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log error; {user}
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; keepalive_requests 10000000; keepalive_timeout 600;
+  client_body_temp_path {directory}/body; fastcgi_temp_path {directory}/fastcgi;
+  proxy_temp_path {directory}/proxy; scgi_temp_path {directory}/scgi; uwsgi_temp_path {directory}/uwsgi;
+  fastcgi_read_timeout 60;
+  fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD $request_method;
+  fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length;
+  fastcgi_param SCRIPT_NAME ""; fastcgi_param PATH_INFO $uri; fastcgi_param REQUEST_URI $request_uri;
+  fastcgi_param SERVER_PROTOCOL $server_protocol; fastcgi_param GATEWAY_INTERFACE CGI/1.1;
+  fastcgi_param REMOTE_ADDR $remote_addr; fastcgi_param REMOTE_PORT $remote_port;
+  fastcgi_param SERVER_ADDR $server_addr; fastcgi_param SERVER_PORT $server_port; fastcgi_param SERVER_NAME $server_name;
+{sites}
+}}
+"""
+NGINX_SITE = "  server {{ listen 127.0.0.1:{port}; location / {{ fastcgi_pass unix:{socket}; }} }}"
+
+APACHE = """
+ServerRoot {directory}
+DefaultRuntimeDir {directory}
+PidFile {directory}/apache.pid
+ErrorLog {directory}/error.log
+LogLevel error
+ServerName 127.0.0.1
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule alias_module {modules}/mod_alias.so
+LoadModule fcgid_module {modules}/mod_fcgid.so
+{user}
+StartServers 1
+ServerLimit 2
+ThreadsPerChild 64
+MaxRequestWorkers 128
+KeepAlive On
+KeepAliveTimeout 60
+MaxKeepAliveRequests 0
+FcgidIPCDir {directory}/ipc
+FcgidProcessTableFile {directory}/fcgid_shm
+FcgidMaxProcessesPerClass {workers}
+FcgidMinProcessesPerClass {workers}
+{sites}
+"""
+APACHE_SITE = """
+Listen 127.0.0.1:{port}
+<VirtualHost 127.0.0.1:{port}>
+  Alias / {program}/
+  <Directory {directory}>
+    Options +ExecCGI
+    SetHandler fcgid-script
+    Require all granted
+  </Directory>
+</VirtualHost>
+"""
+
+
+class Nginx:
+    """nginx, with each site's unix socket behind a port of its own."""
+
+    def __init__(self, directory, sites, user):
+        self.directory = directory
+        blocks = "\n".join(NGINX_SITE.format(port=site.port, socket=site.socket) for site in sites)
+        role = f"user {user.pw_name};" if os.geteuid() == 0 else ""
+        conf = directory / "nginx.conf"
+        conf.write_text(NGINX.format(directory=directory, user=role, sites=blocks))
+        self.command = ["/usr/sbin/nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(conf)]
+
+
+class Apache:
+    """Apache, event MPM, with each site's program under mod_fcgid behind a port of its own."""
+
+    def __init__(self, directory, sites, user):
+        self.directory = directory
+        blocks = "".join(
+            APACHE_SITE.format(port=site.port, program=site.program, directory=site.directory) for site in sites
+        )
+        role = ""
+        (directory / "ipc").mkdir(exist_ok=True)
+        if os.geteuid() == 0:
+            role = f"User {user.pw_name}\nGroup #{user.pw_gid}"
+            os.chown(directory / "ipc", user.pw_uid, user.pw_gid)
+        conf = directory / "apache.conf"
+        conf.write_text(APACHE.format(
+            directory=directory, modules="/usr/lib/apache2/modules", workers=sites[0].workers, sites=blocks, user=role,
+        ))
+        self.command = ["/usr/sbin/apache2", "-f", str(conf), "-DFOREGROUND"]
+
+
+FRONTS = {"nginx": Nginx, "fcgid": Apache}
+
+
+class Stage:
+    """A web server with its sites, running inside a `with`. `boot=False` leaves the sites to the caller."""
+
+    def __init__(self, directory, front, sites, boot=True):
+        self.directory = directory / f"{front}-{time.monotonic_ns()}"
+        self.directory.mkdir()
+        self.sites = sites
+        self.boot = boot
+        for site, port in zip(sites, free_ports(len(sites))):
+            site.port = port
+        self.server = FRONTS[front](self.directory, sites, sites[0].user)
+        self.process = None
+
+    def __enter__(self):
+        try:
+            with open(self.directory / "out", "wb") as out:
+                self.process = subprocess.Popen(
+                    self.server.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                    env={"PATH": "/usr/bin:/bin"}, start_new_session=True,
+                )
+            for site in self.sites:
+                if self.boot:
+                    site.start()
+                self.await_port(site.port)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.terminate()
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for site in self.sites:
+            site.stop()
+
+    def await_port(self, port):
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.005)
+        logs = [path.read_text()[-2000:] for path in self.directory.glob("*") if path.name in ("out", "error.log")]
+        raise SystemExit(f"the web server in {self.directory} did not start: {' '.join(logs)}")
+
+
+def free_ports(count):
+    """Ports that nobody listens on just now."""
+    held = []
+    for _ in range(count):
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        held.append(listening)
+    ports = [listening.getsockname()[1] for listening in held]
+    for listening in held:
+        listening.close()
+    return ports
