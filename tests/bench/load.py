@@ -65,7 +65,7 @@ def until_answered(port, began, refused=None):
                 return time.perf_counter() - began
             if refused is not None:
                 refused.append(time.perf_counter() - began)
-            time.sleep(0.004)
+            time.sleep(0.005)
         return None
     finally:
         client.close()

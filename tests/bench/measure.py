@@ -14,7 +14,7 @@ import procs
 from contenders import Loop, Site, listener
 from servers import Stage
 
-WARM_SECONDS = 10
+WARM_SECONDS = 20
 SETTLE_SECONDS = 1.5
 RESTART_SECONDS = 6
 
@@ -218,14 +218,15 @@ def longest(moments):
 
 
 def warm(site, workers):
-    """Load until the site answers and (under mod_fcgid, which spawns on demand) has its processes."""
+    """Load until the site answers and (under mod_fcgid, which spawns on demand) has all processes, none importing."""
     if load.until_answered(site.port, time.perf_counter()) is None:
         log = procs.read(site.directory / "log").decode(errors="replace")
-        raise RuntimeError(f"{site.contender.name} never answered: {log[-2000:]}")
-    deadline = time.monotonic() + WARM_SECONDS
+        raise RuntimeError(f"it never answered: {log[-2000:]}")
+    state, deadline = None, time.monotonic() + WARM_SECONDS
     while time.monotonic() < deadline:
         load.wrk(site.port, 2 * workers, 1)
-        if site.front == "nginx" or fronts(site) >= workers:
+        before, state = state, (fronts(site), site.imports())
+        if site.front == "nginx" or state == before and state[0] >= workers:
             return
 
 

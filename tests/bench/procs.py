@@ -19,19 +19,19 @@ def adopt_orphans():
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def descendants():
-    """Pids below us, zombies left out."""
+def below(ancestor):
+    """Pids below a process, zombies left out."""
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             fields = stat(entry)
             if fields and fields[0] != "Z":
                 children.setdefault(int(fields[1]), []).append(int(entry))
-    found, todo = [], [os.getpid()]
+    found, todo = [], [ancestor]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
+        young = children.get(todo.pop(), [])
+        found += young
+        todo += young
     return found
 
 
@@ -40,7 +40,7 @@ def members(directory):
     or in that of an ancestor of theirs. The web server itself is not one."""
     directory = os.fsencode(str(directory))
     ours = set()
-    for pid in descendants():
+    for pid in below(os.getpid()):
         if comm(pid) in WEB_SERVERS:
             continue
         fields = stat(pid)
@@ -114,11 +114,12 @@ def kill_rest():
     """Ends whatever is still below us; returns their command lines, for the record."""
     left = []
     for _ in range(5):
-        pids = descendants()
+        pids = below(os.getpid())
         if not pids:
             break
         left += [read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode(errors="replace") for pid in pids]
         kill(pids)
+    reap()
     return left
 
 

@@ -8,7 +8,10 @@ import socket
 import subprocess
 import time
 
+import procs
+
 START_SECONDS = 10
+STOP_SECONDS = 15
 
 NGINX = """
 daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log error; {user}
@@ -133,14 +136,17 @@ class Stage:
 
     def __exit__(self, *_):
         if self.process:
+            below = set(procs.below(self.process.pid))
             self.process.terminate()
             try:
-                self.process.wait(5)
+                self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+            procs.kill(below.intersection(procs.below(os.getpid())))
         for site in self.sites:
             site.stop()
+        procs.reap()
 
     def await_port(self, port):
         deadline = time.monotonic() + START_SECONDS
