@@ -47,6 +47,7 @@ class Site:
         self.socket = self.directory / "site.sock"
         self.program = self.directory / "mysite.fcgi"
         self.port = None
+        self.web_log = None
         self.processes = []
         self.lay()
 
@@ -67,6 +68,12 @@ class Site:
     def imports(self):
         """How often the app was imported so far."""
         return (self.directory / "imports").stat().st_size
+
+    def log(self):
+        """The end of what it and its web server wrote to standard error and the error log."""
+        paths = [self.directory / "log", self.web_log]
+        texts = [procs.read(path).decode(errors="replace")[-1000:].strip() for path in paths if path]
+        return " | ".join(text for text in texts if text) or "its log is empty"
 
     def start(self):
         """Starts the contender on its socket; under mod_fcgid the web server does it."""

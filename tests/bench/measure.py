@@ -155,7 +155,7 @@ def cold_nth(bench, contender, app, front, number):
                 began = time.perf_counter()
                 site.processes.append(site.spawn([site.program], stdin=listening))
             if not load.fastcgi_get(path):
-                raise RuntimeError(f"process {process + 1} gave no complete 200")
+                raise RuntimeError(f"process {process + 1} gave no complete 200: {site.log()}")
             times.append(time.perf_counter() - began)
     finally:
         site.stop()
@@ -220,8 +220,7 @@ def longest(moments):
 def warm(site, workers):
     """Load until the site answers and (under mod_fcgid, which spawns on demand) has all processes, none importing."""
     if load.until_answered(site.port, time.perf_counter()) is None:
-        log = procs.read(site.directory / "log").decode(errors="replace")
-        raise RuntimeError(f"it never answered: {log[-2000:]}")
+        raise RuntimeError(f"it never answered: {site.log()}")
     state, deadline = None, time.monotonic() + WARM_SECONDS
     while time.monotonic() < deadline:
         load.wrk(site.port, 2 * workers, 1)

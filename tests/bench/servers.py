@@ -48,6 +48,7 @@ StartServers 1
 ServerLimit 2
 ThreadsPerChild 64
 MaxRequestWorkers 128
+Suexec Off
 KeepAlive On
 KeepAliveTimeout 60
 MaxKeepAliveRequests 0
@@ -115,6 +116,7 @@ class Stage:
         self.boot = boot
         for site, port in zip(sites, free_ports(len(sites))):
             site.port = port
+            site.web_log = self.directory / "error.log"
         self.server = FRONTS[front](self.directory, sites, sites[0].user)
         self.process = None
 
