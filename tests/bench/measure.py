@@ -218,7 +218,7 @@ def longest(moments):
 
 
 def warm(site, workers):
-    """Load until the site answers and (under mod_fcgid, which spawns on demand) has all processes, none importing."""
+    """Load until the site answers and, under mod_fcgid, which spawns on demand, has all processes, none importing."""
     if load.until_answered(site.port, time.perf_counter()) is None:
         raise RuntimeError(f"it never answered: {site.log()}")
     state, deadline = None, time.monotonic() + WARM_SECONDS

@@ -112,4 +112,5 @@ def call(command, environ=None):
 def output(command):
     if not shutil.which(command[0]):
         return ""
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30).stdout.strip()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    return done.stdout.strip()

@@ -2,8 +2,6 @@
 
 import statistics
 
-THROUGHPUT = ["rps", "p50", "p99", "cpu_per_1000"]
-
 
 class Report:
     """The records of a run, asked for by what they are about."""
@@ -65,18 +63,23 @@ class Report:
         rows = []
         for name in names:
             each = [dict(about, contender=name, connections=count) for count in counts]
-            if name == "loop":
-                each = [dict(about, contender=name)] * len(counts)
             middle = each[min(1, len(each) - 1)]
+            speed = joined([self.median("rps", **one) for one in each], 0)
+            if name == "loop":
+                middle = dict(about, contender=name)
+                speed = number(self.median("rps", **middle), 0)
             cpu = self.median("cpu_per_1000", **middle)
-            parts = [self.role(role, **middle) for role in ("front", "worker")]
+            cpu_text = number(cpu, 3)
+            if self.role("worker", **middle) is not None:
+                parts = [f"{role} {number(self.role(role, **middle), 3)}" for role in ("front", "worker")]
+                cpu_text += f" ({', '.join(parts)})"
             rows.append([
                 name,
-                joined([self.median("rps", **one) for one in each], 0) if name != "loop" else number(self.median("rps", **each[0]), 0),
-                joined([self.ratio("rps", base, **one) for one in each], 2) if name != "loop" else "-",
+                speed,
+                joined([self.ratio("rps", base, **one) for one in each], 2),
                 joined([self.median("p50", **one) for one in each], 2),
                 joined([self.median("p99", **one) for one in each], 1),
-                number(cpu, 3) + (f" (front {number(parts[0], 3)}, worker {number(parts[1], 3)})" if parts[1] is not None else ""),
+                cpu_text,
                 number(cpu / loop if cpu and loop else None, 2),
                 joined([self.median("failed", **one) for one in each], 0),
             ])
@@ -135,26 +138,28 @@ class Report:
         hello = dict(ours, front="nginx", app="hello", connections=8)
         aim("nginx, hello, 8 connections: requests/s to uwsgi", self.ratio("rps", "uwsgi", **hello), 0.85, False)
         front = self.role("front", **hello)
-        aim("nginx, hello, 8 connections: front CPU us a request", front and front * 1000, 20, True, 1)
+        aim("nginx, hello, 8 connections: front CPU us a request", front and front * 1000, 20, digits=1)
         page = dict(ours, front="nginx", app="django", connections=8)
         cpu = self.median("cpu_per_1000", **page)
         loop = self.median("cpu_per_1000", metric="throughput", contender="loop", app="django")
-        aim("nginx, Django, 8 connections: CPU to the bare loop", cpu / loop if cpu and loop else None, 1.05)
-        for app in ("hello", "django"):
-            fcgid = dict(ours, front="fcgid", app=app, connections=8)
-            aim(f"mod_fcgid, {app}, 8 connections: requests/s to flup", self.ratio("rps", "flup-threaded", **fcgid), 1.5, False)
-            aim(f"mod_fcgid, {app}, 8 connections: CPU to flup", self.ratio("cpu_per_1000", "flup-threaded", **fcgid), 0.33)
+        aim("nginx, django, 8 connections: CPU to the bare loop", cpu / loop if cpu and loop else None, 1.05)
+        flup = "flup-threaded"
+        for app in self.known("app"):
+            about = dict(ours, front="fcgid", app=app, connections=8)
+            aim(f"fcgid, {app}, 8 connections: requests/s to flup", self.ratio("rps", flup, **about), 1.5, False)
+            aim(f"fcgid, {app}, 8 connections: CPU to flup", self.ratio("cpu_per_1000", flup, **about), 0.33)
         most = max(self.known("workers", metric="memory"), default=None)
-        size = {"metric": "memory", "front": "fcgid", "app": "django", "workers": most}
-        aim(f"mod_fcgid, Django, {most} workers: PSS to flup", self.ratio("pss_mb", "flup-threaded", contender="runfcgi", **size), 0.3)
-        spawn = self.median("process_n_s", contender="runfcgi", front="fcgid", app="django")
-        aim("Django: first answer of the n-th process, ms", spawn and spawn * 1000, 60, True, 0)
-        aim("mod_fcgid, Django, 8 at once: imports", self.median("eight_imports", contender="runfcgi", front="fcgid", app="django"), 1, True, 0)
-        for front in ("nginx", "fcgid"):
-            about = {"metric": "restart", "contender": "runfcgi", "front": front, "app": "django"}
-            aim(f"{front}, Django, restart: failed", self.median("failed", **about), 0, True, 0)
+        about = {"metric": "memory", "contender": "runfcgi", "front": "fcgid", "app": "django", "workers": most}
+        aim(f"fcgid, django, {most} workers: PSS to flup", self.ratio("pss_mb", flup, **about), 0.3)
+        about = {"metric": "cold", "contender": "runfcgi", "front": "fcgid", "app": "django"}
+        spawn = self.median("process_n_s", **about)
+        aim("fcgid, django: first answer of the n-th process, ms", spawn and spawn * 1000, 60, digits=0)
+        aim("fcgid, django, 8 at once: imports", self.median("eight_imports", **about), 1, digits=0)
+        for place in self.known("front"):
+            about = {"metric": "restart", "contender": "runfcgi", "front": place, "app": "django"}
+            aim(f"{place}, django, restart: failed", self.median("failed", **about), 0, digits=0)
             gap = self.median("gap_s", **about)
-            aim(f"{front}, Django, restart: longest gap, ms", gap and gap * 1000, 100, True, 0)
+            aim(f"{place}, django, restart: longest gap, ms", gap and gap * 1000, 100, digits=0)
         return ["## Aims", "", *table(["aim", "measured", "limit", "met"], rows), ""] if rows else []
 
 

@@ -1,5 +1,5 @@
-/* The floor: what a FastCGI program costs that does nothing but answer. Started with its listening socket as fd 0.
- * Answers as apps/hello.py does; the release is read once, from the file beside it, as the Python apps do. */
+/* The floor: what a FastCGI program costs that does nothing but answer. Started with its listening socket
+ * as fd 0. Answers as apps/hello.py does; the release is read once, from the file beside it, as the Python apps do. */
 #include <fcgiapp.h>
 #include <stdio.h>
 #include <string.h>
