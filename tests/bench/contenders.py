@@ -213,7 +213,7 @@ class Runfcgi(Contender):
 
 
 class Loop(Contender):
-    """The limit: the app in a plain Python loop, no server at all."""
+    """The limit: the app in a plain Python loop, no server at all; one for each CPU."""
 
     fronts = ()
 

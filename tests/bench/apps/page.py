@@ -1,10 +1,13 @@
-"""A small Django site with what `startproject` brings (admin, sessions, the usual middleware); its page needs no database."""
+"""A small Django site with what `startproject` brings: admin, sessions, the usual middleware. Its page needs
+no database."""
 
 import os
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
+from stamp import release
 
+RELEASE = release()
 CONTRIB = ["admin", "auth", "contenttypes", "sessions", "messages", "staticfiles"]
 
 settings.configure(

@@ -4,9 +4,8 @@ from django.contrib import admin
 from django.http import HttpResponse
 from django.template import loader
 from django.urls import path
-from stamp import release
+from page import RELEASE
 
-RELEASE = release()
 COLUMNS = ["title", "author", "year", "shelf"]
 ROWS = [
     {"title": f"Volume <{n}>", "author": f"Author & Sons {n % 7}", "year": 1900 + n, "shelf": n % 5}
