@@ -128,9 +128,11 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
             .create_new(true)
             .mode(0o700)
             .open(&temporary)?;
+        // Locked, so that no sweep takes it for a left-over.
+        file.lock()?;
         let written = file.write_all(content);
-        drop(file);
         let renamed = written.and_then(|()| fs::rename(&temporary, &path));
+        drop(file);
         if let Err(error) = renamed {
             let _ = fs::remove_file(&temporary);
             return Err(error);

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod access_log;
+pub mod account;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -183,6 +183,7 @@ fn serve_site(role: Role, original: PathBuf, stem: &str, serve: Serve, left: Lef
         config_file,
         options: serve.options,
         spawned_as,
+        python_cache: dir.as_ref().ok().map(|dir| dir.file("python")),
         dir: dir.ok(),
         hello,
         identity,

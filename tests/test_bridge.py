@@ -308,7 +308,7 @@ class Preloader(Front):
             ours.settimeout(TIMEOUT)
             self.test.addCleanup(ours.close)
         self.cuts += [lifeline, stderr]
-        kind, payload, _, _ = read_frame(sock)
+        kind, payload = read_frame(sock)[:2]
         return (kind, payload), [ours for ours, _ in both], lifeline, stderr
 
     def can_lock(self):
@@ -920,15 +920,21 @@ class PreloaderTest(unittest.TestCase):
         wait_for(lambda: not os.path.exists('/proc/{}'.format(pid)), 'the worker to be reaped')
         (_, payload), (slot,), lifeline, _ = preloader.fork()
         pid = struct.unpack('>I', payload)[0]
+        read_frame(slot)
         os.close(lifeline)
         preloader.cuts.remove(lifeline)
         wait_for(lambda: not os.path.exists('/proc/{}'.format(pid)), 'the worker to be reaped')
+        self.assert_exited(preloader, pid, b'was killed (SIGKILL)')
         (_, payload), (slot,), _, _ = preloader.fork()
         pid = struct.unpack('>I', payload)[0]
         read_frame(slot)
         os.kill(pid, signal.SIGSEGV)
-        wait_for(lambda: 'worker {} was ended by SIGSEGV'.format(pid) in preloader.log, 'the end to be told')
-        self.assertNotIn('SIGKILL', preloader.log)
+        self.assert_exited(preloader, pid, b'was ended by SIGSEGV')
+
+    def assert_exited(self, preloader, pid, words):
+        kind, payload = read_frame(preloader.setup)[:2]
+        self.assertEqual((kind, payload[:4]), (b'q', struct.pack('>I', pid)))
+        self.assertIn(words, payload)
 
     @each_python
     def test_threads_of_a_worker(self, python):

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::connection::{ConnNo, Connection, Stage};
-use super::request::{Answer, FilePiece, Request};
+use super::request::{Answer, FilePiece, Phase, Request};
 use crate::access_log::Record;
 use crate::environ::describe;
 use crate::log::Level;
@@ -151,6 +151,7 @@ impl Server {
         };
         request.answer = Answer::Done;
         request.file = None;
+        let phase = request.phase;
         let Some(conn_no) = request.conn.take() else {
             return;
         };
@@ -164,6 +165,10 @@ impl Server {
             conn.stage = Stage::Closing;
         }
         self.touched.push(conn_no);
+        if let Phase::Running(slot) = phase {
+            // It may have been kept waiting while this connection was full.
+            self.watch_slot(slot, true);
+        }
     }
 
     /// A line for the access log. `whole`: the answer was sent to its end.
@@ -184,8 +189,7 @@ impl Server {
             pid: std::process::id(),
             aborted: !whole,
         };
-        let mut line = access.format.render(&record);
-        line.push('\n');
+        let line = access.format.render(&record);
         let _ = access.file.append(time, line.as_bytes());
     }
 
@@ -210,6 +214,9 @@ impl Server {
                 conn.requests.clear();
             }
             self.drop_conn(conn_no, now);
+            if let Some(Phase::Running(slot)) = self.requests.get(&number).map(|r| r.phase) {
+                self.tell_abort(slot);
+            }
         } else {
             self.end_answer(number, now);
         }

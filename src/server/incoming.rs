@@ -235,6 +235,7 @@ impl Server {
             self.forget(number);
             return;
         }
+        self.retry_import(now);
         if let Some(reason) = self.hopeless() {
             self.fail(number, 500, &reason, None, now);
             self.forget(number);

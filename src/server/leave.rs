@@ -142,6 +142,11 @@ impl Server {
             }
         }
         self.pool = crate::worker::pool::Pool::default();
+        self.current.link.channel = None;
+        self.place.image_lock = None;
+        if let Some(dir) = &self.place.dir {
+            dir.leave();
+        }
     }
 
     pub(super) fn hand_over_all(&mut self) -> HandOver {

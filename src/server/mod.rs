@@ -27,6 +27,7 @@ pub use restart::{HandOver, Outcome};
 pub use watch::{Stamp, Watch};
 
 use crate::access_log::Format;
+use crate::account::Account;
 use crate::config::{Config, Options, Protocol};
 use crate::environ::Mount;
 use crate::log::{Level, Log, LogFile};
@@ -87,6 +88,8 @@ pub struct Place {
     pub spawned_as: (u64, u64),
     /// Where the processes of the site meet; None: nowhere, so each front is on its own.
     pub dir: Option<RuntimeDir>,
+    /// Where the interpreter that was found is remembered.
+    pub python_cache: Option<PathBuf>,
     /// What the preloader is told of us.
     pub hello: Hello,
     /// Names the site.
@@ -114,6 +117,7 @@ pub struct Server {
     fault: Option<String>,
     place: Place,
     mount: Mount,
+    account: Account,
     log: Log,
     access: Option<Access>,
     epoll: Epoll,
@@ -204,6 +208,7 @@ impl Server {
             config,
             fault,
             mount,
+            account: Account::read(),
             place,
             log,
             access,

@@ -1,9 +1,10 @@
 //! The ties to preloaders: one for the code that serves, one for the code that is to come.
 
-use super::{Generation, Server, Token};
+use super::processes::FORK_PAUSE;
+use super::{Generation, Role, Server, Token};
 use crate::log::Level;
 use crate::worker::pool::{self, ProcessNo};
-use crate::worker::preloader::{Link, State};
+use crate::worker::preloader::{Hello, Link, State};
 use crate::worker::wire::Frame;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::io;
@@ -55,19 +56,49 @@ impl Server {
             .link
             .step(now, dir, self.start(), self.place.hello)
         {
-            generation
-                .link
-                .fail(now, format!("the preloader cannot be started: {error}"));
-            self.note(
-                Level::Error,
-                &format!("the preloader cannot be started: {error}"),
-            );
+            self.not_started(generation, &error, now);
         }
         if let State::Failed { reason, .. } = &generation.link.state
             && generation.number != self.current.number
         {
             let reason = reason.clone();
             self.next_failed(&reason);
+        }
+    }
+
+    /// No process for a preloader: the account is at its limits, or something is amiss.
+    pub(super) fn not_started(
+        &mut self,
+        generation: &mut Generation,
+        error: &io::Error,
+        now: Instant,
+    ) {
+        let text = format!("the preloader cannot be started: {error}");
+        self.note(Level::Error, &text);
+        if self.place.role == Role::Cgi {
+            generation.plain = true;
+        } else if error.kind() == io::ErrorKind::WouldBlock {
+            // EAGAIN from fork: those who wait go on waiting, up to their time.
+            generation.link.state = State::Electing {
+                next: now + FORK_PAUSE,
+                pause: FORK_PAUSE,
+            };
+        } else {
+            generation.link.fail(now, text);
+        }
+    }
+
+    /// Somebody asks for a site that could not be imported a while ago: it may have been mended.
+    pub(super) fn retry_import(&mut self, now: Instant) {
+        if self.current.link.may_retry(now) {
+            let version = self.watch.version(&self.place.identity);
+            self.last_generation += 1;
+            self.current = Generation {
+                number: self.last_generation,
+                link: Link::new(version, now),
+                plain: self.current.plain,
+            };
+            self.due(now);
         }
     }
 
@@ -79,7 +110,7 @@ impl Server {
                 state: State::Ready,
                 channel: None,
                 started_here: false,
-                connect_only: false,
+                connect_only: None,
             };
             let stand_in = Generation {
                 number,
@@ -176,8 +207,16 @@ impl Server {
                 if generation.plain {
                     let threads = fact(b"threads");
                     self.note(Level::Warning, &format!("importing the app started {threads} threads: each worker imports it by itself"));
+                    generation.link.greet(Hello {
+                        linger: 0,
+                        ..self.place.hello
+                    });
                     generation.link.channel = None;
                 } else if generation.link.started_here {
+                    let output = fact(b"output");
+                    if !output.trim().is_empty() {
+                        self.note(Level::App, output.trim_end());
+                    }
                     self.note(
                         Level::Info,
                         &format!(
@@ -210,6 +249,7 @@ impl Server {
                 self.fork_failed(now);
             }
             Frame::Release => self.give_back(now),
+            Frame::Exited { pid, how } => self.on_worker_exit(pid, &how),
             _ => (),
         }
     }

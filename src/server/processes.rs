@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// Pause after a fork was refused, or a worker did not start.
-const FORK_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const FORK_PAUSE: Duration = Duration::from_millis(200);
 /// The longest such pause.
 const FORK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Workers of one front where the server gives it many requests at a time and nothing is said.
@@ -42,6 +42,18 @@ impl Server {
             if self.fork_after.is_some() || !self.start_worker(sizes.slots, now) {
                 break;
             }
+        }
+        let old = |p: &Process| !p.retiring && p.old_at.is_some_and(|at| at <= now);
+        let old = self
+            .pool
+            .processes
+            .iter()
+            .find(|(_, p)| old(p))
+            .map(|(n, _)| *n);
+        if let Some(process) = old
+            && self.pool.idle_since(now).contains(&process)
+        {
+            self.pool.retire(process, now);
         }
         let idle_timeout = Duration::from_secs(self.config.server.idle_timeout);
         if counts.idle > sizes.maxspare
@@ -68,7 +80,10 @@ impl Server {
         );
         let max = match (alone, slots) {
             (true, _) | (_, 2..) => 1,
-            _ => server.maxchildren.map_or(CHILDREN, |n| n as usize).max(1),
+            _ => server
+                .maxchildren
+                .map_or_else(|| self.account.fitting(CHILDREN), |n| n as usize)
+                .max(1),
         };
         let minspare = server.minspare.map_or(1, |n| n as usize).min(max);
         let maxspare = server
@@ -93,7 +108,8 @@ impl Server {
             return false;
         }
         if self.current.plain
-            && matches!(self.current.link.state, State::Failed { retry, .. } if retry > now)
+            && matches!(self.current.link.state, State::Failed { .. })
+            && (self.queue.is_empty() || !self.current.link.may_retry(now))
         {
             return false;
         }
@@ -191,7 +207,7 @@ impl Server {
         Start {
             config: &self.config,
             exe: &self.place.image,
-            cache: None,
+            cache: self.place.python_cache.as_deref(),
             cgi: self.place.role == Role::Cgi,
         }
     }
@@ -257,17 +273,18 @@ impl Server {
         }
     }
 
+    /// The preloader tells how a worker of ours has ended; of those that we ended ourselves we know.
+    pub(super) fn on_worker_exit(&mut self, pid: i32, how: &str) {
+        let found = self.pool.processes.values().find(|p| p.pid == Some(pid));
+        if found.is_some_and(|process| process.ended_for.is_none()) {
+            self.note(Level::Warning, &format!("worker {pid} {how}"));
+        }
+    }
+
     pub(super) fn on_exit(&mut self, pid: Pid, trouble: Option<String>, now: Instant) {
         self.on_tested(pid, trouble.as_deref(), now);
-        let worker = self
-            .pool
-            .processes
-            .values()
-            .find(|p| p.pid == Some(pid.as_raw()));
-        if let (Some(trouble), Some(worker)) = (trouble, worker)
-            && !worker.retiring
-        {
-            self.note(Level::Warning, &format!("worker {pid} {trouble}"));
+        if let Some(trouble) = trouble {
+            self.on_worker_exit(pid.as_raw(), &trouble);
         }
     }
 }

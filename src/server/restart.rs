@@ -326,11 +326,17 @@ impl Server {
         let Ok(version) = fs::read_to_string(dir.file("good")) else {
             return false;
         };
-        if version == self.current.link.version || !self.pool.processes.is_empty() {
+        if version == self.current.link.version
+            || self.current.link.connect_only.is_some()
+            || !self.pool.processes.is_empty()
+        {
             return false;
         }
+        let State::Failed { reason, .. } = &self.current.link.state else {
+            return false;
+        };
         let mut link = Link::new(version, now);
-        link.connect_only = true;
+        link.connect_only = Some(reason.clone());
         self.last_generation += 1;
         self.current = Generation {
             number: self.last_generation,

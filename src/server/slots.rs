@@ -5,6 +5,7 @@ use super::request::{Answer, Phase};
 use super::{Server, Token};
 use crate::log::Level;
 use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState};
+use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -166,6 +167,9 @@ impl Server {
             (Frame::Started { pid }, _) => {
                 self.pool.started(slot_no, pid, now);
                 self.boot_failures = 0;
+                if self.current.plain {
+                    self.current.link.state = State::Ready;
+                }
             }
             (Frame::BootFailed(text), _) => {
                 self.boot_failed(process, &String::from_utf8_lossy(&text), now)

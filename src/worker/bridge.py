@@ -41,7 +41,7 @@ from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SOCK_STREAM, S
 REQUEST, ABORT = ord('R'), ord('A')
 STARTED, BOOT_FAILED = ord('W'), ord('B')
 HEAD, DATA, FILE, LOG, EXCEPTION, END = (ord(c) for c in 'HDFLXE')
-SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE = (ord(c) for c in 'Shfrbknl')
+SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) for c in 'Shfrbknlq')
 BODY_FD = TRUNCATED = 1
 
 REQUEST_HEADER = struct.Struct('>BBxxIQ')
@@ -59,6 +59,7 @@ LOG_LIMIT = 65536  # longest payload of one LOG frame
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FAILED_BACKOFF = 5.0  # seconds in which a broken application is not imported again
+LEFT_TO_THE_LAST = {'good', 'python', 'reload'}  # files of the runtime directory that nobody holds a lock on
 
 Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
 
@@ -817,11 +818,12 @@ def attempt(what, action):
 
 
 def warm_up(app, settings):
-    """Loads what the first request would load, so that each forked worker has it."""
+    """Loads what the first request would load, so that each forked worker has it. A URLconf that cannot be imported
+    is an error of the site: no request could be answered."""
     django = django_settings()
     if django is not None:
         attempt('loading the translations', warm_translations)
-        attempt('loading the URLconf', warm_urls)
+        warm_urls()
         attempt('loading the template engines', warm_templates)
     if settings.get('warm'):
         attempt('the warming request', lambda: warm_request(app, settings, django))
@@ -1019,7 +1021,7 @@ class Preloader:
         self.app = None
         self.answer = b''  # READY or FAILED
         self.controls = {}
-        self.children = set()
+        self.children = {}  # pid: the control connection that asked for it
         self.spawners = set()
         self.linger = 0.0
         self.idle_since = None
@@ -1034,18 +1036,22 @@ class Preloader:
         set_process_name('runfcgi-preload')
         PRIVATE.guard_forks()
         self.set_signals()
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, str(self.pid).encode(), 0)  # a front ends us by it if the import hangs
         began = time.time()
         try:
-            self.app = load_app(self.settings)
+            app = load_app(self.settings)
+            warm_up(app, self.settings)
         except BaseException:
             text = describe_exception()
             log(text)
             self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
             self.serve_failure(watched_files(self.settings['app_path']))
-        warm_up(self.app, self.settings)
+        self.app = app
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
         ready = ('python', version, 'threads', str(count_threads()), 'seconds', seconds, 'pid', str(self.pid))
+        ready += ('output', take_output())
         self.answer = frame(READY, encode_pairs(*ready))
         self.set_signals()  # again: the application may have set its own while it was imported
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
@@ -1167,7 +1173,7 @@ class Preloader:
             finally:
                 os._exit(1)
         close_all(fds)
-        self.children.add(pid)
+        self.children[pid] = control
         control.sock.sendall(frame(FORKED, struct.pack('>I', pid)))
 
     def ask_release(self, control):
@@ -1198,10 +1204,15 @@ class Preloader:
             except ChildProcessError:
                 pid, status = child, 0
             if pid:
-                self.children.discard(pid)
-                words = describe_exit(status)
-                if words:
-                    log('runfcgi: worker {} {}'.format(pid, words))
+                self.tell_exit(pid, self.children.pop(pid), describe_exit(status))
+
+    def tell_exit(self, pid, control, words):
+        """EXITED: the front that had asked for the worker explains its end to the owner."""
+        if words and self.controls.get(control.sock.fileno()) is control:
+            try:
+                control.sock.sendall(frame(EXITED, struct.pack('>I', pid) + words.encode()))
+            except OSError:
+                pass
 
     def patience(self):
         """How long the next wait may be."""
@@ -1230,6 +1241,7 @@ class Preloader:
             pass
         if same_file(self.settings.get('lock'), self.lock):
             unlink(self.settings.get('lock'))
+            tidy(os.path.dirname(self.settings.get('lock')))
         ERRORS.flush()
         os._exit(0)
 
@@ -1255,6 +1267,46 @@ def same_file(path, fd):
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
+def tidy(directory):
+    """Removes what the last process of the site leaves in the runtime directory: copies of the executable and records
+    that nobody holds a lock on, and then the directory itself."""
+    try:
+        names = os.listdir(directory)
+        for name in names:
+            if name.startswith(('exe-', 'front-')):
+                unlink_unlocked(os.path.join(directory, name))
+        if set(os.listdir(directory)) <= LEFT_TO_THE_LAST:
+            for name in LEFT_TO_THE_LAST:
+                unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def unlink_unlocked(path):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def take_output():
+    """What was written to standard output and error until now, as far as it can be read back; the file is emptied."""
+    ERRORS.flush()
+    sys.stdout.flush()
+    try:
+        size = os.fstat(2).st_size
+        text = os.pread(2, TEXT_LIMIT, max(0, size - TEXT_LIMIT))
+        os.ftruncate(2, 0)
+    except OSError:
+        return ''
+    return text.decode('utf-8', 'replace').replace('\0', '')
+
+
 def count_threads():
     """All threads of this process, also those that no Python code started."""
     try:
@@ -1272,11 +1324,11 @@ def reseed():
 
 
 def describe_exit(status):
-    """An unusual end in words; None for a usual one. (SIGKILL is how a lifeline ends a worker.)"""
+    """An unusual end in words; None for a usual one. The front knows which SIGKILL its own lifeline sent."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
-            return None
+            return 'was killed (SIGKILL): for want of memory, or by hand'
         try:
             name = signal.Signals(number).name
         except ValueError:

@@ -14,7 +14,9 @@ use super::spawn::{self, Start};
 use super::wire;
 use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -38,8 +40,8 @@ pub struct Link {
     pub channel: Option<Channel>,
     /// Whether we started this preloader.
     pub started_here: bool,
-    /// Never start one: its code is not there any more.
-    pub connect_only: bool,
+    /// Never start one, since its code is not there any more; with the reason why it would be needed.
+    pub connect_only: Option<String>,
 }
 
 /// See the diagram above.
@@ -63,7 +65,7 @@ pub enum State {
     Failed {
         /// The last lines of the reason.
         reason: String,
-        /// When to try again.
+        /// From when on a request may make us try again.
         retry: Instant,
     },
 }
@@ -90,7 +92,7 @@ impl Link {
             },
             channel: None,
             started_here: false,
-            connect_only: false,
+            connect_only: None,
         }
     }
 
@@ -101,7 +103,7 @@ impl Link {
             state: State::Ready,
             channel: Some(Channel::new(control)?),
             started_here: false,
-            connect_only: false,
+            connect_only: None,
         })
     }
 
@@ -110,8 +112,7 @@ impl Link {
         match self.state {
             State::Electing { next, .. } => Some(next),
             State::Waiting { until } => Some(until),
-            State::Failed { retry, .. } => Some(retry),
-            State::Ready => None,
+            State::Failed { .. } | State::Ready => None,
         }
     }
 
@@ -126,8 +127,10 @@ impl Link {
         match self.state.clone() {
             State::Electing { next, pause } if next <= now => {
                 let elected = self.elect(dir, start)?;
-                if elected.is_none() && self.connect_only {
-                    self.fail(now, String::from("the version that worked is gone"));
+                if elected.is_none()
+                    && let Some(reason) = self.connect_only.clone()
+                {
+                    self.fail(now, reason);
                     return Ok(false);
                 }
                 let Some((control, started_here)) = elected else {
@@ -147,14 +150,11 @@ impl Link {
             }
             State::Waiting { until } if until <= now => {
                 let seconds = start.config.limits.start_timeout;
+                self.end_stuck(dir);
                 self.fail(
                     now,
                     format!("the app was not imported within {seconds} s ([limits] start_timeout)"),
                 );
-                Ok(false)
-            }
-            State::Failed { retry, .. } if retry <= now => {
-                self.elect_from(now);
                 Ok(false)
             }
             _ => Ok(false),
@@ -190,13 +190,9 @@ impl Link {
         };
     }
 
-    /// Starts looking at once.
-    pub fn elect_from(&mut self, now: Instant) {
-        self.channel = None;
-        self.state = State::Electing {
-            next: now,
-            pause: PAUSE,
-        };
+    /// Whether it has failed, and long enough ago to try again now that somebody asks.
+    pub fn may_retry(&self, now: Instant) -> bool {
+        matches!(self.state, State::Failed { retry, .. } if retry <= now)
     }
 
     /// Asks for a worker with these descriptors: lifeline, standard error, slots.
@@ -209,14 +205,28 @@ impl Link {
         }
     }
 
-    /// DESIGN: connect; else take the lock; connect once more; else listen and start Python.
+    /// Ends a preloader that does not come to an end with its import. Its pid is in the file whose lock it holds.
+    fn end_stuck(&self, dir: &RuntimeDir) {
+        let path = dir.file(&format!("{}.lock", self.version));
+        let Ok(lock) = File::open(&path) else { return };
+        let pid = fs::read_to_string(&path)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        if lock.try_lock().is_err()
+            && let Some(pid) = pid.filter(|pid| *pid > 1)
+        {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Connect; else take the lock; connect once more; else listen and start Python.
     fn elect(&self, dir: &RuntimeDir, start: Start<'_>) -> io::Result<Option<(OwnedFd, bool)>> {
         let socket_name = format!("{}.sock", self.version);
         let lock_path = dir.file(&format!("{}.lock", self.version));
         if let Some(stream) = connect(dir, &socket_name)? {
             return Ok(Some((stream, false)));
         }
-        if self.connect_only {
+        if self.connect_only.is_some() {
             return Ok(None);
         }
         let lock = OpenOptions::new()

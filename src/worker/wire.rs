@@ -8,7 +8,7 @@
 //! - *slot* (front <-> worker): one request at a time. Down: `REQUEST`, `ABORT`. Up: `STARTED` or `BOOT_FAILED` once,
 //!   then for each request `LOG*`, then `HEAD (DATA | FILE | LOG)* END` or `EXCEPTION END`.
 //! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`; up `FORKED` or `REFUSED`
-//!   for each `FORK`, in order; `RELEASE` at any time.
+//!   for each `FORK`, in order; `RELEASE` and `EXITED` at any time.
 //! - *setup* (front -> a Python just started, once): `SETUP`.
 
 use crate::pairs::Pairs;
@@ -54,7 +54,8 @@ pub const HELLO: u8 = b'h';
 /// Front to preloader: fork a worker. Descriptors: lifeline (read end), stderr (write end), then one slot socket for
 /// each thread that the worker shall have.
 pub const FORK: u8 = b'f';
-/// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`).
+/// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`,
+/// `output`: what was printed meanwhile).
 pub const READY: u8 = b'r';
 /// Preloader to front: the app could not be imported; payload text, the last lines of the log.
 pub const FAILED: u8 = b'b';
@@ -64,6 +65,9 @@ pub const FORKED: u8 = b'k';
 pub const REFUSED: u8 = b'n';
 /// Preloader to front: another front is in need of a process: give an idle worker back.
 pub const RELEASE: u8 = b'l';
+/// Preloader to front: a worker that it had asked for has ended in an unusual way; payload pid (u32), then the way in
+/// words.
+pub const EXITED: u8 = b'q';
 
 /// Length at which a frame that must be kept whole (all but `DATA` and `LOG`) is refused.
 pub const MAX_WHOLE: usize = 1 << 20;
@@ -111,6 +115,13 @@ pub enum Frame<'a> {
     Refused(Cow<'a, [u8]>),
     /// Give an idle worker back.
     Release,
+    /// A worker has ended.
+    Exited {
+        /// Its process id.
+        pid: i32,
+        /// How, in words.
+        how: String,
+    },
 }
 
 /// Bytes that are not of this wire: ends the worker or preloader that sent them.
@@ -252,6 +263,13 @@ fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireE
         },
         REFUSED => Frame::Refused(payload),
         RELEASE => Frame::Release,
+        EXITED => {
+            let (number, how) = payload.split_at_checked(4).ok_or_else(bad)?;
+            Frame::Exited {
+                pid: pid(number).ok_or_else(bad)?,
+                how: String::from_utf8_lossy(how).into_owned(),
+            }
+        }
         _ => {
             return Err(WireError(format!(
                 "a frame of unknown type {:?}",
