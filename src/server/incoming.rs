@@ -306,6 +306,7 @@ impl Server {
             if let Some(found) = self.requests.get_mut(request) {
                 found.conn = None;
                 found.answer = Answer::Done;
+                found.file = None;
                 found.since = found.since.min(now);
             }
             self.abandon(*request);

@@ -216,7 +216,8 @@ impl Server {
         if let Some(request) = self.requests.get_mut(&number) {
             request.body = Body::new();
             request.phase = Phase::Sending;
-            sending = request.file.is_some() && !truncated;
+            // A visitor who left before this END takes no file any more.
+            sending = request.file.is_some() && !truncated && request.conn.is_some();
             match request.answer {
                 Answer::Owed => {
                     self.fail(number, 500, "the app ended without an answer", None, now)
