@@ -16,6 +16,7 @@ RECIPES = {
 }
 
 MAIN = """\
+server.document-root = "/var/empty"
 server.bind = "127.0.0.1"
 server.port = {port}
 server.upload-dirs = ( "{server}" )
