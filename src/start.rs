@@ -10,7 +10,7 @@ use crate::log::{Log, LogFile};
 use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
 use crate::server::{HandOver, Listener, Outcome, Place, Role, Server, Stamp};
-use crate::worker::preloader::{Hello, start_time};
+use crate::worker::preloader::{Hello, spawner, start_time};
 use crate::{check, endpoints, fd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, sockopt};
@@ -159,11 +159,7 @@ fn serve_site(role: Role, original: PathBuf, stem: &str, serve: Serve, left: Lef
             &error.to_string(),
         );
     }
-    let spawner = if matches!(role, Role::Spawned { .. }) {
-        nix::unistd::getppid().as_raw()
-    } else {
-        0
-    };
+    let spawner = if role == Role::External { 0 } else { spawner() };
     let hello = Hello {
         spawner,
         spawner_start: start_time(spawner),

@@ -33,6 +33,7 @@ impl Server {
                     };
                     let conn = self.admit(socket, None, codec, number, now);
                     self.read(conn, now);
+                    self.dispatch(now);
                 }
                 Accepted::Refused(peer) => self.note(
                     Level::Warning,

@@ -136,6 +136,8 @@ pub struct Server {
     scratch: Vec<u8>,
     message: Vec<u8>,
     touched: Vec<ConnNo>,
+    unwatched: Vec<ConnNo>,
+    look_at: Instant,
     last_conn: u64,
     last_request: u64,
     last_generation: u64,
@@ -231,6 +233,8 @@ impl Server {
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
             touched: Vec::new(),
+            unwatched: Vec::new(),
+            look_at: now,
             last_conn: 0,
             last_request: 0,
             last_generation: 1,
@@ -291,7 +295,11 @@ impl Server {
     /// Does what time asks for, and sets when that is next.
     fn advance(&mut self, now: Instant) {
         self.sweep_at = now + TICK;
-        self.look(now);
+        if now >= self.look_at {
+            self.look_at = now + TICK;
+            self.look(now);
+        }
+        self.watch_waiting();
         self.step_links(now);
         self.step_restart(now);
         self.expire(now);

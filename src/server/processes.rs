@@ -85,7 +85,7 @@ impl Server {
                 .map_or_else(|| self.account.fitting(CHILDREN), |n| n as usize)
                 .max(1),
         };
-        let minspare = server.minspare.map_or(1, |n| n as usize).min(max);
+        let minspare = server.minspare.map_or(0, |n| n as usize).min(max);
         let maxspare = server
             .maxspare
             .map_or(max.min(5), |n| n as usize)

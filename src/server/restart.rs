@@ -119,7 +119,8 @@ impl Server {
             self.on_change(change, now);
         }
         if self.watch.is_unsettled() {
-            self.due(now + UPLOAD_LOOK);
+            self.look_at = now + UPLOAD_LOOK;
+            self.due(self.look_at);
         }
         self.look_for_old_class(now);
     }
@@ -355,6 +356,7 @@ impl Server {
             .as_ref()
             .is_some_and(|dir| fs::write(dir.file("reload"), b"").is_ok());
         if touched {
+            self.look_at = now;
             self.sweep_at = now;
         } else if !self.restart.is_leaving() {
             self.on_change(Change::Touched, now);

@@ -1,6 +1,6 @@
 //! The end of a turn: connections on which something has happened are flushed, watched or closed.
 
-use super::connection::{ConnNo, Stage};
+use super::connection::{ConnNo, Connection, Stage};
 use super::request::{Answer, Phase};
 use super::{Server, Token};
 use crate::worker::pool::RequestNo;
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 /// After an answer, how long the rest of a request is read before the connection is closed.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// A request that is answered within this time leaves no trace in epoll.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 impl Server {
     /// Flushes the connections on which something has happened in this turn, and tells epoll what they wait for.
@@ -43,7 +46,39 @@ impl Server {
             conn.shut_down();
             self.due(now + DRAIN);
         }
-        self.watch_conn(number);
+        if self
+            .conns
+            .get(&number)
+            .is_some_and(|conn| self.may_wait(conn))
+        {
+            self.unwatched.push(number);
+            self.due(now + WATCH_AFTER);
+        } else {
+            self.watch_conn(number);
+        }
+    }
+
+    /// A connection for one request, which is with a worker: nothing is to be read from it but that the peer has gone,
+    /// so most of these are answered and closed without epoll ever hearing of them.
+    fn may_wait(&self, conn: &Connection) -> bool {
+        let in_hand = |(_, request): &(_, RequestNo)| {
+            self.requests
+                .get(request)
+                .is_some_and(|request| request.phase != Phase::Receiving)
+        };
+        conn.registered.is_none()
+            && conn.stage == Stage::Open
+            && conn.waiting() == 0
+            && !conn.requests.is_empty()
+            && conn.requests.iter().all(in_hand)
+            && !conn.codec.keep_alive()
+    }
+
+    /// Has epoll watch the connections that have waited.
+    pub(super) fn watch_waiting(&mut self) {
+        for number in std::mem::take(&mut self.unwatched) {
+            self.watch_conn(number);
+        }
     }
 
     pub(super) fn watch_conn(&mut self, number: ConnNo) {

@@ -167,6 +167,8 @@ impl Server {
             (Frame::Started { pid }, _) => {
                 self.pool.started(slot_no, pid, now);
                 self.boot_failures = 0;
+                // Workers of older code may now go.
+                self.sweep_at = now;
                 if self.current.plain {
                     self.current.link.state = State::Ready;
                 }

@@ -583,6 +583,10 @@ class Slot:
         self.gone = False  # the front closed it, or a frame went out only in part
         self.idle_sink = Stderr()
         self.base = base_environ(settings)
+        # Waiting in poll and not in recvmsg: the front's reading of our answer would wake the latter for nothing.
+        waiting = Poll()
+        waiting.register(self.sock, select.POLLIN)
+        self.poll = waiting.poll
 
     def serve(self):
         """Until the front closes the socket."""
@@ -648,6 +652,8 @@ class Slot:
                     break
                 more, control, _, _ = self.sock.recvmsg(min(end - have, DATA_LIMIT), ONE_RIGHT_SPACE, MSG_CMSG_CLOEXEC)
             else:
+                if not have:
+                    self.poll()
                 more, control, _, _ = self.sock.recvmsg(RECEIVE_SIZE, ONE_RIGHT_SPACE, MSG_CMSG_CLOEXEC)
             if not more:
                 return None

@@ -105,7 +105,7 @@ pub struct Counts {
     pub idle: usize,
 }
 
-/// How many processes to start now.
+/// How many processes to start now: for those who wait, for the spare ones, and never none at all.
 pub fn growth(sizes: Sizes, counts: Counts) -> usize {
     let starting_slots = counts.starting * sizes.slots;
     let for_queue = counts
@@ -113,8 +113,10 @@ pub fn growth(sizes: Sizes, counts: Counts) -> usize {
         .saturating_sub(starting_slots)
         .div_ceil(sizes.slots.max(1));
     let for_spare = sizes.minspare.saturating_sub(counts.idle + counts.starting);
+    let first = usize::from(counts.processes == 0);
     for_queue
         .max(for_spare)
+        .max(first)
         .min(sizes.max.saturating_sub(counts.processes))
 }
 
@@ -346,7 +348,8 @@ mod tests {
             (sizes(1, 1, 1), counts(3, 1, 0, 0), 0),
             (sizes(1, 4, 1), counts(3, 1, 0, 0), 3),
             (sizes(1, 4, 1), counts(3, 3, 2, 0), 1),
-            (sizes(0, 4, 1), counts(0, 0, 0, 0), 0),
+            (sizes(0, 4, 1), counts(0, 0, 0, 0), 1),
+            (sizes(0, 4, 1), counts(0, 1, 0, 0), 0),
             (sizes(2, 8, 1), counts(0, 3, 0, 1), 1),
             (sizes(1, 2, 4), counts(5, 0, 0, 0), 2),
             (sizes(1, 2, 4), counts(4, 1, 1, 0), 0),
