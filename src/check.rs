@@ -100,7 +100,7 @@ fn settings(
                     "there is no {stem}.toml in {} nor in the two directories above",
                     dir.display()
                 ),
-                "create it (`init` writes one), or name another with --config FILE",
+                "create it (the README shows one of four lines), or name another with --config FILE",
             ))?;
             return Ok(None);
         }

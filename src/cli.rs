@@ -31,13 +31,6 @@ pub enum Command {
         /// What all commands take.
         common: Common,
     },
-    /// Write the files that a new site needs.
-    Init {
-        /// The words that follow.
-        words: Vec<String>,
-        /// What all commands take.
-        common: Common,
-    },
     /// Explain.
     Help(Topic),
     /// Say the version.
@@ -91,7 +84,6 @@ const COMMANDS: &[(&str, &str)] = &[
         "status [--json]",
         "tell how the running site does (--json: for programs)",
     ),
-    ("init", "write the files that a new site needs"),
     (
         "help [option]",
         "this text, or more on one option or setting",
@@ -127,11 +119,6 @@ pub fn parse(stem: &str, words: Vec<OsString>, cgi: bool) -> Result<Command, Vec
             json: !f.given.is_empty(),
             common: f.common,
         }),
-        "init" => {
-            let mut words = rest.to_vec();
-            let common = take_config(&mut words)?;
-            Ok(Command::Init { words, common })
-        }
         "help" | "--help" | "-h" => help(stem, rest),
         "version" | "--version" | "-V" => Ok(Command::Version),
         "internal-self-test" => Ok(Command::SelfTest),
@@ -170,7 +157,7 @@ pub fn alone(program: &str, stem: &str, config: Option<&std::path::Path>) -> Str
         Some(path) => format!("Its settings are in {}.", path.display()),
         None => format!(
             "It has no settings yet: it looks for {stem}.toml beside itself and in the two directories\n\
-             above. `{program} init` writes one."
+             above. The README shows one of four lines."
         ),
     };
     format!(
@@ -412,11 +399,6 @@ mod tests {
                 "Status { json: true, common: Common { config: Some(\"b\") } }",
             ),
             ("mysite", "status", "Status { json: false,"),
-            (
-                "mysite",
-                "init x -c y",
-                "Init { words: [\"x\"], common: Common { config: Some(\"y\") } }",
-            ),
             ("mysite", "help", "Help(General)"),
             ("mysite", "--help", "Help(General)"),
             ("runfcgi", "help", "Help(Options)"),

@@ -92,7 +92,7 @@ pub fn run() -> u8 {
         }
         Command::Launch(launch) => launch.run(),
         Command::SelfTest => 0,
-        Command::Status { .. } | Command::Init { .. } => {
+        Command::Status { .. } => {
             say("not available\n");
             cli::EXIT_FAILED
         }

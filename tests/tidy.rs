@@ -1,0 +1,235 @@
+//! The invariants of the source: which layer may name which, and how files are kept.
+//!
+//! They are stated as absences, and each message says which file and line breaks one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines of a file that count: its code up to the unit tests.
+struct Source {
+    path: PathBuf,
+    name: String,
+    code: String,
+    whole: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    collect(&root.join("src"), &mut found);
+    assert!(found.len() > 40, "only {} files below src", found.len());
+    let source = |path: PathBuf| {
+        let whole = fs::read_to_string(&path).expect("readable");
+        let code = whole
+            .split("\n#[cfg(test)]")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let name = path
+            .strip_prefix(root.join("src"))
+            .expect("below src")
+            .display()
+            .to_string();
+        Source {
+            path,
+            name,
+            code,
+            whole,
+        }
+    };
+    found.into_iter().map(source).collect()
+}
+
+fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("readable") {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Fails with every line of the files that `which` picks in which one of `words` stands outside a comment.
+#[track_caller]
+fn forbid(which: impl Fn(&str) -> bool, words: &[&str], why: &str) {
+    let mut broken = Vec::new();
+    let mut looked_at = 0;
+    for source in sources()
+        .iter()
+        .filter(|s| which(&s.name) && !s.name.ends_with("tests.rs"))
+    {
+        looked_at += 1;
+        for (number, line) in source.code.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if let Some(word) = words.iter().find(|word| code.contains(**word)) {
+                broken.push(format!("{}:{}: {word}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert!(looked_at > 0, "no file is meant by this rule: {why}");
+    assert!(broken.is_empty(), "{why}\n{}", broken.join("\n"));
+}
+
+const IO: [&str; 9] = [
+    "std::io",
+    "std::net",
+    "std::fs",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time",
+    "nix::",
+    "libc::",
+];
+
+#[test]
+fn codecs_and_plain_data_know_no_io_clock_or_system() {
+    let pure = |name: &str| {
+        name.starts_with("proto")
+            || ["pairs.rs", "response.rs", "worker/wire.rs", "pages.rs"].contains(&name)
+    };
+    forbid(pure, &IO, "a protocol is a pure function of bytes");
+    forbid(
+        |name| name.starts_with("environ"),
+        &IO,
+        "what the app sees is a pure function of what was sent",
+    );
+}
+
+#[test]
+fn layers_point_down() {
+    forbid(
+        |name| name.starts_with("proto"),
+        &[
+            "crate::worker",
+            "crate::server",
+            "crate::config",
+            "crate::log",
+            "crate::start",
+        ],
+        "a codec knows only pairs and responses",
+    );
+    forbid(
+        |name| name.starts_with("worker"),
+        &[
+            "crate::proto",
+            "crate::server",
+            "crate::start",
+            "crate::cli",
+        ],
+        "the Python side knows no protocol of web servers",
+    );
+    forbid(
+        |name| name.starts_with("config"),
+        &[
+            "crate::server",
+            "crate::worker",
+            "crate::proto",
+            "crate::start",
+        ],
+        "settings are plain data",
+    );
+    forbid(
+        |name| name.starts_with("server"),
+        &["crate::start", "crate::cli", "crate::check"],
+        "the server does not know who started it",
+    );
+}
+
+#[test]
+fn only_the_command_line_prints_or_exits() {
+    forbid(
+        |name| !["main.rs", "start.rs", "daemon.rs"].contains(&name),
+        &["println!", "print!(", "process::exit", "io::stdout()"],
+        "printing and exiting belong to the command line",
+    );
+}
+
+#[test]
+fn unsafe_stands_in_one_module() {
+    forbid(
+        |name| name != "fd.rs",
+        &["unsafe "],
+        "unsafe belongs to fd.rs",
+    );
+}
+
+#[test]
+fn one_place_asks_for_the_time_and_one_sleeps() {
+    let in_server = |name: &str| name.starts_with("server");
+    let count = |word: &str| -> usize {
+        sources()
+            .iter()
+            .filter(|s| in_server(&s.name))
+            .map(|s| s.code.matches(word).count())
+            .sum()
+    };
+    assert_eq!(
+        count("Instant::now()"),
+        1,
+        "time is an argument: only `clock` asks for it"
+    );
+    assert_eq!(count(".wait(events"), 1, "only `wait` sleeps");
+    forbid(
+        in_server,
+        &["thread::sleep"],
+        "the loop never sleeps elsewhere",
+    );
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    for source in sources() {
+        let lines = source.code.lines().count();
+        assert!(
+            lines <= 500,
+            "{} has {lines} lines before its tests: a type may be missing",
+            source.path.display()
+        );
+        assert!(
+            source.whole.starts_with("//!"),
+            "{} does not say what it is for",
+            source.path.display()
+        );
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let words = [
+        "todo!",
+        "unimplemented!",
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("#[ig", "nore"),
+        "dbg!(",
+    ];
+    for source in sources() {
+        for word in words {
+            assert!(
+                !source.whole.contains(word),
+                "{} contains {word}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_template_and_recipe_is_named_in_the_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("readable");
+    for entry in fs::read_dir(root.join("htaccess-templates")).expect("readable") {
+        let name = entry
+            .expect("readable")
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        assert!(
+            readme.contains(&name),
+            "README.md does not name htaccess-templates/{name}"
+        );
+    }
+}
