@@ -33,4 +33,5 @@ pub mod response;
 pub mod runtime;
 pub mod server;
 pub mod start;
+pub mod status;
 pub mod worker;

@@ -253,7 +253,8 @@ fn end_of(text: &str) -> &str {
     &text[start..]
 }
 
-fn escape_html(text: &str) -> String {
+/// Text that may stand in HTML, also in an attribute.
+pub(crate) fn escape_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
@@ -269,7 +270,8 @@ fn escape_html(text: &str) -> String {
     out
 }
 
-fn quote_json(text: &str) -> String {
+/// A JSON string.
+pub(crate) fn quote_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     out.push('"');
     for c in text.chars() {

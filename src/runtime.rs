@@ -17,6 +17,9 @@ const REMOTE: [i64; 7] = [
     0x0187_7fff,
 ];
 
+/// Where a runtime directory may lie that is not named.
+pub const BASES: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
+
 /// The runtime directory of a site.
 #[derive(Clone, Debug)]
 pub struct RuntimeDir {
@@ -30,7 +33,7 @@ impl RuntimeDir {
         let name = format!("runfcgi-{}-{:016x}", nix::unistd::geteuid(), fnv(identity));
         let candidates: Vec<PathBuf> = match named {
             Some(path) => vec![path.to_owned()],
-            None => ["/dev/shm", "/tmp", "/var/tmp"]
+            None => BASES
                 .iter()
                 .map(|base| Path::new(base).join(&name))
                 .chain([beside.join(format!(".{name}"))])

@@ -11,7 +11,7 @@ use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
 use crate::server::{HandOver, Listener, Outcome, Place, Role, Server, Stamp};
 use crate::worker::preloader::{Hello, spawner, start_time};
-use crate::{check, endpoints, fd};
+use crate::{check, endpoints, fd, status};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{self, sockopt};
 use std::ffi::OsString;
@@ -92,11 +92,22 @@ pub fn run() -> u8 {
         }
         Command::Launch(launch) => launch.run(),
         Command::SelfTest => 0,
-        Command::Status { .. } => {
-            say("not available\n");
-            cli::EXIT_FAILED
+        Command::Status { json, common } => {
+            match locate(&stem, &original, common.config.as_deref()) {
+                Ok(found) => tell_status(&original, &stem, found, json),
+                Err(finding) => refuse(&[finding]),
+            }
         }
     }
+}
+
+fn tell_status(original: &Path, stem: &str, found: Option<PathBuf>, json: bool) -> u8 {
+    let beside = original.parent().unwrap_or(Path::new("/"));
+    let file = found.unwrap_or_else(|| original.with_file_name(format!("{stem}.toml")));
+    let config = Config::load(&file).ok();
+    let (text, alive) = status::command::report(&file, config.as_ref(), beside, json);
+    say(&text);
+    if alive { 0 } else { cli::EXIT_FAILED }
 }
 
 fn serve_site(role: Role, original: PathBuf, stem: &str, serve: Serve, left: Left) -> u8 {

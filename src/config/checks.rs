@@ -3,7 +3,7 @@
 //! Looks at the file system only to see whether the app's directory is there.
 
 use super::findings::Finding;
-use super::{Address, Config, Endpoint, Protocol, Server};
+use super::{Address, Config, Endpoint, Protocol, Server, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -46,6 +46,7 @@ pub(crate) fn check(config: &Config, places: &Places, findings: &mut Vec<Finding
     env(config, places, findings);
     children(&config.server, places, findings);
     secret(&config.server, places, findings);
+    status(&config.status, places, findings);
 }
 
 fn app(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
@@ -136,6 +137,36 @@ fn children(server: &Server, places: &Places, findings: &mut Vec<Finding>) {
                 "minspare <= maxspare <= maxchildren must hold",
             ));
         }
+    }
+}
+
+/// A secret that is shorter is easily found by trying.
+const SHORT_SECRET: usize = 12;
+
+fn status(status: &Status, places: &Places, findings: &mut Vec<Finding>) {
+    let secret = status.secret.as_deref().filter(|s| !s.is_empty());
+    let (key, what) = match (&status.path, secret) {
+        (Some(_), None) => (
+            "path",
+            "path is given without secret, so there is no status page",
+        ),
+        (None, Some(_)) => (
+            "secret",
+            "secret is given without path, so there is no status page",
+        ),
+        (Some(_), Some(secret)) if secret.len() < SHORT_SECRET => (
+            "secret",
+            "the secret of the status page is short enough to be guessed",
+        ),
+        _ => return,
+    };
+    if !places.spoilt("status", "path") && !places.spoilt("status", "secret") {
+        findings.push(Finding::warning(
+            "RF0119",
+            places.of("status", key),
+            what,
+            "below [status] write path = \"/-/status\" and secret = a long random text",
+        ));
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub restart: Restart,
     /// Logs.
     pub log: Log,
+    /// The status page.
+    pub status: Status,
     /// The file that all this was read from; absolute. None when there was none.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -255,4 +257,14 @@ pub struct Log {
     pub format: String,
     /// Seconds after which a request's Python stack is logged; 0: never.
     pub slow_log: f64,
+}
+
+/// `[status]`: how the site does, as a page over HTTP. There is one when both are given.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Status {
+    /// Its path.
+    pub path: Option<String>,
+    /// What who asks for it must know.
+    pub secret: Option<String>,
 }

@@ -87,6 +87,12 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ),
     ("restart", "When and how new code goes live."),
     ("log", "Logs."),
+    (
+        "status",
+        "How the site does, as a page over HTTP; there is one when both are given. The secret goes into the URL \
+         (`?secret=`), or into a header (`Authorization: Bearer`, `X-Runfcgi-Secret`); `format=` is html, text, json or \
+         prometheus.",
+    ),
 ];
 
 #[rustfmt::skip]
@@ -156,6 +162,9 @@ pub const OPTIONS: &[Opt] = &[
     opt("log", "access", Kind::Path, "(none)", "\"access.log\"", "access log"),
     opt("log", "format", Kind::Text, "%h %l %u %t \"%r\" %>s %b %D", "\"%h %t %r %>s\"", "format of the access log, as Apache's LogFormat"),
     opt("log", "slow_log", Kind::Fraction, "10", "2.5", "seconds after which the stack of a request is logged; 0: never"),
+
+    opt("status", "path", Kind::UrlPath, "(none)", "\"/-/status\"", "path of the page"),
+    opt("status", "secret", Kind::Text, "(none)", "\"long-random-text\"", "what a request for the page must carry; any other goes to the app"),
 ];
 
 /// The setting of this name in this section.

@@ -51,6 +51,7 @@ impl Server {
         if request.answer != Answer::Owed {
             return;
         }
+        self.report.answered(head.status);
         let bodiless = request.head_only || !head.allows_body(b"GET");
         request.answer = Answer::Begun(if bodiless {
             Some(0)
@@ -249,6 +250,7 @@ impl Server {
             "{:08x}",
             crate::runtime::fnv_more(self.seed, &number.0.to_le_bytes()) as u32
         );
+        self.report_failure(number, status, reason, detail, &incident);
         let Some(request) = self.requests.get(&number) else {
             return;
         };

@@ -8,6 +8,7 @@ use crate::environ::normalise;
 use crate::log::Level;
 use crate::proto::{Codec, Eof, Event, RequestId};
 use crate::response::ResponseHead;
+use crate::status::Count;
 use crate::worker::pool::RequestNo;
 use nix::sys::epoll::EpollFlags;
 use std::io;
@@ -178,6 +179,7 @@ impl Server {
             }
             Event::Abort { id } => {
                 if let Some(number) = self.find(conn_no, id) {
+                    self.report.count(Count::Aborted, 1);
                     self.end_answer(number, now);
                     self.abandon(number);
                 }
@@ -236,6 +238,7 @@ impl Server {
             self.forget(number);
             return;
         }
+        self.report.request();
         self.retry_import(now);
         if let Some(reason) = self.hopeless() {
             self.fail(number, 500, &reason, None, now);
@@ -258,8 +261,11 @@ impl Server {
         self.queue.push_back(number);
     }
 
-    /// The page that the front answers by itself.
+    /// The pages that the front answers by itself.
     pub(super) fn answers_itself(&mut self, number: RequestNo, now: Instant) -> bool {
+        if self.answers_status(number, now) {
+            return true;
+        }
         let Some(ping) = self.config.server.ping.as_deref() else {
             return false;
         };
@@ -302,6 +308,8 @@ impl Server {
         let Some(conn) = self.conns.remove(&number) else {
             return;
         };
+        self.report
+            .count(Count::Aborted, conn.requests.len() as u64);
         for (_, request) in &conn.requests {
             self.log_access(*request, false, now);
             if let Some(found) = self.requests.get_mut(request) {

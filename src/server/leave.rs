@@ -123,6 +123,7 @@ impl Server {
             }
             Then::Exec(image) => {
                 let image = image.take().unwrap_or_default();
+                self.write_report(now, true);
                 Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
             }
         }
@@ -144,6 +145,7 @@ impl Server {
         self.pool = crate::worker::pool::Pool::default();
         self.current.link.channel = None;
         self.place.image_lock = None;
+        self.report.close();
         if let Some(dir) = &self.place.dir {
             dir.leave();
         }

@@ -14,12 +14,14 @@ mod leave;
 mod listener;
 mod preloading;
 mod processes;
+mod report;
 mod request;
 mod restart;
 mod settle;
 
 mod signals;
 mod slots;
+mod status_page;
 mod watch;
 
 pub use listener::Listener;
@@ -148,6 +150,7 @@ pub struct Server {
     sweep_at: Instant,
     seed: u64,
     started: Instant,
+    report: report::Report,
 }
 
 /// What epoll tells of.
@@ -211,6 +214,7 @@ impl Server {
             fault,
             mount,
             account: Account::read(),
+            report: report::Report::new(&place),
             place,
             log,
             access,
@@ -304,6 +308,7 @@ impl Server {
         self.step_restart(now);
         self.expire(now);
         self.tend(now);
+        self.write_report(now, false);
         if self.accept_after.is_some_and(|at| at <= now) {
             self.accept_after = None;
             let _ = self.listen();

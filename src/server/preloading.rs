@@ -235,6 +235,7 @@ impl Server {
                         &format!("the app cannot be imported\n{}", reason.trim_end()),
                     );
                 }
+                self.report.boot_failure(&reason);
                 generation.link.fail(now, reason.clone());
                 if generation.number != self.current.number {
                     self.next_failed(&reason);
@@ -256,6 +257,7 @@ impl Server {
 
     /// A worker of the plain form could not import the app.
     pub(super) fn boot_failed(&mut self, process: ProcessNo, text: &str, now: Instant) {
+        self.report.boot_failure(text);
         let generation = self.pool.processes.get(&process).map(|p| p.generation);
         let found = [Some(&mut self.current), self.next.as_mut()]
             .into_iter()

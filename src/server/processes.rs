@@ -276,7 +276,9 @@ impl Server {
     /// The preloader tells how a worker of ours has ended; of those that we ended ourselves we know.
     pub(super) fn on_worker_exit(&mut self, pid: i32, how: &str) {
         let found = self.pool.processes.values().find(|p| p.pid == Some(pid));
-        if found.is_some_and(|process| process.ended_for.is_none()) {
+        let ours = found.is_some_and(|process| process.ended_for.is_none());
+        if ours || self.report.has_died(pid) {
+            self.report.death(pid, how);
             self.note(Level::Warning, &format!("worker {pid} {how}"));
         }
     }

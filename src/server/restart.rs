@@ -275,6 +275,7 @@ impl Server {
         self.fork_after = None;
         let version = self.current.link.version.clone();
         self.remember_good(&version);
+        self.report.count(crate::status::Count::Restarts, 1);
         self.note(Level::Info, "restart: new code goes live");
         self.due(now);
     }

@@ -4,6 +4,7 @@ use super::body::Body;
 use super::request::{Answer, Phase};
 use super::{Server, Token};
 use crate::log::Level;
+use crate::status::Count;
 use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState};
 use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
@@ -165,6 +166,7 @@ impl Server {
         };
         match (frame, request) {
             (Frame::Started { pid }, _) => {
+                self.report_started(process);
                 self.pool.started(slot_no, pid, now);
                 self.boot_failures = 0;
                 // Workers of older code may now go.
@@ -216,6 +218,9 @@ impl Server {
         self.on_text(number, b"", true);
         let mut sending = false;
         if let Some(request) = self.requests.get_mut(&number) {
+            let took = now.saturating_duration_since(request.since);
+            self.report
+                .count(Count::BusyMillis, took.as_millis() as u64);
             request.body = Body::new();
             request.phase = Phase::Sending;
             // A visitor who left before this END takes no file any more.
@@ -299,6 +304,12 @@ impl Server {
             let Some(process) = self.pool.processes.get_mut(&slot.process) else {
                 return;
             };
+            if let Some(pid) = process.pid
+                && !process.retiring
+                && process.ended_for.is_none()
+            {
+                self.report.lost(pid);
+            }
             process.retiring = true;
             process.cut_at.get_or_insert(now + LAST_WORDS);
         }
