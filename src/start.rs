@@ -201,6 +201,7 @@ fn serve_site(role: Role, original: PathBuf, stem: &str, serve: Serve, left: Lef
         version: left.version,
         connections: left.connections,
         listeners: Vec::new(),
+        report: left.report,
     };
     let config = config.map_err(|findings| {
         let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
@@ -350,6 +351,9 @@ fn execute(original: &Path, image: Image, hand: HandOver, spawned_as: (u64, u64)
     if let Some(control) = &hand.control {
         leave("control", control, format!(".{}", hand.version));
     }
+    if let Some(report) = &hand.report {
+        leave("report", report, String::new());
+    }
     for listener in &hand.listeners {
         leave("listener", listener, String::new());
     }
@@ -378,6 +382,7 @@ fn borrowed<'a>(hand: &'a HandOver, image: &'a Image, raw: RawFd) -> Option<&'a 
         .lock
         .iter()
         .chain(&hand.control)
+        .chain(&hand.report)
         .chain(&hand.listeners)
         .chain(hand.connections.iter().map(|(c, _)| c));
     all.into_iter()
@@ -392,6 +397,7 @@ struct Left {
     is_copy: bool,
     lock: Option<OwnedFd>,
     control: Option<OwnedFd>,
+    report: Option<OwnedFd>,
     version: String,
     listeners: Vec<OwnedFd>,
     connections: Vec<(OwnedFd, usize)>,
@@ -416,6 +422,7 @@ impl Left {
                 "copy" => left.is_copy = true,
                 "lock" => left.lock = descriptor(),
                 "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
+                "report" => left.report = descriptor(),
                 "listener" => left.listeners.extend(descriptor()),
                 "connection" => left
                     .connections
@@ -431,6 +438,7 @@ impl Left {
             .lock
             .iter()
             .chain(&self.control)
+            .chain(&self.report)
             .chain(&self.listeners)
             .chain(self.connections.iter().map(|(c, _)| c));
         let raw: Vec<RawFd> = all

@@ -187,6 +187,7 @@ impl Server {
             version,
             connections,
             listeners,
+            report: self.report.hand_over(),
         }
     }
 }

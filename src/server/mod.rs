@@ -214,7 +214,7 @@ impl Server {
             fault,
             mount,
             account: Account::read(),
-            report: report::Report::new(&place),
+            report: report::Report::new(&place, handed.report),
             place,
             log,
             access,

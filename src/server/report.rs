@@ -13,9 +13,10 @@ use crate::worker::pool::{Process, ProcessNo, RequestNo, SlotState};
 use crate::worker::preloader::start_time;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::request::Phase;
@@ -38,6 +39,8 @@ pub(super) struct Report {
     started: u64,
     config: String,
     file: Option<(File, PathBuf)>,
+    /// The file of the image before this one, still locked.
+    handed: Option<File>,
     /// What was written last, without its time.
     last: String,
     written: Option<Instant>,
@@ -45,8 +48,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Nothing has happened yet.
-    pub(super) fn new(place: &Place) -> Report {
+    /// Nothing has happened yet, but for what the file of the image before this one says.
+    pub(super) fn new(place: &Place, handed: Option<OwnedFd>) -> Report {
         Report {
             counters: Counters::default(),
             history: History::default(),
@@ -61,6 +64,7 @@ impl Report {
                 .map(site_name)
                 .unwrap_or_default(),
             file: None,
+            handed: handed.map(File::from),
             last: String::new(),
             written: None,
             next: None,
@@ -125,27 +129,37 @@ impl Report {
         }
     }
 
-    /// Makes the file ours. The image before this one, in the same process, may have left its counts in it.
+    /// For the next image: the lock must not be free for a moment.
+    pub(super) fn hand_over(&mut self) -> Option<OwnedFd> {
+        self.file.take().map(|(file, _)| file.into())
+    }
+
+    /// Makes the file ours.
     fn open(&mut self, place: &Place, pid: u32) -> Option<()> {
         let path = place.dir.as_ref()?.file(&format!("front-{pid}.status"));
+        if let Some(file) = self.handed.take() {
+            self.take_over(&file, pid);
+            if is_at(&file, &path) {
+                self.file = Some((file, path));
+                return Some(());
+            }
+        }
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let file = options.open(&path).ok()?;
+        options.read(true).write(true).create(true);
+        let file = options.truncate(false).mode(0o600).open(&path).ok()?;
         // Whoever sweeps or reads has the lock for a moment: then the next turn does it.
         file.try_lock().ok()?;
-        let ours = file.metadata().ok()?;
-        fs::symlink_metadata(&path)
-            .ok()
-            .filter(|there| there.ino() == ours.ino())?;
-        let mut text = String::new();
-        let _ = (&file).read_to_string(&mut text);
-        let before = Snapshot::decode(&text);
-        if let Some(before) = before.filter(|b| b.pid == pid && b.start_ticks == start_ticks(pid)) {
+        self.file = is_at(&file, &path).then_some((file, path));
+        self.file.is_some().then_some(())
+    }
+
+    /// Goes on counting where the image before this one, in the same process, has stopped.
+    fn take_over(&mut self, file: &File, pid: u32) {
+        let mut text = Vec::new();
+        let _ = (&*file).rewind();
+        let _ = (&*file).read_to_end(&mut text);
+        let before = Snapshot::decode(&String::from_utf8_lossy(&text));
+        if let Some(before) = before.filter(|b| b.pid == pid) {
             self.counters.merge(&before.counters);
             self.count(Count::Restarts, 1);
             let mut history = before.history;
@@ -156,9 +170,12 @@ impl Report {
             self.last_failure = self.last_failure.take().or(before.last_failure);
             self.started = before.started;
         }
-        self.file = Some((file, path));
-        Some(())
     }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    matches!((file.metadata(), there), (Ok(ours), Ok(there)) if ours.ino() == there.ino())
 }
 
 impl Server {

@@ -47,6 +47,8 @@ pub struct HandOver {
     pub connections: Vec<(OwnedFd, usize)>,
     /// The listening sockets, in order.
     pub listeners: Vec<OwnedFd>,
+    /// The file in which this process tells of itself, locked.
+    pub report: Option<OwnedFd>,
 }
 
 /// See the diagram above.
