@@ -14,6 +14,7 @@
 //! ```text
 //! main ─▶ cli ─▶ server ─▶ proto, worker ─▶ pairs, response, config
 //! ```
+//! `status` is what fronts tell of themselves in files: `server` writes them, the command and the page read them.
 
 pub mod access_log;
 pub mod account;

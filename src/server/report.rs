@@ -37,6 +37,7 @@ pub(super) struct Report {
     last_death: Option<Note>,
     last_failure: Option<Note>,
     started: u64,
+    start_ticks: u64,
     config: String,
     file: Option<(File, PathBuf)>,
     /// The file of the image before this one, still locked.
@@ -58,6 +59,7 @@ impl Report {
             last_death: None,
             last_failure: None,
             started: now_ms(),
+            start_ticks: start_ticks(std::process::id()),
             config: place
                 .config_file
                 .as_deref()
@@ -273,7 +275,7 @@ impl Server {
         let report = &self.report;
         Snapshot {
             pid,
-            start_ticks: start_ticks(pid),
+            start_ticks: report.start_ticks,
             role: String::from(match self.place.role {
                 Role::Spawned { mod_fcgid: true } => "mod_fcgid",
                 Role::Spawned { .. } => "spawned",
