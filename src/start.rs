@@ -1,34 +1,41 @@
 //! From a process to a server: what was handed to us, what we are, and executing a new image.
 //!
 //! A listening socket on descriptor 0: the web server spawned us. Else GATEWAY_INTERFACE: one CGI request. Else a person
-//! at a shell. Nothing else is guessed from. Blocks only before serving begins.
+//! at a shell, or systemd. Nothing else is guessed from. Blocks only before serving begins.
+
+mod handover;
+mod sockets;
 
 use crate::cli::{self, Command, Serve};
 use crate::config::{self, Config, Finding};
-use crate::image::{self, Image};
-use crate::log::{Log, LogFile};
+use crate::daemon::{self, Surroundings};
+use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
-use crate::server::{HandOver, Listener, Outcome, Place, Role, Server, Stamp};
+use crate::server::{HandOver, Outcome, Place, Role, Server, Stamp};
+use crate::systemd::{self, Activated};
 use crate::worker::preloader::{Hello, spawner, start_time};
-use crate::{check, endpoints, fd, status};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use crate::{check, fd, python, status};
+use handover::{Background, Left, Own, own_image, own_path};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, sockopt};
+use sockets::{can_listen, listeners, pidfile};
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// What an image leaves to the next one: `key=value` words, all of them descriptors or plain numbers.
-const HANDOVER: &str = "RUNFCGI_HANDOVER";
-/// The path of the uploaded executable, beside `HANDOVER`.
-const ORIGINAL: &str = "RUNFCGI_ORIGINAL";
+use std::time::SystemTime;
 
 /// Does what the command line, the environment and descriptor 0 ask for. Returns the exit status.
 pub fn run() -> u8 {
     let left = Left::read();
-    fd::close_all_but(&left.descriptors());
+    let activated = match left.again {
+        true => Vec::new(),
+        false => systemd::activated(),
+    };
+    let mut kept = left.descriptors();
+    kept.extend(activated.iter().map(|a| a.socket.as_raw_fd()));
+    fd::close_all_but(&kept);
     let mut words = std::env::args_os();
     let called_as = words.next().unwrap_or_default();
     let original = left
@@ -41,26 +48,49 @@ pub fn run() -> u8 {
         .to_string_lossy()
         .into_owned();
     let listening = socket::getsockopt(&io::stdin(), sockopt::AcceptConn).unwrap_or(false);
-    let cgi = !listening && std::env::var_os("GATEWAY_INTERFACE").is_some();
-    let words: Vec<OsString> = if listening {
-        Vec::new()
-    } else {
-        words.collect()
+    let forced = force_cgi();
+    let has = |name: &str| std::env::var_os(name).is_some();
+    let cgi = match listening {
+        true => forced,
+        false => has("GATEWAY_INTERFACE") || forced && has("REQUEST_METHOD"),
     };
-    let command = match cli::parse(&stem, words, cgi) {
+    if cgi && !has("REQUEST_METHOD") && !has("GATEWAY_INTERFACE") {
+        complain(
+            "FCGI_FORCE_CGI asks for one CGI request, but REQUEST_METHOD and the other variables of one are missing",
+        );
+        return cli::EXIT_USAGE;
+    }
+    let command = match cli::parse(&stem, words.collect(), cgi) {
+        // A web server hears nothing from us but answers, so they tell what is wrong.
+        Err(findings) if listening => {
+            let site = Site {
+                role: spawned(),
+                serve: Serve::default(),
+                stem,
+                refused: findings,
+            };
+            return serve_site(site, original, left, activated);
+        }
+        Ok(command) if listening && !matches!(command, Command::Serve(_)) => {
+            Command::Serve(Serve::default())
+        }
         Ok(command) => command,
         Err(findings) => return refuse(&findings),
     };
     match command {
-        Command::Serve(serve) if listening || cgi || serve.asked => {
-            let role = match (listening, cgi) {
-                (true, _) => Role::Spawned {
-                    mod_fcgid: spawned_by_mod_fcgid(),
-                },
-                (_, true) => Role::Cgi,
+        Command::Serve(serve) if listening || cgi || serve.asked || !activated.is_empty() => {
+            let role = match (cgi, listening && !serve.options.listens()) {
+                (true, _) => Role::Cgi,
+                (_, true) => spawned(),
                 _ => Role::External,
             };
-            serve_site(role, original, &stem, serve, left)
+            let site = Site {
+                role,
+                serve,
+                stem,
+                refused: Vec::new(),
+            };
+            serve_site(site, original, left, activated)
         }
         Command::Serve(_) => {
             let found = locate(&stem, &original, None).ok().flatten();
@@ -110,121 +140,201 @@ fn tell_status(original: &Path, stem: &str, found: Option<PathBuf>, json: bool) 
     if alive { 0 } else { cli::EXIT_FAILED }
 }
 
-fn serve_site(role: Role, original: PathBuf, stem: &str, serve: Serve, left: Left) -> u8 {
-    let located = locate(stem, &original, serve.options.config.as_deref());
-    let config_file = match &located {
-        Ok(Some(path)) => Some(path.clone()),
-        _ => Some(original.with_file_name(format!("{stem}.toml"))),
+/// What is to be served, and as what.
+struct Site {
+    role: Role,
+    serve: Serve,
+    stem: String,
+    /// What is wrong with the words that a web server gave.
+    refused: Vec<Finding>,
+}
+
+fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<Activated>) -> u8 {
+    let here = left
+        .directory
+        .take()
+        .or_else(|| std::env::current_dir().ok());
+    let mut own = Own {
+        spawned_as: left
+            .spawned_as
+            .unwrap_or_else(|| Stamp::of(&original).inode()),
+        original,
+        directory: here.unwrap_or_else(|| PathBuf::from("/")),
+        background: left.background,
+        ready: left.ready.take(),
+        ..Own::default()
     };
+    if own.background == Background::Leader {
+        return own.lead();
+    }
+    let options = &mut site.serve.options;
+    options.directory = Some(own.directory.clone());
+    options.config = options.config.take().map(|file| own.directory.join(file));
+    let located = locate(&site.stem, &own.original, options.config.as_deref());
+    let config_file = match &located {
+        Ok(Some(path)) => own.directory.join(path),
+        _ => own.original.with_file_name(format!("{}.toml", site.stem)),
+    };
+    let external = site.role == Role::External;
     let config = match located {
-        Ok(None) if role != Role::External => Err(vec![no_settings(stem, &original)]),
-        Ok(path) => Config::load_with(path.as_deref(), &serve.options),
+        _ if !site.refused.is_empty() => Err(std::mem::take(&mut site.refused)),
+        Ok(None) if !external => Err(vec![no_settings(&site.stem, &own.original)]),
+        Ok(path) => Config::load_with(path.map(|p| own.directory.join(p)).as_deref(), options),
         Err(finding) => Err(vec![finding]),
     };
-    let config = match config {
-        Err(findings) if role == Role::External => return refuse(&findings),
-        other => other,
+    if external && !left.again {
+        let config = match &config {
+            Ok(config) => config,
+            Err(findings) => return give_up(&mut own, findings),
+        };
+        if let Err(finding) = can_listen(config, &activated) {
+            return give_up(&mut own, &[finding]);
+        }
+        let first = !left.is_copy && own.background == Background::No;
+        for warning in config.warnings.iter().filter(|_| first) {
+            complain(&warning.one_line());
+        }
+        if first && config.server.daemonizes() {
+            return to_background(&own, config);
+        }
+    }
+    if external {
+        daemon::hold_signals();
+    }
+    let status = match start(site, &mut own, left, activated, config, config_file) {
+        Ok(status) => status,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            cli::EXIT_FAILED
+        }
     };
-    let name = original
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    if let Ok(name) = std::ffi::CString::new(name) {
+    if let Some(pidfile) = own.pidfile.take() {
+        pidfile.remove();
+    }
+    if let Some(ready) = own.ready.take() {
+        daemon::tell(ready, status);
+    }
+    status
+}
+
+/// Opens all that is needed, serves, and returns the exit status at the end.
+fn start(
+    site: Site,
+    own: &mut Own,
+    mut left: Left,
+    activated: Vec<Activated>,
+    config: Result<Config, Vec<Finding>>,
+    config_file: PathBuf,
+) -> anyhow::Result<u8> {
+    let role = site.role;
+    let name = own.original.file_name().unwrap_or_default();
+    if let Ok(name) = std::ffi::CString::new(name.to_string_lossy().into_owned()) {
         let _ = nix::sys::prctl::set_name(&name);
     }
-    let mut identity = config_file
-        .clone()
-        .unwrap_or_default()
-        .into_os_string()
-        .into_encoded_bytes();
-    if role == Role::External {
-        // Several servers may share a file and differ by their options.
-        identity.extend(
-            std::env::args_os()
-                .skip(1)
-                .flat_map(OsString::into_encoded_bytes),
-        );
-    }
-    let beside = original.parent().unwrap_or(Path::new("/"));
-    let named = config
-        .as_ref()
-        .ok()
-        .and_then(|c| c.server.runtime_dir.clone());
-    let dir = RuntimeDir::open(named.as_deref(), beside, &identity);
-    let spawned_as = left
-        .spawned_as
-        .unwrap_or_else(|| Stamp::of(&original).inode());
+    let identity = identity(role, &config_file, &own.directory);
+    let known = config.as_ref().ok();
+    let dir = RuntimeDir::open(
+        known.and_then(|c| c.server.runtime_dir.as_deref()),
+        own.original.parent().unwrap_or(Path::new("/")),
+        &identity,
+    );
     if !left.is_copy && role != Role::Cgi {
-        move_to_copy(&original, dir.as_ref().ok(), spawned_as);
+        own.move_to_copy(dir.as_ref().ok());
     }
-    let log_file = config
-        .as_ref()
-        .ok()
-        .and_then(|c| Some(LogFile::new(c.log.file.clone()?, c.log.max_size)));
+    let log_file = known.and_then(|c| Some(LogFile::new(c.log.file.clone()?, c.log.max_size)));
     let mut log = Log::new(true, log_file);
     if let Err(error) = &dir {
-        log.event(
-            std::time::SystemTime::now(),
-            crate::log::Level::Warning,
-            &error.to_string(),
-        );
+        log.event(SystemTime::now(), Level::Warning, &error.to_string());
     }
-    let spawner = if role == Role::External { 0 } else { spawner() };
-    let hello = Hello {
-        spawner,
-        spawner_start: start_time(spawner),
-        linger: 0,
-    };
-    let listeners = match listeners(role, config.as_ref().ok(), left.listeners) {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "{error:#}");
-            return cli::EXIT_FAILED;
+    let mut note = |text: &str| log.event(SystemTime::now(), Level::Warning, text);
+    let again = left.again;
+    // A server that has been serving goes on without what it cannot get.
+    let mut or_go_on = |error: anyhow::Error| match again {
+        true => {
+            note(&format!("restart: {error:#}"));
+            Ok(())
         }
+        false => Err(error),
+    };
+    let surroundings = match (known, own.background) {
+        (Some(config), Background::Daemon) => match Surroundings::open(&config.server) {
+            Ok(surroundings) => Some(surroundings),
+            Err(error) => or_go_on(error).map(|()| None)?,
+        },
+        _ => None,
+    };
+    own.pidfile = match pidfile(role, known, left.pidfile.take()) {
+        Ok(pidfile) => pidfile,
+        Err(error) => or_go_on(error).map(|()| None)?,
+    };
+    if let Some(pidfile) = &mut own.pidfile {
+        pidfile.write()?;
+    }
+    let image_lock = left.lock.take();
+    let mut handed = HandOver {
+        control: left.control.take(),
+        version: std::mem::take(&mut left.version),
+        connections: std::mem::take(&mut left.connections),
+        listeners: Vec::new(),
+        report: left.report.take(),
+    };
+    let opened = listeners(role, known, left, activated)?;
+    opened.warnings.iter().for_each(|warning| note(warning));
+    if role == Role::External {
+        handed.connections = std::mem::take(&mut handed.connections)
+            .into_iter()
+            .filter_map(|(socket, at)| Some((socket, (*opened.moved.get(at)?)?)))
+            .collect();
+    }
+    own.listening = opened
+        .listeners
+        .iter()
+        .map(|l| (l.as_fd().as_raw_fd(), (l.protocol, !l.ours)))
+        .collect();
+    let spawner = match role {
+        Role::External => 0,
+        _ => spawner(),
     };
     let place = Place {
         role,
-        image: own_image(&original),
-        image_lock: left.lock,
-        config_file,
-        options: serve.options,
-        spawned_as,
+        image: own_image(&own.original),
+        image_lock,
+        config_file: Some(config_file),
+        options: site.serve.options,
+        spawned_as: own.spawned_as,
         python_cache: dir.as_ref().ok().map(|dir| dir.file("python")),
         dir: dir.ok(),
-        hello,
+        hello: Hello {
+            spawner,
+            spawner_start: start_time(spawner),
+            linger: 0,
+        },
         identity,
-        original,
+        original: own.original.clone(),
     };
-    let handed = HandOver {
-        control: left.control,
-        version: left.version,
-        connections: left.connections,
-        listeners: Vec::new(),
-        report: left.report,
-    };
+    let settled = config.as_ref().ok().map(|c| c.server.clone());
     let config = config.map_err(|findings| {
         let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
         format!("the site is not configured\n{}", lines.join("\n"))
     });
-    let original = place.original.clone();
-    let outcome = Server::new(config, place, listeners, handed, log).map(|server| match role {
+    let server = Server::new(config, place, opened.listeners, handed, log)
+        .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))?;
+    if let (Some(surroundings), Some(settled)) = (surroundings, &settled) {
+        surroundings.enter(settled)?;
+    }
+    if let Some(ready) = own.ready.take() {
+        daemon::tell(ready, 0);
+    }
+    systemd::notify("READY=1");
+    let outcome = match role {
         Role::Cgi => serve_cgi(server),
         _ => server.run(),
-    });
+    };
     match outcome {
-        Ok(Outcome::Exit) => 0,
-        Ok(Outcome::Exec(hand, image)) => {
-            let error = execute(&original, image, *hand, spawned_as);
-            let _ = writeln!(
-                io::stderr(),
-                "runfcgi: the new image cannot be executed: {error}"
-            );
-            cli::EXIT_FAILED
-        }
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "runfcgi: the server cannot start: {error}");
-            cli::EXIT_FAILED
+        Outcome::Exit => Ok(0),
+        Outcome::Exec(hand, image) => {
+            let error = own.execute(image, Some(*hand));
+            anyhow::bail!("the new image cannot be executed: {error}");
         }
     }
 }
@@ -234,12 +344,30 @@ fn serve_cgi(server: Server) -> Outcome {
     for (name, value) in std::env::vars_os() {
         environ.push(name.as_encoded_bytes(), value.as_encoded_bytes());
     }
-    let input = io::stdin().as_fd().try_clone_to_owned();
+    let listening = socket::getsockopt(&io::stdin(), sockopt::AcceptConn).unwrap_or(false);
+    let input = match listening {
+        true => std::fs::File::open("/dev/null").map(OwnedFd::from),
+        false => io::stdin().as_fd().try_clone_to_owned(),
+    };
     let output = io::stdout().as_fd().try_clone_to_owned();
     match (input, output) {
         (Ok(input), Ok(output)) => server.serve_cgi(environ, input, output),
         _ => Outcome::Exit,
     }
+}
+
+/// Names the site. Several servers may share a file and differ by their options.
+fn identity(role: Role, config_file: &Path, directory: &Path) -> Vec<u8> {
+    let mut identity = config_file.as_os_str().as_encoded_bytes().to_vec();
+    if role != Role::Cgi && std::env::args_os().len() > 1 {
+        identity.extend(directory.as_os_str().as_encoded_bytes());
+        identity.extend(
+            std::env::args_os()
+                .skip(1)
+                .flat_map(OsString::into_encoded_bytes),
+        );
+    }
+    identity
 }
 
 fn locate(
@@ -261,41 +389,14 @@ fn no_settings(stem: &str, original: &Path) -> Finding {
     )
 }
 
-/// fd 0 when we were spawned; else the sockets that were left, or that the configuration names.
-fn listeners(
-    role: Role,
-    config: Option<&Config>,
-    left: Vec<OwnedFd>,
-) -> anyhow::Result<Vec<Listener>> {
-    match role {
-        Role::Cgi => Ok(Vec::new()),
-        Role::Spawned { .. } => {
-            let protocol = config.map(|c| c.server.protocol).unwrap_or_default();
-            let mut listener =
-                Listener::new(io::stdin().as_fd().try_clone_to_owned()?, protocol, None)?;
-            listener.allowed = endpoints::allowed_clients();
-            Ok(vec![listener])
-        }
-        Role::External => endpoints::open(&config.cloned().unwrap_or_default().server, left),
-    }
+/// `FCGI_FORCE_CGI=Y`: the socket on descriptor 0 does not count.
+fn force_cgi() -> bool {
+    std::env::var("FCGI_FORCE_CGI").is_ok_and(|value| value.starts_with(['Y', 'y']))
 }
 
-/// The executable as uploaded. `argv[0]` counts only where /proc is missing.
-fn own_path(called_as: &std::ffi::OsStr) -> PathBuf {
-    if let Ok(path) = std::fs::read_link("/proc/self/exe") {
-        return path;
-    }
-    let path = PathBuf::from(called_as);
-    std::fs::canonicalize(&path).unwrap_or(path)
-}
-
-/// A path by which children execute this very image.
-fn own_image(original: &Path) -> PathBuf {
-    let own = Path::new("/proc/self/exe");
-    if own.exists() {
-        own.to_owned()
-    } else {
-        original.to_owned()
+fn spawned() -> Role {
+    Role::Spawned {
+        mod_fcgid: spawned_by_mod_fcgid(),
     }
 }
 
@@ -315,145 +416,41 @@ fn spawned_by_mod_fcgid() -> bool {
         .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Goes on in a private copy of the executable. Returns when that is not possible: then it goes on in the original.
-fn move_to_copy(original: &Path, dir: Option<&RuntimeDir>, spawned_as: (u64, u64)) {
-    if let Ok(image) = image::stage(original, dir)
-        && image.path.as_deref() != Some(original)
-    {
-        let _ = execute(original, image, HandOver::default(), spawned_as);
-    }
-}
-
-/// Executes an image in this process and leaves it what it needs. Returns only when that fails.
-fn execute(original: &Path, image: Image, hand: HandOver, spawned_as: (u64, u64)) -> io::Error {
-    let image = match image.exec_path() {
-        Some(_) => image,
-        None => match image::stage(original, None) {
-            Ok(image) => image,
-            Err(error) => return error,
-        },
+/// Returns the exit status for the shell. It listens first: those who wait for it do not wait for the search.
+fn to_background(own: &Own, config: &Config) -> u8 {
+    let daemon = match own.go_to_background() {
+        Ok(daemon) => daemon,
+        Err(status) => return status,
     };
-    let Some(path) = image.exec_path() else {
-        return io::ErrorKind::NotFound.into();
-    };
-    let mut words = vec![
-        format!("spawned={}.{}", spawned_as.0, spawned_as.1),
-        String::from("copy=1"),
-    ];
-    let mut keep: Vec<RawFd> = Vec::new();
-    let mut leave = |name: &str, descriptor: &OwnedFd, more: String| {
-        keep.push(descriptor.as_raw_fd());
-        words.push(format!("{name}={}{more}", descriptor.as_raw_fd()));
-    };
-    if let Some(lock) = &image.lock {
-        leave("lock", lock, String::new());
-    }
-    if let Some(control) = &hand.control {
-        leave("control", control, format!(".{}", hand.version));
-    }
-    if let Some(report) = &hand.report {
-        leave("report", report, String::new());
-    }
-    for listener in &hand.listeners {
-        leave("listener", listener, String::new());
-    }
-    for (connection, listener) in &hand.connections {
-        leave("connection", connection, format!(".{listener}"));
-    }
-    for descriptor in keep {
-        if let Some(descriptor) = borrowed(&hand, &image, descriptor) {
-            let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    match python::discover(&config.app, home.as_deref()) {
+        Ok(_) => cli::EXIT_OK,
+        Err(why) => {
+            complain(&why);
+            let _ = kill(daemon, Signal::SIGTERM);
+            cli::EXIT_FAILED
         }
     }
-    let mut command = std::process::Command::new(path);
-    let mut arguments = std::env::args_os();
-    if let Some(first) = arguments.next() {
-        command.arg0(first);
+}
+
+fn give_up(own: &mut Own, findings: &[Finding]) -> u8 {
+    let status = refuse(findings);
+    if let Some(ready) = own.ready.take() {
+        daemon::tell(ready, status);
     }
-    command
-        .args(arguments)
-        .env(ORIGINAL, original)
-        .env(HANDOVER, words.join(" "));
-    command.exec()
+    status
 }
 
-fn borrowed<'a>(hand: &'a HandOver, image: &'a Image, raw: RawFd) -> Option<&'a OwnedFd> {
-    let all = image
-        .lock
-        .iter()
-        .chain(&hand.control)
-        .chain(&hand.report)
-        .chain(&hand.listeners)
-        .chain(hand.connections.iter().map(|(c, _)| c));
-    all.into_iter()
-        .find(|descriptor| descriptor.as_raw_fd() == raw)
-}
-
-/// What the image before this one has left.
-#[derive(Default)]
-struct Left {
-    original: Option<PathBuf>,
-    spawned_as: Option<(u64, u64)>,
-    is_copy: bool,
-    lock: Option<OwnedFd>,
-    control: Option<OwnedFd>,
-    report: Option<OwnedFd>,
-    version: String,
-    listeners: Vec<OwnedFd>,
-    connections: Vec<(OwnedFd, usize)>,
-}
-
-impl Left {
-    fn read() -> Left {
-        let mut left = Left::default();
-        let (Some(original), Ok(words)) = (std::env::var_os(ORIGINAL), std::env::var(HANDOVER))
-        else {
-            return left;
-        };
-        left.original = Some(PathBuf::from(original));
-        for word in words.split(' ') {
-            let Some((name, value)) = word.split_once('=') else {
-                continue;
-            };
-            let (first, second) = value.split_once('.').unwrap_or((value, ""));
-            let descriptor = || fd::adopt(first.parse().ok().filter(|n| *n > 2)?);
-            match name {
-                "spawned" => left.spawned_as = first.parse().ok().zip(second.parse().ok()),
-                "copy" => left.is_copy = true,
-                "lock" => left.lock = descriptor(),
-                "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
-                "report" => left.report = descriptor(),
-                "listener" => left.listeners.extend(descriptor()),
-                "connection" => left
-                    .connections
-                    .extend(descriptor().zip(second.parse().ok())),
-                _ => (),
-            }
-        }
-        left
-    }
-
-    fn descriptors(&self) -> Vec<RawFd> {
-        let all = self
-            .lock
-            .iter()
-            .chain(&self.control)
-            .chain(&self.report)
-            .chain(&self.listeners)
-            .chain(self.connections.iter().map(|(c, _)| c));
-        let raw: Vec<RawFd> = all
-            .map(|descriptor| {
-                let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-                descriptor.as_raw_fd()
-            })
-            .collect();
-        raw
-    }
-}
-
+/// A line for each that is wrong.
 fn refuse(findings: &[Finding]) -> u8 {
-    let _ = io::stderr().write_all(cli::refusal(findings).as_bytes());
+    for finding in findings {
+        complain(&finding.one_line());
+    }
     cli::EXIT_USAGE
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "runfcgi: {text}");
 }
 
 fn say(text: &str) {

@@ -32,7 +32,10 @@ impl Config {
         options: &Options,
         home: Option<PathBuf>,
     ) -> Result<Config, Vec<Finding>> {
-        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let cwd = match &options.directory {
+            Some(directory) => directory.clone(),
+            None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        };
         let mut draft = Draft::new(home);
         if let Some(path) = path {
             let path = tidy(&cwd.join(path));
@@ -292,7 +295,11 @@ impl Draft {
         };
         match options.endpoints(&config.server, &base) {
             Ok(endpoints) => config.server.endpoints = endpoints,
-            Err(findings) => self.findings.extend(findings),
+            Err(findings) => {
+                let new = |f: &Finding| !self.findings.contains(f);
+                let new: Vec<Finding> = findings.into_iter().filter(new).collect();
+                self.findings.extend(new);
+            }
         }
         if !options.listens() {
             match checks::endpoints(&config.server, &self.places) {

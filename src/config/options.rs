@@ -21,6 +21,8 @@ pub struct Options {
     pub help: bool,
     settings: Vec<(&'static Opt, String)>,
     listeners: Vec<Listener>,
+    /// What relative paths are relative to; None: the current directory.
+    pub directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use crate::image::Image;
 use crate::log::Level;
 use crate::worker::pool::SlotState;
 use crate::worker::preloader::{Link, State};
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,8 @@ const STOP_WITHIN: Duration = Duration::from_millis(6500);
 const EXEC_WITHIN: Duration = Duration::from_secs(20);
 /// A process of an old inode leaves after this time without a connection.
 const STRAGGLERS: Duration = Duration::from_secs(60);
+/// How long what is in hand may take when nobody but a second signal presses.
+const STOP_AT_LEISURE: Duration = Duration::from_secs(30);
 
 impl Server {
     pub(super) fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
@@ -36,26 +37,38 @@ impl Server {
 
     /// Finishes what is in hand, then leaves.
     pub(super) fn stop(&mut self, now: Instant) {
-        if matches!(
-            self.restart,
-            Restart::Draining {
-                then: Then::Exit,
-                ..
+        let external = self.place.role == Role::External;
+        if let Restart::Draining {
+            until,
+            then: Then::Exit,
+        } = &mut self.restart
+        {
+            if external {
+                *until = now;
             }
-        ) {
             return;
         }
+        let within = match external {
+            true => STOP_AT_LEISURE,
+            false => STOP_WITHIN,
+        };
         self.restart = Restart::Draining {
-            until: now + STOP_WITHIN,
+            until: now + within,
             then: Then::Exit,
         };
-        if self.place.role == (Role::Spawned { mod_fcgid: true }) {
-            for listener in &self.listeners {
+        crate::systemd::notify("STOPPING=1");
+        // Of a TCP socket that is shut, nothing can be accepted any more; of a unix socket, what waits.
+        self.accept_rest(now);
+        for listener in &mut self.listeners {
+            if listener.ours {
+                listener.withdraw();
+            } else if self.place.role == (Role::Spawned { mod_fcgid: true }) {
                 listener.shut();
             }
         }
+        let _ = self.listen();
         self.accept_rest(now);
-        self.due(now + STOP_WITHIN);
+        self.due(now + within);
     }
 
     /// Takes what waits in the backlog: whoever has connected gets an answer.
@@ -137,11 +150,6 @@ impl Server {
     }
 
     pub(super) fn leave(&mut self) {
-        for listener in &self.listeners {
-            if let Some(path) = &listener.path {
-                let _ = fs::remove_file(path);
-            }
-        }
         self.pool = crate::worker::pool::Pool::default();
         self.current.link.channel = None;
         self.place.image_lock = None;

@@ -14,8 +14,11 @@ pub struct Listener {
     fd: OwnedFd,
     /// What is spoken on it.
     pub protocol: Protocol,
-    /// The path to remove when it is given up.
-    pub path: Option<PathBuf>,
+    /// The path to remove when it is given up, and what it was.
+    path: Option<(PathBuf, Option<(u64, u64)>)>,
+    /// Bound by ourselves: nobody else listens when we leave.
+    pub ours: bool,
+    shut: bool,
     /// Clients that may connect over TCP; None: any.
     pub allowed: Option<Vec<IpAddr>>,
     /// A TCP socket.
@@ -50,7 +53,12 @@ impl Listener {
         Ok(Listener {
             fd,
             protocol,
-            path,
+            path: path.map(|path| {
+                let inode = inode(&path);
+                (path, inode)
+            }),
+            ours: false,
+            shut: false,
             allowed: None,
             tcp,
             registered: false,
@@ -72,8 +80,24 @@ impl Listener {
     }
 
     /// Makes the socket take no more connections; those that wait can still be accepted.
-    pub fn shut(&self) {
+    pub fn shut(&mut self) {
+        self.shut = true;
         let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Read);
+    }
+
+    /// Whether it takes no more connections.
+    pub fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// Gives the address up, so that the next server can listen there at once. Another's socket in its place stays.
+    pub fn withdraw(&mut self) {
+        if let Some((path, inode_then)) = self.path.take()
+            && inode_then == inode(&path)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+        self.shut();
     }
 
     /// Gives the socket up, for the image that comes after this one.
@@ -101,6 +125,12 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn inode(path: &std::path::Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 fn peer_address(stream: &OwnedFd) -> Option<IpAddr> {

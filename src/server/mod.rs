@@ -357,6 +357,7 @@ impl Server {
             && self.conns.len() < self.config.limits.max_connections
             && !self.restart.pauses_accept();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
+            let wanted = wanted && !listener.is_shut();
             if wanted != listener.registered {
                 if wanted {
                     let event =

@@ -144,6 +144,8 @@ pub fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
             let name = name.to_string_lossy();
             !name.starts_with("RUNFCGI_")
                 && !name.starts_with("LISTEN_")
+                && !name.starts_with("WATCHDOG_")
+                && name != "NOTIFY_SOCKET"
                 && (!cgi || KEPT_FROM_CGI.contains(&&*name))
         })
         .collect();

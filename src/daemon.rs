@@ -1,0 +1,301 @@
+//! Into the background, and the pidfile.
+//!
+//! ```text
+//! shell's process ─starts─▶ leader (setsid) ─starts─▶ daemon (no session leader, so it never gets a terminal)
+//!        │                     └─ends at once            │ opens sockets, logs, pidfile; errors go to the shell
+//!        └─waits at a pipe ◀──────────its status─────────┘ then lets go of the shell and serves
+//! ```
+//! Each of the three is this program, executed anew with the same words: nothing is forked, so nothing half
+//! initialised is inherited. Blocks only before serving begins. Knows no protocol and no Python.
+
+use crate::config;
+use anyhow::{Context, bail};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, Whence, dup2_stderr, dup2_stdin, dup2_stdout, ftruncate, lseek};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a start waits for a server that is just leaving, as in `kill` and start again.
+pub const LEAVING: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+pub const LOOK: Duration = Duration::from_millis(20);
+/// The mask of a daemon that is told none, as ever.
+const UMASK: u32 = 0o022;
+/// Bytes of what the daemon tells: an exit status and its process id.
+const TOLD: usize = 5;
+
+/// Starts `leader` (this program, with the write end of `pipe` left open to it) and waits for what becomes of the
+/// daemon. Returns its process id, or the exit status; errors were already told on standard error.
+pub fn start_and_wait(mut leader: Command, pipe: (OwnedFd, OwnedFd)) -> Result<Pid, u8> {
+    let (read, write) = pipe;
+    let led = leader.stdin(Stdio::null()).status();
+    drop(write);
+    match led {
+        Ok(status) if status.success() => (),
+        Ok(_) => return Err(1),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "runfcgi: cannot start in background: {error}");
+            return Err(1);
+        }
+    }
+    let mut told = [0; TOLD];
+    match (File::from(read).read_exact(&mut told), told) {
+        (Ok(()), [0, pid @ ..]) => Ok(Pid::from_raw(i32::from_le_bytes(pid))),
+        (Ok(()), [status, ..]) => Err(status),
+        (Err(_), _) => {
+            let _ = writeln!(
+                io::stderr(),
+                "runfcgi: the daemon ended before it was ready; daemonize=false shows more"
+            );
+            Err(1)
+        }
+    }
+}
+
+/// Begins a session of its own and starts the daemon in it. Returns the exit status of the leader.
+pub fn lead(mut daemon: Command) -> u8 {
+    let started = nix::unistd::setsid()
+        .map_err(io::Error::from)
+        .and_then(|_| daemon.stdin(Stdio::null()).spawn());
+    match started {
+        Ok(_) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "runfcgi: cannot start in background: {error}");
+            1
+        }
+    }
+}
+
+/// Tells the shell's process its exit status, and who we are; whether it still waits does not matter.
+pub fn tell(ready: OwnedFd, status: u8) {
+    let mut told = [status; TOLD];
+    told[1..].copy_from_slice(&Pid::this().as_raw().to_le_bytes());
+    let _ = File::from(ready).write_all(&told);
+}
+
+/// Keeps signals for the server that is about to read them, so that none ends us with a pidfile left behind.
+pub fn hold_signals() {
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
+        mask.add(signal);
+    }
+    let _ = mask.thread_block();
+}
+
+/// What takes the place of the shell's descriptors and directory.
+#[derive(Debug)]
+pub struct Surroundings {
+    input: File,
+    output: File,
+    error: File,
+}
+
+impl Surroundings {
+    /// Sets the umask and opens the logs.
+    pub fn open(server: &config::Server) -> anyhow::Result<Surroundings> {
+        nix::sys::stat::umask(Mode::from_bits_truncate(server.umask.unwrap_or(UMASK)));
+        let log = |name: &str, path: Option<&Path>| {
+            let path = path.unwrap_or(Path::new("/dev/null"));
+            let mut options = OpenOptions::new();
+            options.append(true).create(path != Path::new("/dev/null"));
+            options
+                .mode(0o666)
+                .open(path)
+                .with_context(|| format!("{name}={}: cannot be opened", path.display()))
+        };
+        let dir = workdir(server);
+        if !dir.is_dir() {
+            bail!(
+                "workdir={}: not a directory that we may enter",
+                dir.display()
+            );
+        }
+        Ok(Surroundings {
+            input: File::open("/dev/null")?,
+            output: log("outlog", server.outlog.as_deref())?,
+            error: log("errlog", server.errlog.as_deref())?,
+        })
+    }
+
+    /// Lets go of the shell.
+    pub fn enter(self, server: &config::Server) -> anyhow::Result<()> {
+        let dir = workdir(server);
+        std::env::set_current_dir(dir)
+            .with_context(|| format!("workdir={}: cannot be entered", dir.display()))?;
+        dup2_stdin(&self.input)?;
+        dup2_stdout(&self.output)?;
+        dup2_stderr(&self.error)?;
+        Ok(())
+    }
+}
+
+fn workdir(server: &config::Server) -> &Path {
+    server.workdir.as_deref().unwrap_or(Path::new("/"))
+}
+
+/// A file with our process id, locked as long as we live.
+#[derive(Debug)]
+pub struct Pidfile {
+    path: PathBuf,
+    file: File,
+}
+
+impl Pidfile {
+    /// Makes it, or takes over that of a process that has gone. Another live one is an error that names it.
+    pub fn take(path: &Path) -> anyhow::Result<Pidfile> {
+        let name = format!("pidfile={}", path.display());
+        let until = Instant::now() + LEAVING;
+        loop {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+                .open(path)
+                .with_context(|| format!("{name}: cannot be opened"))?;
+            let meta = file.metadata()?;
+            if !meta.is_file() {
+                bail!("{name}: not a regular file; name another");
+            }
+            if meta.uid() != nix::unistd::geteuid().as_raw() {
+                bail!("{name}: belongs to another user; remove it, or name another");
+            }
+            let mut text = String::new();
+            let is_text = (&mut file).take(64).read_to_string(&mut text).is_ok();
+            let pid = text.trim();
+            if !is_text || !pid.bytes().all(|b| b.is_ascii_digit()) {
+                bail!("{name}: there is something else in it than a process id; name another");
+            }
+            match file.try_lock() {
+                Ok(()) if inode(&file) == inode_at(path) => {
+                    let path = path.to_owned();
+                    return Ok(Pidfile { path, file });
+                }
+                // Removed while we locked it.
+                Ok(()) => (),
+                Err(fs::TryLockError::WouldBlock) if Instant::now() >= until => {
+                    bail!("{name}: the server already runs, as process {pid}; `kill {pid}` ends it")
+                }
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+                Err(fs::TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("{name}: cannot be locked"));
+                }
+            }
+        }
+    }
+
+    /// The one that the image before this one has left, if `path` still names it; else a new one in its stead.
+    pub fn inherit(left: OwnedFd, path: Option<&Path>) -> anyhow::Result<Option<Pidfile>> {
+        match Pidfile::keep(left) {
+            Some(old) if path.is_some() && inode_at(&old.path) == path.and_then(inode_at) => {
+                Ok(Some(old))
+            }
+            old => {
+                let new = path.map(Pidfile::take).transpose();
+                if let Some(old) = old {
+                    old.remove();
+                }
+                new
+            }
+        }
+    }
+
+    /// The one that the image before this one has left. Without /proc its path is not known, and it is given up.
+    pub fn keep(left: OwnedFd) -> Option<Pidfile> {
+        let file = File::from(left);
+        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        Some(Pidfile { path, file })
+    }
+
+    /// Writes our process id.
+    pub fn write(&mut self) -> anyhow::Result<()> {
+        let text = format!("{}\n", Pid::this());
+        ftruncate(&self.file, 0)
+            .and_then(|()| lseek(&self.file, 0, Whence::SeekSet))
+            .map_err(io::Error::from)
+            .and_then(|_| self.file.write_all(text.as_bytes()))
+            .with_context(|| format!("pidfile={}: cannot be written", self.path.display()))
+    }
+
+    /// Removes it, unless another one has come in its place.
+    pub fn remove(self) {
+        if inode(&self.file) == inode_at(&self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// The descriptor that holds the lock.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+fn inode(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|m| (m.dev(), m.ino()))
+}
+
+fn inode_at(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("runfcgi-pid-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir.join(name)
+    }
+
+    #[test]
+    fn a_stale_one_is_taken_over_a_live_one_is_not() {
+        let path = place("stale");
+        fs::write(&path, "99999999\n").unwrap();
+        let mut own = Pidfile::take(&path).unwrap();
+        own.write().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        let refused = Pidfile::take(&path).unwrap_err().to_string();
+        assert!(refused.contains(&format!("as process {}", std::process::id())));
+        own.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_pidfile_stays_as_it_is() {
+        let path = place("settings.py");
+        fs::write(&path, "DEBUG = True\n").unwrap();
+        assert!(Pidfile::take(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "DEBUG = True\n");
+        let link = place("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Pidfile::take(&link).is_err());
+        assert!(Pidfile::take(Path::new("/dev/null")).is_err());
+    }
+
+    #[test]
+    fn another_file_in_its_place_is_not_removed() {
+        let path = place("replaced");
+        let own = Pidfile::take(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = Pidfile::take(&path).unwrap();
+        own.remove();
+        assert!(path.exists());
+        other.remove();
+    }
+}

@@ -1,0 +1,315 @@
+//! What one image of this process leaves to the next, in the environment: descriptors by their numbers, and a few paths.
+//!
+//! Also what a process of ours in the background is started with. Knows no configuration and serves nothing.
+
+use crate::config::Protocol;
+use crate::daemon::{self, Pidfile};
+use crate::endpoints::Handed;
+use crate::image::{self, Image};
+use crate::runtime::RuntimeDir;
+use crate::server::HandOver;
+use crate::{fd, systemd};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// `key=value` words, all of them descriptors or plain numbers.
+const HANDOVER: &str = "RUNFCGI_HANDOVER";
+/// The path of the uploaded executable, beside `HANDOVER`.
+const ORIGINAL: &str = "RUNFCGI_ORIGINAL";
+/// The directory in which the words of the command line were written.
+const DIRECTORY: &str = "RUNFCGI_DIRECTORY";
+
+/// How far this process is in the background.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Background {
+    /// Not at all.
+    #[default]
+    No,
+    /// It is to begin a session and start the daemon.
+    Leader,
+    /// It is the daemon.
+    Daemon,
+}
+
+/// What this process is, and keeps from image to image.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// The executable as uploaded.
+    pub(super) original: PathBuf,
+    /// Its inode when this process was started.
+    pub(super) spawned_as: (u64, u64),
+    /// Where the words of the command line were written.
+    pub(super) directory: PathBuf,
+    pub(super) background: Background,
+    /// The shell's process waits for a status at its other end.
+    pub(super) ready: Option<OwnedFd>,
+    pub(super) pidfile: Option<Pidfile>,
+    /// Of each listening socket: what is spoken there, and whether systemd opened it.
+    pub(super) listening: BTreeMap<RawFd, (Protocol, bool)>,
+}
+
+/// What the image before this one has left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) original: Option<PathBuf>,
+    pub(super) spawned_as: Option<(u64, u64)>,
+    pub(super) directory: Option<PathBuf>,
+    /// We are the copy of the executable.
+    pub(super) is_copy: bool,
+    /// The image before this one has served.
+    pub(super) again: bool,
+    pub(super) background: Background,
+    pub(super) ready: Option<OwnedFd>,
+    pub(super) pidfile: Option<OwnedFd>,
+    pub(super) lock: Option<OwnedFd>,
+    pub(super) control: Option<OwnedFd>,
+    pub(super) report: Option<OwnedFd>,
+    pub(super) version: String,
+    pub(super) listeners: Vec<Handed>,
+    pub(super) connections: Vec<(OwnedFd, usize)>,
+}
+
+impl Left {
+    pub(super) fn read() -> Left {
+        let mut left = Left::default();
+        let (Some(original), Ok(words)) = (std::env::var_os(ORIGINAL), std::env::var(HANDOVER))
+        else {
+            return left;
+        };
+        left.original = Some(PathBuf::from(original));
+        left.directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
+        for word in words.split(' ') {
+            let Some((name, value)) = word.split_once('=') else {
+                continue;
+            };
+            let (first, second) = value.split_once('.').unwrap_or((value, ""));
+            let descriptor = || fd::adopt(first.parse().ok().filter(|n| *n > 2)?);
+            match name {
+                "spawned" => left.spawned_as = first.parse().ok().zip(second.parse().ok()),
+                "copy" => left.is_copy = true,
+                "again" => left.again = true,
+                "leader" => left.background = Background::Leader,
+                "daemon" => left.background = Background::Daemon,
+                "ready" => left.ready = descriptor(),
+                "pidfile" => left.pidfile = descriptor(),
+                "lock" => left.lock = descriptor(),
+                "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
+                "report" => left.report = descriptor(),
+                "listener" => left.listeners.extend(descriptor().map(|socket| Handed {
+                    socket,
+                    protocol: protocol(second.trim_end_matches("-systemd")),
+                    activated: second.ends_with("-systemd"),
+                })),
+                "connection" => left
+                    .connections
+                    .extend(descriptor().zip(second.parse().ok())),
+                _ => (),
+            }
+        }
+        left
+    }
+
+    /// All descriptors; from now on they are ours alone.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let all = self
+            .lock
+            .iter()
+            .chain(&self.control)
+            .chain(&self.report)
+            .chain(&self.ready)
+            .chain(&self.pidfile)
+            .chain(self.listeners.iter().map(|l| &l.socket))
+            .chain(self.connections.iter().map(|(c, _)| c));
+        all.map(|descriptor| {
+            let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            descriptor.as_raw_fd()
+        })
+        .collect()
+    }
+}
+
+impl Own {
+    /// Goes on as a daemon, in another process. Returns its process id, or the exit status of this one.
+    pub(super) fn go_to_background(&self) -> Result<Pid, u8> {
+        match nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) {
+            Ok((read, write)) => {
+                let leader = self.command("leader=1", &write);
+                daemon::start_and_wait(leader, (read, write))
+            }
+            Err(error) => {
+                super::complain(&format!("cannot start in background: {error}"));
+                Err(crate::cli::EXIT_FAILED)
+            }
+        }
+    }
+
+    /// Begins a session and starts the daemon. Returns the exit status.
+    pub(super) fn lead(&self) -> u8 {
+        let Some(ready) = &self.ready else {
+            return crate::cli::EXIT_FAILED;
+        };
+        daemon::lead(self.command("daemon=1", ready))
+    }
+
+    fn command(&self, word: &str, ready: &OwnedFd) -> Command {
+        inherit(ready);
+        let mut command = Command::new(&self.original);
+        let mut arguments = std::env::args_os();
+        if let Some(first) = arguments.next() {
+            command.arg0(first);
+        }
+        let words = format!("{word} ready={}", ready.as_raw_fd());
+        command
+            .args(arguments)
+            .env(ORIGINAL, &self.original)
+            .env(DIRECTORY, &self.directory)
+            .env(HANDOVER, words);
+        command
+    }
+
+    /// Goes on in a private copy of the executable. Returns when that is not possible: then it goes on in the original.
+    pub(super) fn move_to_copy(&self, dir: Option<&RuntimeDir>) {
+        if let Ok(image) = image::stage(&self.original, dir)
+            && image.path.as_deref() != Some(&self.original)
+        {
+            let _ = self.execute(image, None);
+        }
+    }
+
+    /// Executes an image in this process and leaves it what it needs. Returns only when that fails.
+    pub(super) fn execute(&self, image: Image, hand: Option<HandOver>) -> io::Error {
+        let image = match image.exec_path() {
+            Some(_) => image,
+            None => match image::stage(&self.original, None) {
+                Ok(image) => image,
+                Err(error) => return error,
+            },
+        };
+        let Some(path) = image.exec_path() else {
+            return io::ErrorKind::NotFound.into();
+        };
+        let again = hand.is_some();
+        let hand = hand.unwrap_or_default();
+        let mut words = Words(vec![
+            format!("spawned={}.{}", self.spawned_as.0, self.spawned_as.1),
+            String::from("copy=1"),
+        ]);
+        if again {
+            words.0.push(String::from("again=1"));
+            systemd::notify(&systemd::reloading());
+        }
+        if self.background == Background::Daemon {
+            words.0.push(String::from("daemon=1"));
+        }
+        words.leave("ready", self.ready.as_ref(), "");
+        words.leave("pidfile", self.pidfile.as_ref().map(Pidfile::file), "");
+        words.leave("lock", image.lock.as_ref(), "");
+        words.leave("control", hand.control.as_ref(), &hand.version);
+        words.leave("report", hand.report.as_ref(), "");
+        for socket in &hand.listeners {
+            let (protocol, activated) = self
+                .listening
+                .get(&socket.as_raw_fd())
+                .copied()
+                .unwrap_or_default();
+            let origin = if activated { "-systemd" } else { "" };
+            let more = format!("{}{origin}", name(protocol));
+            words.leave("listener", Some(socket), &more);
+        }
+        for (connection, listener) in &hand.connections {
+            words.leave("connection", Some(connection), &listener.to_string());
+        }
+        let ours: [(&str, OsString); 3] = [
+            (ORIGINAL, self.original.clone().into()),
+            (DIRECTORY, self.directory.clone().into()),
+            (HANDOVER, words.0.join(" ").into()),
+        ];
+        // By hand, because `Command` would let go of the signals that are held back.
+        let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
+        let others = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|(n, _)| n == name));
+        let environment: Vec<CString> = others
+            .chain(ours.iter().map(|(n, v)| (OsString::from(n), v.clone())))
+            .filter_map(|(mut name, value)| {
+                name.push("=");
+                name.push(value);
+                c_string(name)
+            })
+            .collect();
+        let Some(path) = c_string(path.into_os_string()) else {
+            return io::ErrorKind::InvalidInput.into();
+        };
+        match nix::unistd::execve(&path, &arguments, &environment) {
+            Ok(never) => match never {},
+            Err(error) => error.into(),
+        }
+    }
+}
+
+struct Words(Vec<String>);
+
+impl Words {
+    /// Leaves a descriptor to the next image.
+    fn leave(&mut self, name: &str, descriptor: Option<&(impl AsFd + AsRawFd)>, more: &str) {
+        if let Some(descriptor) = descriptor {
+            inherit(descriptor);
+            let raw = descriptor.as_raw_fd();
+            self.0.push(match more {
+                "" => format!("{name}={raw}"),
+                more => format!("{name}={raw}.{more}"),
+            });
+        }
+    }
+}
+
+fn inherit(descriptor: &impl AsFd) {
+    let descriptor: BorrowedFd<'_> = descriptor.as_fd();
+    let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()));
+}
+
+fn c_string(text: OsString) -> Option<CString> {
+    CString::new(text.into_vec()).ok()
+}
+
+/// The executable as uploaded. `argv[0]` counts only where /proc is missing.
+pub(super) fn own_path(called_as: &OsStr) -> PathBuf {
+    if let Ok(path) = std::fs::read_link("/proc/self/exe") {
+        return path;
+    }
+    let path = PathBuf::from(called_as);
+    std::fs::canonicalize(&path).unwrap_or(path)
+}
+
+/// A path by which children execute this very image.
+pub(super) fn own_image(original: &Path) -> PathBuf {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        own.to_owned()
+    } else {
+        original.to_owned()
+    }
+}
+
+/// The protocol of this name; the usual one for any other.
+pub(super) fn protocol(name: &str) -> Protocol {
+    match name {
+        "scgi" => Protocol::Scgi,
+        "ajp" => Protocol::Ajp,
+        _ => Protocol::Fcgi,
+    }
+}
+
+fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Fcgi => "fcgi",
+        Protocol::Scgi => "scgi",
+        Protocol::Ajp => "ajp",
+    }
+}

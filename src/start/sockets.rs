@@ -1,0 +1,119 @@
+//! Where to listen, as it was asked for at a shell, by systemd or by the image before this one; and the pidfile.
+
+use super::force_cgi;
+use super::handover::{self, Left};
+use crate::config::{Config, Finding, Protocol};
+use crate::daemon::Pidfile;
+use crate::endpoints::{self, Handed, Opened};
+use crate::server::{Listener, Role};
+use crate::systemd::Activated;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// fd 0 when we were spawned; else the sockets that were left, or that the configuration names, and systemd's.
+pub(super) fn listeners(
+    role: Role,
+    config: Option<&Config>,
+    left: Left,
+    activated: Vec<Activated>,
+) -> anyhow::Result<Opened> {
+    let protocol = config.map(|c| c.server.protocol).unwrap_or_default();
+    match role {
+        Role::Cgi => Ok(Opened::default()),
+        Role::Spawned { .. } => {
+            let mut opened = Opened::default();
+            let socket = io::stdin().as_fd().try_clone_to_owned()?;
+            let mut listener = Listener::new(socket, protocol, None)?;
+            listener.allowed = endpoints::allowed_clients().unwrap_or_else(|error| {
+                opened
+                    .warnings
+                    .push(format!("{error:#}; no client may connect over TCP"));
+                Some(Vec::new())
+            });
+            opened.listeners.push(listener);
+            Ok(opened)
+        }
+        Role::External => {
+            let mut handed = left.listeners;
+            handed.extend(activated.into_iter().map(|a| Handed {
+                protocol: protocol_of(&a, protocol),
+                socket: a.socket,
+                activated: true,
+            }));
+            let server = config.map(|c| c.server.clone()).unwrap_or_default();
+            endpoints::open(&server, handed, left.again)
+        }
+    }
+}
+
+/// A socket of systemd's that is named after a protocol speaks it.
+fn protocol_of(activated: &Activated, usual: Protocol) -> Protocol {
+    match activated.name.as_str() {
+        name @ ("fcgi" | "scgi" | "ajp") => handover::protocol(name),
+        _ => usual,
+    }
+}
+
+/// What a person, or systemd, has to be told before anything is opened.
+pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(), Finding> {
+    let error =
+        |code, place: &str, what: String, fix: &str| Err(Finding::error(code, place, what, fix));
+    let server = &config.server;
+    if server.endpoints.is_empty() && activated.is_empty() {
+        let what = match force_cgi() {
+            true => "nowhere to listen, and the variables of a CGI request are missing",
+            false => "nowhere to listen, and no web server gave us a socket",
+        };
+        let fix = "add socket=PATH, or host=ADDRESS and port=NUMBER";
+        return error("RF0117", "runfcgi", what.to_owned(), fix);
+    }
+    if let Err(wrong) = endpoints::allowed_clients() {
+        return error("RF0119", "environment", wrong.to_string(), "");
+    }
+    if server.daemonize == Some(true) && !activated.is_empty() {
+        let what = "a service whose sockets systemd opens cannot go into the background";
+        return error(
+            "RF0118",
+            "option daemonize",
+            what.to_owned(),
+            "leave it out",
+        );
+    }
+    for socket in activated {
+        let place = format!("socket {:?} of systemd", socket.name);
+        if !socket.listens() {
+            let what = "no connections can be accepted from it".to_owned();
+            return error(
+                "RF0118",
+                &place,
+                what,
+                "ListenStream= and Accept=no are needed",
+            );
+        }
+        let secret = server.secret.as_ref().is_some_and(|s| !s.is_empty());
+        if protocol_of(socket, server.protocol) == Protocol::Ajp
+            && !secret
+            && endpoints::tcp_address(&socket.socket).is_some_and(|a| !a.ip().is_loopback())
+        {
+            let what = "AJP without a secret would believe whoever can reach it".to_owned();
+            return error("RF0115", &place, what, "set [server] secret");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn pidfile(
+    role: Role,
+    config: Option<&Config>,
+    left: Option<OwnedFd>,
+) -> anyhow::Result<Option<Pidfile>> {
+    let path = match (role, config) {
+        (Role::External, Some(config)) => config.server.pidfile.as_deref(),
+        _ => None,
+    };
+    match left {
+        Some(left) if config.is_some() => Pidfile::inherit(left, path),
+        Some(left) => Ok(Pidfile::keep(left)),
+        None => path.map(Pidfile::take).transpose(),
+    }
+}
