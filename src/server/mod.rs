@@ -135,6 +135,8 @@ pub struct Server {
     next: Option<Generation>,
     watch: Watch,
     restart: Restart,
+    /// Touched while a restart is under way: another one follows.
+    touched_again: bool,
     scratch: Vec<u8>,
     message: Vec<u8>,
     touched: Vec<ConnNo>,
@@ -234,6 +236,7 @@ impl Server {
             next: None,
             watch,
             restart: Restart::Quiet,
+            touched_again: false,
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
             touched: Vec::new(),

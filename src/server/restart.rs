@@ -135,6 +135,15 @@ impl Server {
             );
             return self.stop(now);
         }
+        let under_way = matches!(
+            self.restart,
+            Restart::Testing { .. } | Restart::Importing { .. }
+        );
+        if change == Change::Touched && under_way {
+            // Neither is a changed executable or configuration forgotten, nor an import begun again without end.
+            self.touched_again = true;
+            return;
+        }
         match change {
             Change::Touched if self.fault.is_none() => self.import(Change::Touched, None, now),
             Change::Touched | Change::Configuration => {
@@ -254,6 +263,9 @@ impl Server {
 
     /// Goes on when the new code is there.
     pub(super) fn step_restart(&mut self, now: Instant) {
+        if matches!(self.restart, Restart::Quiet) && std::mem::take(&mut self.touched_again) {
+            self.on_change(Change::Touched, now);
+        }
         let ready = self
             .next
             .as_ref()
