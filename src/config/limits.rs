@@ -5,9 +5,9 @@
 /// Threads of a threaded worker. Hosts count threads as processes (CloudLinux: 100 for the whole account), so few.
 pub const THREADS: u32 = 4;
 
-/// Connections that the kernel holds while we are busy: what web servers commonly ask for, and what Linux grants
-/// without further settings.
-pub const BACKLOG: u32 = 128;
+/// Connections that the kernel holds while we are busy. A web server that connects to a full unix socket is refused at
+/// once, and its visitor gets a 502; the kernel cuts this down to its own `somaxconn`.
+pub const BACKLOG: u32 = 1024;
 
 /// How long the imported app outlives its last front. mod_fcgid ends idle processes after 300 s; half an hour spares
 /// most visitors of a quiet site the import, at the cost of one process.
@@ -16,9 +16,12 @@ pub const LINGER: u64 = 1800;
 /// A burst of visitors is over after a minute; then the memory of its workers belongs to the account again.
 pub const IDLE_TIMEOUT: u64 = 60;
 
-/// Open connections from web servers: the usual soft limit of descriptors is 1024, and each needs one. Workers, logs
-/// and spool files come on top; running out of descriptors pauses accepting.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// Open connections from web servers, most of them idle ones that are kept for the next request. Each needs a descriptor
+/// (the soft limit is raised to `DESCRIPTORS`) and some hundred bytes; running out of descriptors pauses accepting.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// Open descriptors of the front, as far as the hard limit allows: connections, workers' sockets, logs, spool files.
+pub const DESCRIPTORS: u64 = 8192;
 
 /// Requests that wait for a worker. At 50 ms a request and four workers the last of a hundred waits little over a
 /// second; who queues longer is better told so.

@@ -132,7 +132,7 @@ pub const OPTIONS: &[Opt] = &[
     cli("server", "errlog", Kind::Path, "(/dev/null)", "\"error.log\"", "file for standard error when daemonized"),
     cli("server", "umask", Kind::Mode, "(022 when daemonized)", "\"0002\"", "umask, octal: with 0002 a web server of our group may use the socket"),
     cli("server", "socket_mode", Kind::Mode, "(from umask)", "\"0660\"", "mode of the unix socket, octal; overrules umask"),
-    cli("server", "backlog", Kind::Count(1, 65_535), "128", "512", "connections that wait in the kernel"),
+    cli("server", "backlog", Kind::Count(1, 65_535), "1024", "512", "connections that wait in the kernel"),
     cli("server", "secret", Kind::Text, "(none)", "\"long-random-text\"", "AJP: what each request must carry"),
     cli("server", "preload", Kind::Bool, "true", "false", "import the app once and fork workers from there"),
     cli("server", "warm", Kind::UrlPath, "(none)", "\"/\"", "path that is requested once before workers are forked"),
@@ -144,7 +144,7 @@ pub const OPTIONS: &[Opt] = &[
     cli("server", "remote_user", Kind::Bool, "false", "true", "believe REMOTE_USER from the web server when it did not start us"),
     cli("server", "ping", Kind::UrlPath, "(none)", "\"/runfcgi-ping\"", "path that is answered without the app"),
 
-    opt("limits", "max_connections", Kind::Count(1, MANY), "1024", "200", "open connections from web servers"),
+    opt("limits", "max_connections", Kind::Count(1, MANY), "4096", "200", "open connections from web servers"),
     opt("limits", "queue", Kind::Count(0, MANY), "100", "50", "requests that wait for a worker; above: 503"),
     opt("limits", "queue_timeout", Kind::Seconds(1, DAY), "30", "\"20s\"", "how long a request may wait for a worker; then 503"),
     opt("limits", "request_timeout", Kind::Seconds(0, 30 * DAY), "240", "\"2m\"", "how long a request may run; then its stack is logged and its worker ended; 0: no end"),

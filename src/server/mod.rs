@@ -180,6 +180,7 @@ impl Server {
             Err(text) => (Config::default(), Some(text)),
         };
         let now = clock();
+        raise_descriptor_limit();
         let access = config.log.access.as_ref().and_then(|path| {
             let format = Format::parse(&config.log.format).ok()?;
             Some(Access {
@@ -430,6 +431,17 @@ impl From<u64> for Token {
 /// The one place that asks for the time.
 fn clock() -> Instant {
     Instant::now()
+}
+
+/// Shells and web servers often leave us 1024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(crate::config::limits::DESCRIPTORS);
+        if wanted > soft {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+        }
+    }
 }
 
 /// A number that differs from process to process, for incident ids and jitter.
