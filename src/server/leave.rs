@@ -4,7 +4,7 @@ use super::connection::Stage;
 use super::listener::Accepted;
 use super::restart::{HandOver, Outcome, Restart, Then};
 use super::{Role, Server};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::log::Level;
 use crate::worker::pool::SlotState;
 use crate::worker::preloader::{Link, State};
@@ -135,7 +135,8 @@ impl Server {
                 Some(Outcome::Exit)
             }
             Then::Exec(image) => {
-                let image = image.take().unwrap_or_default();
+                let staged = || image::stage(&self.place.original, self.place.dir.as_ref()).ok();
+                let image = image.take().or_else(staged).unwrap_or_default();
                 self.write_report(now, true);
                 Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
             }

@@ -1232,9 +1232,18 @@ class Preloader:
         """Whether nobody needs us: no front, and the time to linger is over or all that spawn fronts are gone."""
         if self.controls or self.idle_since is None:
             return False
-        if time.monotonic() - self.idle_since >= self.linger:
+        if time.monotonic() - self.idle_since >= self.linger or self.is_superseded():
             return True
         return bool(self.spawners) and not any(is_alive(pid, start) for pid, start in self.spawners)
+
+    def is_superseded(self):
+        """Whether a newer version of the code has been imported with success: no new front will ask for ours."""
+        directory, own = os.path.split(self.settings.get('lock', ''))
+        try:
+            with open(os.path.join(directory, 'good')) as file:
+                return file.read() + '.lock' != own
+        except OSError:
+            return False
 
     def leave(self):
         """Takes the socket away while the lock is held, turns away who waits there, and exits."""
