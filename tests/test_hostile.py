@@ -65,7 +65,7 @@ def server(request, build, tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     (tmp_path / "hostile.py").write_text(APP)
     (tmp_path / "site.toml").write_text(
-        '[app]\npath = "."\nwsgi = "hostile:application"\npython = "/usr/bin/python3"\n[limits]\nread_timeout = 2\n'
+        '[app]\npath = "."\nwsgi = "hostile:application"\npython = "/usr/bin/python3"\n[server]\nmaxchildren = 1\n[limits]\nread_timeout = 2\n'
     )
     os.chmod(tmp_path / "site.toml", 0o644)
     path = str(tmp_path / "s.sock")
