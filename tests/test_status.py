@@ -122,7 +122,7 @@ class Site:
         self.listener.close()
         for thread in self.waiting:
             thread.join(10)
-        shutil.rmtree(self.dir)
+        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 @pytest.fixture
