@@ -1,0 +1,559 @@
+"""Restart without a gap, under load, behind Apache mod_fcgid, lighttpd with bin-path, and nginx with a socket of its own.
+
+Each server runs the whole module through, so each restart is also one of a process that has restarted before.
+"""
+
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from test_faults import RUN_AS, Plain, ask, kill, make_plain, manage  # noqa: F401  (fixtures)
+from webservers import processes
+from webservers.account import Account, give
+from webservers.apache import Apache, free_port
+from webservers.fastcgi import request
+from webservers.load import Answer, Load
+from webservers.processes import until
+
+USER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
+
+CONFIG = """\
+[app]
+path = "{project}"
+settings = "myproject.settings"
+[server]
+runtime_dir = "{runtime}"
+maxchildren = 4
+[log]
+file = "{log}"
+"""
+
+LIGHTTPD = """\
+server.modules = ("mod_fastcgi")
+server.bind = "127.0.0.1"
+server.port = {port}
+server.document-root = "{public}"
+server.errorlog = "{directory}/error.log"
+server.breakagelog = "{directory}/breakage.log"
+{user}
+fastcgi.server = ("/" => (( "bin-path" => "{executable}", "socket" => "{sockets}/fcgi",
+    "max-procs" => 2, "check-local" => "disable", "fix-root-scriptname" => "enable" )))
+"""
+
+NGINX = """\
+{user}
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    upstream site {{ server {upstream}; {keepalive} }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            include /etc/nginx/fastcgi_params;
+            fastcgi_param SCRIPT_NAME "";
+            fastcgi_param PATH_INFO $uri;
+            fastcgi_keep_conn {keep};
+            fastcgi_pass site;
+        }}
+    }}
+}}
+"""
+
+
+class Lighttpd:
+    """lighttpd that spawns the site by `bin-path`."""
+
+    program = shutil.which("lighttpd", path="/usr/sbin:/usr/bin")
+
+    def __init__(self, account):
+        self.account = account
+        self.directory = account.base / "server"
+        self.port = free_port()
+
+    def __enter__(self):
+        sockets = self.directory / "sockets"
+        sockets.mkdir(parents=True)
+        give(self.directory)
+        conf = self.directory / "lighttpd.conf"
+        user = 'server.username = "www-data"\nserver.groupname = "www-data"' if os.getuid() == 0 else ""
+        account = self.account
+        conf.write_text(
+            LIGHTTPD.format(
+                port=self.port,
+                public=account.public,
+                directory=self.directory,
+                user=user,
+                executable=account.executable,
+                sockets=sockets,
+            )
+        )
+        self.process = subprocess.Popen(
+            [self.program, "-D", "-f", str(conf)], env={"PATH": "/usr/bin:/bin"}, stdin=subprocess.DEVNULL
+        )
+        listens(self)
+        return self
+
+    def __exit__(self, *_):
+        stop(self.process)
+        print_log(self.directory / "error.log")
+
+
+class Nginx:
+    """nginx, and the site as a process that a person has started."""
+
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+
+    def __init__(self, account, tcp=False, keep=False):
+        self.account, self.tcp, self.keep = account, tcp, keep
+        self.directory = account.base / "server"
+        self.port = free_port()
+
+    def __enter__(self):
+        self.directory.mkdir()
+        give(self.directory)
+        socket = self.account.home / "site.sock"
+        port = free_port()
+        words = ["host=127.0.0.1", f"port={port}"] if self.tcp else [f"socket={socket}"]
+        command = [str(self.account.executable), "runfcgi", "daemonize=false", *words]
+        with open(self.directory / "site.err", "ab") as errors:
+            self.site = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stderr=errors, **USER)
+        conf = self.directory / "nginx.conf"
+        conf.write_text(
+            NGINX.format(
+                user="user www-data;" if os.getuid() == 0 else "",
+                directory=self.directory,
+                upstream=f"127.0.0.1:{port}" if self.tcp else f"unix:{socket}",
+                keepalive="keepalive 8;" if self.keep else "",
+                keep="on" if self.keep else "off",
+                port=self.port,
+            )
+        )
+        self.process = subprocess.Popen(
+            [self.program, "-e", str(self.directory / "error.log"), "-c", str(conf)], stdin=subprocess.DEVNULL
+        )
+        listens(self)
+        return self
+
+    def __exit__(self, *_):
+        stop(self.process)
+        pid = self.site.pid
+        assert self.site.poll() is None, f"the site's process {pid} has ended with {self.site.returncode}"
+        self.site.terminate()
+        assert self.site.wait(8) == 0
+        print_log(self.directory / "error.log")
+
+
+def listens(server):
+    def answers():
+        assert server.process.poll() is None, f"{server.program} did not start"
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            connection.request("GET", "/version/")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+    until(answers, 20, f"{server.program} serves the site")
+
+
+def stop(process):
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+def print_log(path):
+    if path.exists():
+        print(f"--- {path.name}, its end ---", *path.read_text(errors="replace").splitlines()[-30:], sep="\n")
+
+
+SERVERS = {
+    "mod_fcgid": Apache,
+    "lighttpd": Lighttpd,
+    "nginx": Nginx,
+    "nginx-tcp": lambda account: Nginx(account, tcp=True),
+    "nginx-keep-conn": lambda account: Nginx(account, keep=True),
+}
+PROGRAMS = {"mod_fcgid": "apache2", "lighttpd": "lighttpd"}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, build, model):
+    """A running server with the Django site behind it, the same for all tests of the module."""
+    if not shutil.which(PROGRAMS.get(request.param, "nginx"), path="/usr/sbin:/usr/bin"):
+        pytest.skip("not installed")
+    account = Account(model, build)
+    account.logged = account.home / "site.log"
+    account.number = 0
+    account.posts = request.param == "nginx-keep-conn"
+    configure(account)
+    try:
+        with SERVERS[request.param](account) as running:
+            running.name = request.param
+            running.path = "/upload" if request.param == "nginx-keep-conn" else "/version/"
+            yield running
+        left = {}
+        try:
+            until(lambda: not processes.touching(account.base), 8, "all have left")
+        except AssertionError:
+            left = processes.touching(account.base)
+            processes.end(left)
+        print_log(account.logged)
+        assert not left, f"still there after the server has stopped: {left}"
+        assert not account.runtime.exists() or list(account.runtime.iterdir()) == []
+    finally:
+        account.remove()
+
+
+def configure(account, number=0):
+    """`number`: so that it says something else. Where bodies are posted it is the app that has no forms."""
+    text = CONFIG.replace("{log}", str(account.logged)) + f'[env]\nMARKS = "{account.home}"\nNUMBER = "{number}"\n'
+    account.configure(text.replace('settings = "myproject.settings"', 'wsgi = "faults:app"') if account.posts else text)
+
+
+def load_of(server):
+    """Four visitors; where connections to the site are kept open, they post a body each time."""
+    return (Posts if server.account.posts else Visits)(server.port, server.path, visitors=4)
+
+
+class Visits(Load):
+    """Visitors whose answers hold the version and nothing else."""
+
+    @property
+    def versions(self):
+        return [answer.body.split()[0] if answer.body else "" for answer in list(self.answers)]
+
+    def first(self, version):
+        """When the first answer of this version came."""
+        return min(a.end for a, v in zip(self.answers, self.versions) if v == version)
+
+    def live(self, version):
+        """Whether the last answer is of this version."""
+        return self.versions[-1:] == [version]
+
+
+class Posts(Visits):
+    """Visitors that post a body each time."""
+
+    BODY = bytes(range(256)) * 40
+
+    def _visit(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
+        while not self._over.is_set():
+            begin = time.monotonic()
+            try:
+                connection.request("POST", self.path, self.BODY)
+                reply = connection.getresponse()
+                status, body = reply.status, reply.read().decode(errors="replace")
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                status, body = 0, repr(error)
+            self.answers.append(Answer(begin, time.monotonic(), status, body))
+            self._over.wait(self.pause)
+        connection.close()
+
+
+# --- what an owner does --------------------------------------------------------------------------------------------
+
+
+def touch(account):
+    account.touch()
+
+
+def restart_txt(account):
+    (account.project / "tmp").mkdir(exist_ok=True)
+    account.put(account.project / "tmp" / "restart.txt", "")
+
+
+def changed_configuration(account):
+    configure(account, account.number)
+
+
+def another_image(account):
+    """The same program with another content: what follows an ELF file's sections is nobody's."""
+    return account.executable.read_bytes() + b"#%d\n" % account.number
+
+
+def write_new(account, path, image):
+    path.write_bytes(image)
+    path.chmod(0o755)
+    give(path)
+
+
+def overwritten(account):
+    """What most FTP clients do. The file is open, short and broken for a moment."""
+    image = another_image(account)
+    with open(account.executable, "r+b", buffering=0) as file:
+        file.truncate(0)
+        file.write(image[: len(image) // 2])
+        time.sleep(0.05)
+        file.write(image[len(image) // 2 :])
+
+
+def slowly_uploaded(account):
+    """Half of it lies there for longer than the time that an upload must stand still."""
+    image = another_image(account)
+    with open(account.executable, "r+b", buffering=0) as file:
+        file.truncate(0)
+        file.write(image[: len(image) // 2])
+        time.sleep(2.5)
+        for begin in range(len(image) // 2, len(image), 1 << 18):
+            file.write(image[begin : begin + (1 << 18)])
+            time.sleep(0.1)
+
+
+def renamed(account):
+    fresh = account.executable.with_name("fresh")
+    write_new(account, fresh, another_image(account))
+    fresh.rename(account.executable)
+
+
+def deleted_and_uploaded(account):
+    image = another_image(account)
+    account.executable.unlink()
+    write_new(account, account.executable, image)
+
+
+CHANGES = {
+    "touch": (touch, 3),
+    "restart.txt": (restart_txt, 3),
+    "configuration": (changed_configuration, 6),
+    "overwritten": (overwritten, 6),
+    "slow upload": (slowly_uploaded, 6),
+    "rename": (renamed, 6),
+    "delete and upload": (deleted_and_uploaded, 6),
+}
+
+
+def gap(answers):
+    """The longest time in which nobody got an answer."""
+    ends = sorted(answer.end for answer in answers)
+    return max(after - before for before, after in zip(ends, ends[1:]))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_new_code_goes_live_without_a_gap(server, change):
+    act, within = CHANGES[change]
+    account = server.account
+    with load_of(server) as load:
+        until(lambda: len(load.answers) > 40, 20, "the load runs")
+        account.number += 1
+        new = str(account.number)
+        account.code(account.number)
+        missing = server.name == "mod_fcgid" and change == "delete and upload"
+        act(account)
+        moment = time.monotonic()
+        until(lambda: load.live(new), 12, "the new code is live")
+        time.sleep(0.5)
+    # Between delete and upload Apache itself finds no file: that is not ours to answer.
+    failures = [a for a in load.failures if not (missing and a.status in (403, 404) and a.begin < moment)]
+    live = load.first(new) - moment
+    late = [a for a, v in zip(load.answers, load.versions) if a.begin > moment + within and v != new]
+    print(
+        f"{server.name}, {change}: {len(load.answers)} answers, {len(failures)} failed, live after {live:.2f} s,"
+        f" longest gap {gap(load.answers) * 1000:.0f} ms"
+    )
+    assert not failures, f"{len(failures)}: {failures[:3]}"
+    assert live <= within and not late
+    assert gap(load.answers) < 1.5
+
+
+def test_a_broken_configuration_changes_nothing(server):
+    account = server.account
+    before = account.logged.stat().st_size
+    with load_of(server) as load:
+        account.configure("[app\n")
+        until(lambda: "mysite.toml" in account.logged.read_text()[before:], 6, "the log says what is wrong")
+        time.sleep(1)
+        configure(account)
+        time.sleep(2)
+    assert not load.failures, load.failures[:3]
+
+
+def test_broken_code_changes_nothing_and_mended_code_goes_live(server):
+    account = server.account
+    account.number += 1
+    before = account.logged.stat().st_size
+    with load_of(server) as load:
+        until(lambda: load.answers, 10, "the load runs")
+        old = load.versions[-1]
+        account.put(account.project / "myproject" / "version.py", "def broken(:\n")
+        account.touch()
+        until(lambda: "SyntaxError" in account.logged.read_text()[before:], 5, "the log says why")
+        time.sleep(1)
+        assert set(load.versions) == {old}
+        account.code(account.number)
+        account.touch()
+        moment = time.monotonic()
+        until(lambda: load.live(str(account.number)), 6, "the mended code is live")
+        live = load.first(str(account.number)) - moment
+        time.sleep(0.3)
+    print(f"{server.name}, mended code: live after {live:.2f} s")
+    assert not load.failures, load.failures[:3]
+    assert live <= 3
+
+
+def test_a_broken_executable_changes_nothing(server):
+    account = server.account
+    image = account.executable.read_bytes()
+    with load_of(server) as load:
+        for broken in (image[: len(image) // 2], b"<html>not found</html>"):
+            fresh = account.executable.with_name("fresh")
+            write_new(account, fresh, broken)
+            before = account.logged.stat().st_size
+            with open(account.executable, "r+b", buffering=0) as file:
+                file.truncate(0)
+                file.write(broken)
+            fresh.unlink()
+            until(lambda: "the old one goes on" in account.logged.read_text()[before:], 6, "the log says why")
+        with open(account.executable, "r+b", buffering=0) as file:
+            file.truncate(0)
+            file.write(image)
+        account.number += 1
+        account.code(account.number)
+        account.touch()
+        until(lambda: load.live(str(account.number)), 8, "the whole file is live")
+    assert not load.failures, load.failures[:3]
+
+
+# --- spawned as mod_fcgid spawns -----------------------------------------------------------------------------------
+
+
+def test_a_process_spawned_while_new_code_is_broken_serves_the_old(make_plain, manage):  # noqa: F811
+    site = make_plain()
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    for front in fronts:
+        assert ask(front, "/version").text == "0"
+    site.account.put(site.account.project / "myproject" / "version.py", "def broken(:\n")
+    site.account.touch()
+    until(lambda: "SyntaxError" in site.log(), 5, "the log says why")
+    fronts.append(manager.spawn())
+    for _ in range(3):
+        for front in fronts:
+            assert ask(front, "/version").text == "0"
+        time.sleep(0.5)
+    site.account.code(7)
+    site.account.touch()
+    moment = time.monotonic()
+    for front in fronts:
+        until(lambda: ask(front, "/version").text == "7", 5, "the mended code is live")
+    print(f"all fronts have the mended code after {time.monotonic() - moment:.2f} s")
+    assert time.monotonic() - moment < 3.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1], ids=["HUP", "USR1"])
+def test_a_signal_does_what_a_touch_does(make_plain, manage, number):  # noqa: F811
+    site = make_plain()
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    for front in fronts:
+        ask(front, "/version")
+    imports = len(site.imports())
+    site.account.code(3)
+    kill(fronts[0].pid, number)
+    for front in fronts:
+        until(lambda: ask(front, "/version").text == "3", 3, "new code is live")
+    assert all(manager.status_of(front) is None for front in fronts), "the processes stay"
+    assert len(site.imports()) == imports + 1
+
+
+def test_ten_fronts_change_over_with_one_import(make_plain, manage):  # noqa: F811
+    site = make_plain(env='IMPORT_SECONDS = "0.3"')
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(10)]
+    for front in fronts:
+        ask(front, "/version")
+    over = threading.Event()
+    replies = []
+
+    def visit(front):
+        while not over.is_set():
+            replies.append(request(front.socket, "/version"))
+            over.wait(0.02)
+
+    threads = [threading.Thread(target=visit, args=(front,)) for front in fronts]
+    for thread in threads:
+        thread.start()
+    most = 0
+    for version in (1, 2, 3):
+        site.account.code(version)
+        site.account.touch()
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            most = max(most, len(site.workers()) + len(site.preloaders()))
+            time.sleep(0.05)
+        assert all(ask(front, "/version").text == str(version) for front in fronts)
+    over.set()
+    for thread in threads:
+        thread.join()
+    print(f"{len(replies)} answers over three touches, at most {most} processes of Python, {len(site.imports())} imports")
+    assert Counter(reply.status for reply in replies).keys() == {200}
+    assert len(site.imports()) == 4
+    assert len(site.preloaders()) == 1
+    until(lambda: len(site.workers()) == 10, 5, "old workers have left")
+
+
+def test_many_touches_coalesce(make_plain, manage):  # noqa: F811
+    site = make_plain(env='IMPORT_SECONDS = "0.2"')
+    front = manage(site).spawn()
+    ask(front, "/version")
+    for version in range(1, 21):
+        site.account.code(version)
+        site.account.touch()
+        ask(front, "/version")
+        time.sleep(0.1)
+    until(lambda: ask(front, "/version").text == "20", 3, "the newest code is live")
+    assert len(site.imports()) <= 6
+    until(lambda: len(site.preloaders()) == 1, 5, "one preloader is left")
+
+
+def test_how_exit_leaves_for_the_web_server_to_start_anew(make_plain, manage):  # noqa: F811
+    site = make_plain(restart='how = "exit"')
+    manager = manage(site)
+    front = manager.spawn()
+    ask(front, "/version")
+    site.account.code(5)
+    site.account.touch()
+    until(lambda: manager.status_of(front) is not None, 5, "it has left")
+    assert manager.status_of(front) == 0
+    assert ask(manager.spawn(), "/version").text == "5"
+
+
+def test_a_process_of_an_old_inode_leaves_by_itself(make_plain, manage):  # noqa: F811
+    """mod_fcgid sends it nothing any more and never ends it. Its minute is waited for: nothing shortens it."""
+    site = make_plain()
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    for front in fronts:
+        ask(front, "/version")
+    site.account.code(1)
+    site.account.number = 1
+    renamed(site.account)
+    until(lambda: ask(fronts[0], "/version").text == "1", 6, "the new file is live in the old process")
+    asked = time.monotonic()
+    fresh = manager.spawn()
+    ask(fresh, "/version")
+    until(lambda: all(manager.status_of(front) is not None for front in fronts), 75, "the old ones have left")
+    assert time.monotonic() - asked > 50
+    assert [manager.status_of(front) for front in fronts] == [0, 0]
+    assert ask(fresh, "/version").text == "1"
