@@ -343,6 +343,23 @@ def test_an_import_error_is_a_page_and_its_reason_goes_both_ways(make_plain, man
     until(lambda: request(front.socket, "/version").text == "1", 8, "the mended app serves by itself")
 
 
+def test_an_app_that_ends_its_process_at_import_is_told_of(make_plain, manage):
+    site = make_plain()
+    text = 'import os\nopen(os.environ["MARKS"] + "/imports", "a").write("%d\\n" % os.getpid())\nos.abort()\n'
+    site.account.put(site.account.project / "myproject" / "version.py", text)
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    begin = time.monotonic()
+    for front in fronts:
+        reply = request(front.socket, "/version")
+        assert reply.status in (500, 503) and "import" in reply.errors
+    assert time.monotonic() - begin < 10
+    assert len(site.imports()) <= 20, "it is not tried for ever"
+    site.account.code(1)
+    for front in fronts:
+        until(lambda: request(front.socket, "/version").text == "1", 12, "the mended app serves by itself")
+
+
 # --- workers that die, hang and grow -------------------------------------------------------------------------------
 
 
@@ -656,7 +673,7 @@ LIMITED = 47_114  # a user that nobody else is: the kernel counts processes for 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
 def test_a_limit_of_processes_makes_visitors_wait_and_nothing_fail(make_plain, manage):
-    """`ulimit -u 14`: eight fronts, the manager and the preloader leave room for a few workers only."""
+    """`ulimit -u 22`: eight fronts, the manager and the preloader leave room for a few workers only."""
     site = make_plain(server="minspare = 1")
     for directory, directories, files in os.walk(site.account.base):
         for name in [directory, *(os.path.join(directory, n) for n in directories + files)]:

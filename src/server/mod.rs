@@ -147,6 +147,12 @@ pub struct Server {
     last_generation: u64,
     /// Pause before the next fork after one was refused or a worker did not start.
     fork_after: Option<Instant>,
+    /// A worker was given back, or refused: none is started before a request needs it.
+    given_back: bool,
+    /// When another front asked for a worker and none was idle.
+    asked_back: Option<Instant>,
+    /// When the log was told of the account's limits.
+    limit_noted: Option<Instant>,
     boot_failures: u32,
     last_accept: Instant,
     sweep_at: Instant,
@@ -247,6 +253,9 @@ impl Server {
             last_request: 0,
             last_generation: 1,
             fork_after: None,
+            given_back: false,
+            asked_back: None,
+            limit_noted: None,
             boot_failures: 0,
             last_accept: now,
             sweep_at: now,

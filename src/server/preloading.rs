@@ -74,16 +74,19 @@ impl Server {
         now: Instant,
     ) {
         let text = format!("the preloader cannot be started: {error}");
-        self.note(Level::Error, &text);
         if self.place.role == Role::Cgi {
+            self.note(Level::Error, &text);
             generation.plain = true;
         } else if error.kind() == io::ErrorKind::WouldBlock {
-            // EAGAIN from fork: those who wait go on waiting, up to their time.
+            // EAGAIN from fork: those who wait go on waiting, up to their time, and who has an idle worker ends it.
+            self.note_limit(&text, now);
+            self.give_back(now);
             generation.link.state = State::Electing {
                 next: now + FORK_PAUSE,
                 pause: FORK_PAUSE,
             };
         } else {
+            self.note(Level::Error, &text);
             generation.link.fail(now, text);
         }
     }
@@ -111,6 +114,7 @@ impl Server {
                 channel: None,
                 started_here: false,
                 connect_only: None,
+                deaths: 0,
             };
             let stand_in = Generation {
                 number,
@@ -153,6 +157,12 @@ impl Server {
         let mut scratch = std::mem::take(&mut self.scratch);
         self.read_control(&mut generation, &mut scratch, now);
         self.scratch = scratch;
+        if let State::Failed { reason, .. } = &generation.link.state
+            && number != self.current.number
+            && self.restart.is_importing()
+        {
+            self.next_failed(reason);
+        }
         self.put_generation(generation);
         self.sweep_at = now;
     }
@@ -200,6 +210,7 @@ impl Server {
                     String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned()
                 };
                 generation.link.state = State::Ready;
+                generation.link.deaths = 0;
                 if generation.number == self.current.number {
                     self.remember_good(&generation.link.version);
                 }
@@ -243,11 +254,7 @@ impl Server {
             }
             Frame::Refused(text) => {
                 let reason = String::from_utf8_lossy(&text).into_owned();
-                self.note(
-                    Level::Warning,
-                    &format!("the system refused a worker: {reason}"),
-                );
-                self.fork_failed(now);
+                self.refused(generation.number, &reason, now);
             }
             Frame::Release => self.give_back(now),
             Frame::Exited { pid, how } => self.on_worker_exit(pid, &how),

@@ -19,6 +19,12 @@ use std::time::{Duration, Instant};
 
 /// Pause after a fork was refused, or a worker did not start.
 pub(super) const FORK_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after the account turned out to be at its limits: somebody is asked to give a worker back.
+const REFUSED_PAUSE: Duration = Duration::from_millis(400);
+/// How long a front that is asked to give a worker back, and has none idle, remembers it.
+const ASKED_FOR: Duration = Duration::from_secs(2);
+/// How often the log is told that the account is at its limits.
+const LIMIT_NOTED: Duration = Duration::from_secs(10);
 /// The longest such pause.
 const FORK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Workers of one front where the server gives it many requests at a time and nothing is said.
@@ -33,7 +39,10 @@ impl Server {
         }
         let sizes = self.sizes();
         let counts = self.pool.counts(self.queue.len(), self.current.number);
-        let wanted = if self.fault.is_some() || self.restart.is_leaving() && self.queue.is_empty() {
+        let spared = self.given_back && self.queue.is_empty();
+        self.given_back = spared;
+        let leaving = self.restart.is_leaving() && self.queue.is_empty();
+        let wanted = if self.fault.is_some() || leaving || spared {
             0
         } else {
             pool::growth(sizes, counts)
@@ -181,6 +190,7 @@ impl Server {
             old_at: lifetime,
             retiring: false,
             cut_at: None,
+            refused: false,
             ended_for: None,
         };
         let number = self.pool.add(process, channels);
@@ -247,11 +257,49 @@ impl Server {
 
     /// Another front of the site needs a process more than we do.
     pub(super) fn give_back(&mut self, now: Instant) {
+        self.asked_back = Some(now);
         if self.queue.is_empty()
             && let Some(process) = self.pool.idle_since(now).first().copied()
         {
             self.pool.retire(process, now);
-            self.fork_after = Some(now + FORK_PAUSE_MAX);
+            self.asked_back = None;
+            self.given_back = true;
+            self.due(now);
+        }
+    }
+
+    /// A worker has finished a request. Whether it goes, because another front has asked for one meanwhile.
+    pub(super) fn is_asked_back(&mut self, now: Instant) -> bool {
+        let asked = self.asked_back.take_if(|_| !self.restart.is_leaving());
+        let asked = asked.is_some_and(|at| now.saturating_duration_since(at) < ASKED_FOR);
+        if asked {
+            self.given_back = true;
+            self.fork_after = Some(now + FORK_PAUSE);
+            self.due(now + FORK_PAUSE);
+        }
+        asked
+    }
+
+    /// The system refused to fork a worker of this generation: who waits goes on waiting, and tries again soon.
+    pub(super) fn refused(&mut self, generation: u64, reason: &str, now: Instant) {
+        self.note_limit(&format!("the system refused a worker: {reason}"), now);
+        let unborn = |p: &&mut Process| {
+            p.generation == generation && p.pid.is_none() && !p.retiring && !p.refused
+        };
+        if let Some(process) = self.pool.processes.values_mut().find(unborn) {
+            process.refused = true;
+        }
+        self.given_back = self.queue.is_empty();
+        self.fork_after = Some(now + REFUSED_PAUSE);
+        self.due(now + REFUSED_PAUSE);
+    }
+
+    /// A line that would come several times a second while the account is at its limits.
+    pub(super) fn note_limit(&mut self, text: &str, now: Instant) {
+        let recent = |at: Instant| now.saturating_duration_since(at) < LIMIT_NOTED;
+        if !self.limit_noted.is_some_and(recent) {
+            self.limit_noted = Some(now);
+            self.note(Level::Warning, text);
         }
     }
 

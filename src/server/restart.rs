@@ -88,6 +88,10 @@ impl Restart {
         )
     }
 
+    pub(super) fn is_importing(&self) -> bool {
+        matches!(self, Restart::Importing { .. })
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self, Restart::Draining { .. })
     }

@@ -242,7 +242,7 @@ impl Server {
         let Some(process) = self.pool.slots.get(&slot).map(|s| s.process) else {
             return;
         };
-        if self.pool.release(slot, now) || self.is_too_large(process) {
+        if self.pool.release(slot, now) || self.is_too_large(process) || self.is_asked_back(now) {
             self.pool.retire(process, now);
             self.sweep_at = now;
         }
@@ -277,8 +277,13 @@ impl Server {
             return;
         };
         self.sweep_at = now;
+        let refused = self
+            .pool
+            .processes
+            .get(&slot.process)
+            .is_some_and(|p| p.refused);
         match slot.state {
-            SlotState::Starting(Some(request)) => self.requeue(request, now),
+            SlotState::Starting(Some(request)) => self.requeue(request, refused, now),
             SlotState::Busy(request) => {
                 self.read_output(slot.process);
                 let process = self.pool.processes.get(&slot.process);
@@ -298,7 +303,7 @@ impl Server {
             return;
         };
         if process.slots.is_empty() {
-            if process.pid.is_none() && !process.retiring {
+            if process.pid.is_none() && !process.retiring && !refused {
                 self.fork_failed(now);
             }
             let Some(process) = self.pool.processes.get_mut(&slot.process) else {
@@ -316,11 +321,11 @@ impl Server {
     }
 
     /// The worker to which the request was promised never came.
-    pub(super) fn requeue(&mut self, number: RequestNo, now: Instant) {
+    pub(super) fn requeue(&mut self, number: RequestNo, refused: bool, now: Instant) {
         let Some(request) = self.requests.get_mut(&number) else {
             return;
         };
-        request.false_starts += 1;
+        request.false_starts += u32::from(!refused);
         if request.false_starts >= FALSE_STARTS {
             self.fail(number, 503, "no worker could be started for it", None, now);
             self.forget(number);

@@ -58,6 +58,7 @@ DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
 LOG_LIMIT = 65536  # longest payload of one LOG frame
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
+FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
 FAILED_BACKOFF = 5.0  # seconds in which a broken application is not imported again
 LEFT_TO_THE_LAST = {'good', 'python', 'reload'}  # files of the runtime directory that nobody holds a lock on
 
@@ -1163,10 +1164,10 @@ class Preloader:
         try:
             pid = os.fork()
         except OSError as error:
-            close_all(fds)
             text = 'fork was refused: {}'.format(error)
             log('runfcgi: ' + text)
             control.sock.sendall(frame(REFUSED, text.encode()))
+            close_all(fds)  # after it: the front learns of the refusal before its slots end
             for other in list(self.controls.values()):
                 if other is not control and other.greeted:
                     self.ask_release(other)
@@ -1495,10 +1496,22 @@ def detach():
     leads = os.getpid() == os.getpgrp()
     if not leads:
         os.setsid()
-    if os.fork():
+    if fork_in_time():
         os._exit(0)
     if leads:  # a group leader cannot make a session, but its child can
         os.setsid()
+
+
+def fork_in_time():
+    """fork, waiting a while for a process that another gives up where the account is at its limit."""
+    end = time.monotonic() + FORK_WITHIN
+    while True:
+        try:
+            return os.fork()
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 if __name__ == '__runfcgi__':

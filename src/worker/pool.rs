@@ -75,6 +75,8 @@ pub struct Process {
     pub retiring: bool,
     /// When its lifeline is cut.
     pub cut_at: Option<Instant>,
+    /// The system refused to fork it.
+    pub refused: bool,
     /// Why it is ended before its time, for the log.
     pub ended_for: Option<&'static str>,
 }
@@ -377,6 +379,7 @@ mod tests {
             old_at: None,
             retiring: false,
             cut_at: None,
+            refused: false,
             ended_for: None,
         };
         pool.add(process, channels)

@@ -26,6 +26,10 @@ use std::time::{Duration, Instant};
 /// First pause of a front that finds the lock taken and nobody listening yet; doubles up to `MAX_PAUSE`.
 const PAUSE: Duration = Duration::from_millis(3);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
+/// So many imports that end with their process are no accident.
+const DEATHS: u32 = 8;
+/// The longest pause between two of them.
+const DEATH_PAUSE: Duration = Duration::from_millis(500);
 /// Fronts that wait in the backlog while the app is imported.
 const BACKLOG: i32 = 128;
 
@@ -42,6 +46,8 @@ pub struct Link {
     pub started_here: bool,
     /// Never start one, since its code is not there any more; with the reason why it would be needed.
     pub connect_only: Option<String>,
+    /// Preloaders that ended, one after the other, before they told how the import went.
+    pub deaths: u32,
 }
 
 /// See the diagram above.
@@ -93,6 +99,7 @@ impl Link {
             channel: None,
             started_here: false,
             connect_only: None,
+            deaths: 0,
         }
     }
 
@@ -104,6 +111,7 @@ impl Link {
             channel: Some(Channel::new(control)?),
             started_here: false,
             connect_only: None,
+            deaths: 0,
         })
     }
 
@@ -170,14 +178,30 @@ impl Link {
         }
     }
 
-    /// The control socket has ended: look anew, after a moment.
+    /// The control socket has ended: look anew, after a moment. An app that ends its process when it is imported does
+    /// so again and again.
     pub fn lost(&mut self, now: Instant) {
         self.channel = None;
-        if !matches!(self.state, State::Failed { .. }) {
-            self.state = State::Electing {
-                next: now + PAUSE,
-                pause: PAUSE,
-            };
+        match self.state {
+            State::Failed { .. } => (),
+            State::Waiting { .. } if self.deaths + 1 >= DEATHS => self.fail(
+                now,
+                format!("the process that imports the app ended {DEATHS} times without a word"),
+            ),
+            State::Waiting { .. } => {
+                let pause = (PAUSE * (1 << (2 * self.deaths))).min(DEATH_PAUSE);
+                self.deaths += 1;
+                self.state = State::Electing {
+                    next: now + pause,
+                    pause: PAUSE,
+                };
+            }
+            _ => {
+                self.state = State::Electing {
+                    next: now + PAUSE,
+                    pause: PAUSE,
+                };
+            }
         }
     }
 
@@ -188,6 +212,7 @@ impl Link {
             reason,
             retry: now + RETRY,
         };
+        self.deaths = 0;
     }
 
     /// Whether it has failed, and long enough ago to try again now that somebody asks.
