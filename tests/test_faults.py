@@ -1,7 +1,7 @@
 """Processes that never let the site down: killed, hung, refused or grown in every way, with the next request answered.
 
 Most of it plays mod_fcgid (webservers/manager.py), so that each process can be killed at any moment and the protocol be
-looked at; the rest stands behind a real Apache. RUNFCGI_CHAOS_SECONDS makes the random kills last longer than 15 s.
+looked at; the rest stands behind a real Apache. RUNFCGI_CHAOS_SECONDS makes the random kills last longer than 12 s.
 """
 
 import os
@@ -25,7 +25,7 @@ from webservers.load import Load
 from webservers.manager import Manager
 from webservers.processes import comm, until
 
-CHAOS_SECONDS = float(os.environ.get("RUNFCGI_CHAOS_SECONDS", "15"))
+CHAOS_SECONDS = float(os.environ.get("RUNFCGI_CHAOS_SECONDS", "12"))
 RUN_AS = {"uid": USER.pw_uid, "gid": USER.pw_gid} if os.getuid() == 0 else {}
 
 CONFIG = """\
