@@ -135,8 +135,9 @@ impl<'a> Split<'a> {
         if let Some(at) = below(&uri, script.strip_suffix(b"/").unwrap_or(&script)) {
             return Split::at(uri, at);
         }
-        let twice = tidy(decode(&uri)) == script;
-        Split::new(nothing, if twice { uri } else { script })
+        // Decoded twice, or not at all (mod_proxy with AllowEncodedSlashes NoDecode).
+        let same = tidy(decode(&uri)) == script || tidy(decode(&script)) == uri;
+        Split::new(nothing, if same { uri } else { script })
     }
 
     /// The same path, cut after `prefix`; where it is not below `prefix`, PATH_INFO stays.
@@ -343,6 +344,7 @@ mod tests {
             Row("/a//b", "/a//b", "", "", "", "/a/b"),
             Row("/a%2Fb", "/a/b", "", "", "", "/a/b"),
             Row("/a%252Fb", "/a%2Fb", "", "", "", "/a%2Fb"),
+            Row("/a%2Fb", "/a%2Fb", "", "", "", "/a/b"),
             Row("/", "/", "", "", "", "/"),
             Row("/old/x", "/new/x", "", "", "", "/new/x"),
             // nginx with fastcgi_split_path_info, or PATH_INFO alone

@@ -1,13 +1,15 @@
 //! Plain CGI as a codec: RFC 3875 sections 4 and 6.
 //!
 //! The request is the process environment, given at construction; stdin is its body, exactly CONTENT_LENGTH bytes
-//! long; the response is text. Knows neither stdin nor stdout: it reads no environment and no descriptor itself.
+//! long, or to its end for a chunked upload, whose length Apache does not know; the response is text. Knows neither stdin nor stdout: it reads no environment and no descriptor itself.
 
 use super::head::cgi_head;
 use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
 use crate::pairs::Pairs;
 
 const ID: RequestId = RequestId(1);
+/// Stands for the length of a body that ends where stdin ends.
+const UNKNOWN: u64 = u64::MAX;
 
 /// The one request of a CGI process. Call `decode` at least once, with no bytes if there are none: `Begin` comes
 /// from the environment alone.
@@ -76,7 +78,9 @@ impl Codec for Cgi {
             .unwrap_or(usize::MAX)
             .min(input.len());
         let (bytes, rest) = input.split_at(length);
-        *left -= length as u64;
+        if *left < UNKNOWN {
+            *left -= length as u64;
+        }
         *input = rest;
         let wanted = self.answer == Answer::Owed;
         if wanted && length > 0 {
@@ -109,6 +113,10 @@ impl Codec for Cgi {
         match (&self.answer, &self.input) {
             (Answer::Ended, _) => Eof::Clean,
             (Answer::Aborted, _) => Eof::Abort(vec![ID]),
+            (Answer::Owed, Input::Body { left: UNKNOWN.. }) => {
+                self.input = Input::Body { left: 0 };
+                Eof::HalfClosed
+            }
             (Answer::Owed, Input::Body { left: 1.. }) => {
                 self.answer = Answer::Aborted;
                 Eof::Abort(vec![ID])
@@ -130,11 +138,15 @@ impl Codec for Cgi {
 fn content_length(environ: &Pairs) -> Result<u64, String> {
     let value = environ.get(b"CONTENT_LENGTH").unwrap_or_default();
     if value.is_empty() {
-        return Ok(0);
+        let chunked = environ
+            .get(b"HTTP_TRANSFER_ENCODING")
+            .is_some_and(|coding| coding.to_ascii_lowercase().ends_with(b"chunked"));
+        return Ok(if chunked { UNKNOWN } else { 0 });
     }
     std::str::from_utf8(value)
         .ok()
         .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
+        .filter(|length| *length < UNKNOWN)
         .ok_or_else(|| value.escape_ascii().to_string())
 }

@@ -294,7 +294,11 @@ impl Server {
             return;
         }
         match conn.codec.eof() {
-            Eof::HalfClosed => conn.half_closed = true,
+            Eof::HalfClosed => {
+                conn.half_closed = true;
+                // A body that lasts to the end of the input is complete now.
+                self.decode(number, &[], now);
+            }
             Eof::Clean if conn.waiting() > 0 => {
                 conn.half_closed = true;
                 conn.stage = Stage::Closing;

@@ -85,7 +85,7 @@ def paths(site):
         seen[sent] = told["path_info"] if told else reply.status
         if told:
             assert told["environ"]["SCRIPT_NAME"] == "" and told["url"] == "/target/", (sent, told)
-    assert seen == expected
+    assert seen == expected, {sent: seen[sent] for sent in seen if seen[sent] != expected[sent]}
 
 
 @scene
@@ -143,9 +143,13 @@ def upload(site):
 @scene
 def chunked_upload(site):
     pieces = [os.urandom(n) for n in (1, 1000, 70000, 40000)]
-    reply = site.client.request("POST", "/upload/", iter(pieces), chunked=True)
+    try:
+        reply = site.client.request("POST", "/upload/", iter(pieces), chunked=True)
+    except (BrokenPipeError, ConnectionResetError):
+        assert "no-chunked" in site.traits
+        return
     if "no-chunked" in site.traits:
-        assert reply.status == 411
+        assert reply.status in (400, 411)
     else:
         assert reply.status == 200, (reply.status, reply.text)
         assert reply.json == {"length": 111001, "sha256": hashlib.sha256(b"".join(pieces)).hexdigest()}
