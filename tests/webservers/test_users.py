@@ -1,0 +1,107 @@
+"""Who runs what: the site under its owner by suexec, and a web server that shares a group with the site."""
+
+import os
+import pwd
+import subprocess
+import uuid
+
+import pytest
+
+from webservers.account import USER, Account
+from webservers.apache import Apache
+from webservers.processes import until
+from webservers.recipe import Site, recipe
+from webservers.test_nginx import nginx
+
+SUEXEC = "/usr/lib/apache2/suexec-custom"
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can make a user and run programs as another one")
+
+
+@pytest.fixture
+def owner():
+    """A system user made for one test."""
+    name = f"runfcgi-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", name], check=True)
+    try:
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+        subprocess.run(["groupdel", name], check=False, capture_output=True)
+
+
+def take(path, user, group=None):
+    subprocess.run(["chown", "-hR", f"{user.pw_uid}:{user.pw_gid if group is None else group}", str(path)], check=True)
+
+
+@AS_ROOT
+def test_a_web_server_of_the_same_group_and_umask_0002(model, build, owner):
+    """As the document says: two users, one group, umask 0002. Without the umask the web server stays outside."""
+    with Site(model, build) as site:
+        take(site.base, owner, USER.pw_gid)
+        take(site.server, USER)
+        as_owner = dict(user=owner, group=USER.pw_gid)
+        closed = site.base / "closed.sock"
+        site.start([site.account.executable, "runfcgi", "daemonize=false", f"socket={closed}", "umask=0022"], closed, **as_owner)
+        site.start([site.account.executable, "runfcgi", "daemonize=false", f"socket={site.sock}", "umask=0002"], site.sock, **as_owner)
+        assert site.sock.stat().st_mode & 0o777 == 0o775 and site.sock.stat().st_uid == owner.pw_uid
+        assert site.sock.stat().st_gid == USER.pw_gid and closed.stat().st_mode & 0o777 == 0o755
+        places = [
+            ("/home/user/public_html", site.account.public),
+            ("listen 80;", f"listen 127.0.0.1:{site.port};"),
+            ("example.com", "127.0.0.1"),
+        ]
+        text = recipe("nginx/fastcgi.conf", *places, ("/home/user/mysite.sock", site.sock))
+        web = nginx(site, text)
+        told = site.client.get("/echo/x/")
+        assert told.status == 200
+        assert os.stat(f"/proc/{told.json['pid']}").st_uid == owner.pw_uid
+        web.terminate()
+        web.wait(10)
+        nginx(site, text.replace(str(site.sock), str(closed)))
+        assert site.client.get("/echo/x/").status == 502
+
+
+SUEXEC_SITE = """\
+<IfDefine !SUEXEC_LOADED>
+    LoadModule suexec_module /usr/lib/apache2/modules/mod_suexec.so
+    Define SUEXEC_LOADED
+</IfDefine>
+SuexecUserGroup {user} {user}
+Suexec On
+FcgidMaxRequestLen 16777216
+"""
+
+
+@AS_ROOT
+def test_mod_fcgid_with_suexec(model, build, owner):
+    """The site under its owner's user, with the environment that suexec leaves and the permissions that it demands."""
+    allowed = f"/etc/apache2/suexec/{USER.pw_name}"
+    assert os.path.exists(SUEXEC), "apache2-suexec-custom is not installed"
+    with open(allowed) as file:
+        before = file.read()
+    account = Account(model, build)
+    try:
+        # Its first line is the document root, below which programs may lie; its second line is for home directories.
+        with open(allowed, "w") as file:
+            file.write(f"{account.base}\npublic_html\n")
+        for path in (account.home, account.base):
+            path.chmod(0o755)
+        take(account.home, owner)
+        account.runtime.mkdir(exist_ok=True)
+        account.runtime.chmod(0o700)
+        take(account.runtime, owner)
+        with Apache(account, SUEXEC_SITE.format(user=owner.pw_name), options=("-D", "SUEXEC")) as apache:
+            told = apache.client.get("/echo/x/")
+            assert told.status == 200, (told.status, apache.log())
+            environ = told.json
+            assert environ["environ"]["SCRIPT_NAME"] == "" and environ["path_info"] == "/echo/x/"
+            assert os.stat(f"/proc/{environ['pid']}").st_uid == owner.pw_uid
+            assert apache.client.post("/upload/", bytes(5 << 20)).json["length"] == 5 << 20
+            account.code(1)
+            take(account.project, owner)
+            account.touch()
+            until(lambda: apache.client.get("/version/").text == "1", 5, "new code is live")
+    finally:
+        with open(allowed, "w") as file:
+            file.write(before)
+        account.remove()
