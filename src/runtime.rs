@@ -51,6 +51,11 @@ impl RuntimeDir {
         )))
     }
 
+    /// Makes it once more, after somebody who was the last has removed it.
+    pub fn make_again(&self) -> io::Result<()> {
+        take(&self.path)
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path

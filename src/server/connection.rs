@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub registered: Option<EpollFlags>,
     /// Last time a byte came or went.
     pub moved: Instant,
+    /// When it was accepted.
+    pub came: Instant,
     /// The number of its endpoint, for a hand-over.
     pub endpoint: usize,
     /// The peer sends nothing more.
@@ -48,6 +50,9 @@ pub(super) enum Stage {
     /// All is sent and our side is shut; what the peer still sends is read and dropped until it closes.
     Draining,
 }
+
+/// A web server connects when it has a request, and sends it at once.
+const EXPECTED: std::time::Duration = std::time::Duration::from_millis(500);
 
 impl Connection {
     /// A connection on a non-blocking socket; CGI has a second descriptor for its output.
@@ -68,6 +73,7 @@ impl Connection {
             stage: Stage::Open,
             registered: None,
             moved: now,
+            came: now,
             endpoint,
             half_closed: false,
         }
@@ -116,6 +122,12 @@ impl Connection {
     /// Bytes that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.out.len() - self.sent
+    }
+
+    /// It was accepted a moment ago and its request is on the way: until when to wait for that.
+    pub(super) fn expected(&self, now: Instant) -> Option<Instant> {
+        let until = self.came + EXPECTED;
+        (self.moved == self.came && now < until).then_some(until)
     }
 
     /// Too much waits: workers that answer here have to wait.

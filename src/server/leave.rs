@@ -108,10 +108,17 @@ impl Server {
         if self.place.role == Role::Cgi && self.conns.is_empty() {
             return Some(Outcome::Exit);
         }
-        let Restart::Draining { until, .. } = &self.restart else {
+        let Restart::Draining { until, then } = &self.restart else {
             return None;
         };
         let late = *until <= now;
+        if !late && matches!(then, Then::Exit) {
+            let conns = self.conns.values();
+            if let Some(at) = conns.filter_map(|conn| conn.expected(now)).max() {
+                self.due(at);
+                return None;
+            }
+        }
         let busy = |conn: &super::Connection| {
             !conn.requests.is_empty()
                 || conn.waiting() > 0

@@ -254,13 +254,21 @@ impl Link {
         if self.connect_only.is_some() {
             return Ok(None);
         }
-        let lock = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&lock_path)?;
+            .open(&lock_path);
+        let lock = match opened {
+            // A preloader that leaves has just taken its directory along.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                dir.make_again()?;
+                return Ok(None);
+            }
+            other => other?,
+        };
         if lock.try_lock().is_err() || !is_at(&lock, &lock_path) {
             return Ok(None);
         }
