@@ -292,7 +292,9 @@ fn put_errors(
     request: &Request,
     text: &[u8],
 ) {
-    if let Some(conn) = request.conn.and_then(|conn| conns.get_mut(&conn)) {
+    let conn = request.conn.and_then(|conn| conns.get_mut(&conn));
+    // A web server that takes nothing must not make us keep all that an app writes.
+    if let Some(conn) = conn.filter(|conn| !conn.is_full()) {
         conn.codec
             .encode(request.id, Part::Errors(text), &mut conn.out);
     }

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub endpoint: usize,
     /// The peer sends nothing more.
     pub half_closed: bool,
+    /// A request was answered before all of it had come in: closing at once would reset the connection.
+    pub answered_early: bool,
 }
 
 /// What becomes of a connection.
@@ -76,6 +78,7 @@ impl Connection {
             came: now,
             endpoint,
             half_closed: false,
+            answered_early: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::request::{Answer, Phase};
+use super::settle::DRAIN;
 use crate::environ::describe;
 use crate::log::Level;
 use crate::worker::pool::{RequestNo, SlotNo, SlotState};
@@ -55,8 +56,7 @@ impl Server {
                         .is_some_and(|r| r.phase == Phase::Receiving)
                 });
             let half_begun = conn.requests.is_empty() && !conn.codec.is_idle() && still >= read;
-            let draining =
-                conn.stage == super::connection::Stage::Draining && still >= Duration::from_secs(5);
+            let draining = conn.stage == super::connection::Stage::Draining && still >= DRAIN;
             sending || receiving || half_begun || draining
         };
         let stalled: Vec<_> = self

@@ -141,6 +141,7 @@ impl Server {
             }
             Event::Reject { id, status, reason } => {
                 let number = self.begin(conn_no, id, crate::pairs::Pairs::new(), now);
+                self.answers_early(conn_no);
                 self.fail(number, status, &reason, None, now);
                 self.forget(number);
             }
@@ -153,6 +154,7 @@ impl Server {
                     return;
                 };
                 if request.body.len() + bytes.len() as u64 > max {
+                    self.answers_early(conn_no);
                     self.fail(
                         number,
                         413,
@@ -162,6 +164,7 @@ impl Server {
                     );
                     self.forget(number);
                 } else if let Err(error) = request.body.push(bytes) {
+                    self.answers_early(conn_no);
                     self.fail(
                         number,
                         503,
@@ -184,6 +187,12 @@ impl Server {
                     self.abandon(number);
                 }
             }
+        }
+    }
+
+    fn answers_early(&mut self, conn_no: ConnNo) {
+        if let Some(conn) = self.conns.get_mut(&conn_no) {
+            conn.answered_early = true;
         }
     }
 

@@ -8,7 +8,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::time::{Duration, Instant};
 
 /// After an answer, how long the rest of a request is read before the connection is closed.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
 
 /// A request that is answered within this time leaves no trace in epoll.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ impl Server {
             return;
         };
         if conn.waiting() == 0 && conn.stage == Stage::Closing {
-            if conn.codec.is_idle() || conn.half_closed {
+            if conn.half_closed || conn.codec.is_idle() && !conn.answered_early {
                 self.drop_conn(number, now);
                 return;
             }
