@@ -492,6 +492,28 @@ def test_what_the_app_says_is_attributed(make_plain, manage):
     assert reply.text == "said"
 
 
+@pytest.mark.parametrize("who", ["a front with a worker less", "a new front"])
+def test_a_preloader_that_stands_still_is_replaced(make_plain, manage, who):
+    site = make_plain(limits="start_timeout = 2")
+    manager = manage(site)
+    front = manager.spawn()
+    worker = int(ask(front, "/pid").text)
+    (preloader,) = site.preloaders()
+    kill(preloader, signal.SIGSTOP)
+    assert ask(front, "/pid").seconds < 1, "who has a worker goes on"
+    if who == "a new front":
+        front = manager.spawn()
+    else:
+        kill(worker)
+    begin = time.monotonic()
+    reply = request(front.socket, "/pid")
+    assert reply.status in (200, 500, 503), reply
+    until(lambda: request(front.socket, "/pid").status == 200, 10, "another one has taken its place")
+    print(f"{who}: answered with {reply.status} after {reply.seconds:.1f} s, well after {time.monotonic() - begin:.1f} s")
+    until(lambda: state(preloader) in "ZX", 5, "the one that stood still is gone")
+    assert len(site.imports()) == 2
+
+
 # --- too much at once ----------------------------------------------------------------------------------------------
 
 

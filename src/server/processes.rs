@@ -33,6 +33,7 @@ const CHILDREN: usize = 8;
 impl Server {
     /// Grows and shrinks the pool, ends what is to be ended.
     pub(super) fn tend(&mut self, now: Instant) {
+        self.end_unborn(now);
         self.cut_lifelines(now);
         if self.fork_after.is_some_and(|at| at <= now) {
             self.fork_after = None;
@@ -77,6 +78,33 @@ impl Server {
                 self.pool.retire(process, now);
             }
         }
+    }
+
+    /// Workers that were asked for and have not started in time: whoever was to start them is stuck.
+    pub(super) fn end_unborn(&mut self, now: Instant) {
+        let seconds = self.config.limits.start_timeout;
+        let late = |p: &&mut Process| {
+            p.pid.is_none()
+                && p.cut_at.is_none()
+                && now.saturating_duration_since(p.born) >= Duration::from_secs(seconds)
+        };
+        let Some(process) = self.pool.processes.values_mut().find(late) else {
+            return;
+        };
+        process.cut_at = Some(now);
+        let current = process.generation == self.current.number;
+        let text = format!("a worker has not started within {seconds} s ([limits] start_timeout)");
+        self.note(Level::Error, &text);
+        if !current {
+            return;
+        }
+        if self.current.plain {
+            self.current.link.fail(now, text);
+        } else if let Some(dir) = &self.place.dir {
+            self.current.link.end_stuck(dir);
+            self.current.link.lost(now);
+        }
+        self.due(now);
     }
 
     /// How many workers this front may have.

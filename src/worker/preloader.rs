@@ -230,8 +230,8 @@ impl Link {
         }
     }
 
-    /// Ends a preloader that does not come to an end with its import. Its pid is in the file whose lock it holds.
-    fn end_stuck(&self, dir: &RuntimeDir) {
+    /// Ends a preloader that does not come to an end with its import, or does not fork. Its pid is in the file whose lock it holds.
+    pub fn end_stuck(&self, dir: &RuntimeDir) {
         let path = dir.file(&format!("{}.lock", self.version));
         let Ok(lock) = File::open(&path) else { return };
         let pid = fs::read_to_string(&path)
