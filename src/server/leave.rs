@@ -111,8 +111,13 @@ impl Server {
         let Restart::Draining { until, then } = &self.restart else {
             return None;
         };
-        let late = *until <= now;
-        if !late && matches!(then, Then::Exit) {
+        let (until, exits) = (*until, matches!(then, Then::Exit));
+        let late = until <= now;
+        if !late {
+            // Said again in each turn: what is due is forgotten once a second.
+            self.due(until);
+        }
+        if !late && exits {
             let conns = self.conns.values();
             if let Some(at) = conns.filter_map(|conn| conn.expected(now)).max() {
                 self.due(at);
