@@ -10,11 +10,40 @@
 //! never dies of it. The *preloader* imports the app once for all fronts of a site and code version; *workers* are
 //! forked from it.
 //!
+//! # One request
+//! `server/listener` accepts, `server/incoming` reads and has the connection's codec (`proto`) decode: an environment
+//! and a body, spooled by `server/body`. When it is complete, `environ` makes of what the web server sent what the app
+//! shall see, and `server/slots` hands it to a free worker as one message (`worker/wire`). The worker's frames become
+//! parts of an answer in `server/answers`, the codec encodes them, and `server/settle` sends. So no slow client ever
+//! holds a worker, and no web server ever waits for Python to read.
+//!
+//! # One restart
+//! `server/watch` sees a file's stamp change; `server/restart` has the new code imported by a preloader of its own while
+//! the old one goes on serving (`server/preloading`, `worker/preloader`), and then either lets the workers change over,
+//! or executes the new image in this process (`server/leave`, `start/handover`, `image`): same pid, same listening
+//! socket, same idle connections.
+//!
 //! # Code map (an arrow means "may use"; nothing points up)
 //! ```text
-//! main ─▶ cli ─▶ server ─▶ proto, worker ─▶ pairs, response, config
+//! main ─▶ start ─▶ cli, check, daemon, systemd, endpoints, image, status (the command)
+//!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
+//!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
+//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge.py
+//!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
+//!                                └────▶ pairs, config (plain data)
 //! ```
-//! `status` is what fronts tell of themselves in files: `server` writes them, the command and the page read them.
+//!
+//! # Invariants
+//! Stated as absences, and tested by `tests/tidy.rs`:
+//! - `proto`, `environ`, `response`, `pages`, `pairs` and `worker/wire` name no I/O, no clock, no log.
+//! - `worker` and `proto` never name each other; nothing names `server` but `start`.
+//! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
+//! - `unsafe` stands in `fd` alone. Only the command line prints or exits.
+//!
+//! # What ends what
+//! A worker lives as long as its front holds the write end of its lifeline; a preloader as long as its lock is held, and
+//! no longer than its fronts and `linger`; a front until its web server ends it, or its executable is replaced under
+//! mod_fcgid. No worker, preloader or child of them holds a descriptor of the web server.
 
 pub mod access_log;
 pub mod account;
