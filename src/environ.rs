@@ -11,6 +11,18 @@ use crate::pairs::Pairs;
 use path::{Sent, Split};
 use std::borrow::Cow;
 
+/// Whether the request comes from a web server that tells the user's name from a request without having checked it:
+/// nginx as Debian sets it up, and HAProxy.
+pub fn has_unchecked_user(sent: &Pairs) -> bool {
+    let software = sent.get(b"SERVER_SOFTWARE").unwrap_or_default();
+    let is = |name: &[u8]| {
+        software
+            .get(..name.len())
+            .is_some_and(|s| s.eq_ignore_ascii_case(name))
+    };
+    is(b"nginx") || is(b"haproxy")
+}
+
 /// What the site's owner and the place we run in say about requests.
 #[derive(Clone, Debug)]
 pub struct Mount {

@@ -4,7 +4,7 @@ use super::connection::{ConnNo, Connection, Stage};
 use super::listener::Accepted;
 use super::request::{Answer, Phase, Request};
 use super::{ACCEPTS, Server};
-use crate::environ::normalise;
+use crate::environ::{has_unchecked_user, normalise};
 use crate::log::Level;
 use crate::proto::{Codec, Eof, Event, RequestId};
 use crate::response::ResponseHead;
@@ -242,7 +242,12 @@ impl Server {
             return;
         }
         let length = declared.unwrap_or(request.body.len());
-        request.environ = normalise(&request.environ, &self.mount, length);
+        let wary = self
+            .wary
+            .as_ref()
+            .filter(|_| has_unchecked_user(&request.environ));
+        let mount = wary.unwrap_or(&self.mount);
+        request.environ = normalise(&request.environ, mount, length);
         if self.answers_itself(number, now) {
             self.forget(number);
             return;

@@ -119,6 +119,8 @@ pub struct Server {
     fault: Option<String>,
     place: Place,
     mount: Mount,
+    /// For web servers whose word on who the user is does not count.
+    wary: Option<Mount>,
     account: Account,
     log: Log,
     access: Option<Access>,
@@ -215,13 +217,17 @@ impl Server {
             .into_owned();
         let trust = config.server.remote_user || place.role != Role::External;
         let mount = Mount::new(config.app.script_name.clone(), &file_name, trust);
-        if place.role != Role::External {
+        let wary = (!config.server.remote_user)
+            .then(|| Mount::new(config.app.script_name.clone(), &file_name, false));
+        // A process whose parent is init was left alone by who started it: nobody will start the next one.
+        if place.role != Role::External && place.hello.spawner != 1 {
             place.hello.linger = config.server.linger;
         }
         let mut server = Server {
             config,
             fault,
             mount,
+            wary,
             account: Account::read(),
             report: report::Report::new(&place, handed.report),
             place,

@@ -67,7 +67,7 @@ def spawned(request, model, build):
         ]
         nginx(site, recipe("nginx/fastcgi.conf", *places))
         # It was started, so it believes whoever talks to it; nginx passes names on that it has not checked.
-        site.traits |= {"host-without-port", "believed-user"}
+        site.traits |= {"host-without-port"}
         yield site
 
 
