@@ -268,6 +268,7 @@ impl Server {
             seed: seed(),
             started: now,
         };
+        server.start_from_good(now);
         server.listen()?;
         server.watch_control(1);
         for (socket, endpoint) in handed.connections {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 impl Server {
     /// Goes on with the ties to preloaders, as far as they are needed.
     pub(super) fn step_links(&mut self, now: Instant) {
-        if self.fault.is_some() {
+        if self.is_faulty() {
             return;
         }
         let sizes = self.sizes();
@@ -93,7 +93,7 @@ impl Server {
 
     /// Somebody asks for a site that could not be imported a while ago: it may have been mended.
     pub(super) fn retry_import(&mut self, now: Instant) {
-        if self.current.link.may_retry(now) {
+        if self.current.link.may_retry(now) && self.fault.is_none() && self.next.is_none() {
             let version = self.watch.version(&self.place.identity);
             self.last_generation += 1;
             self.current = Generation {
@@ -283,13 +283,16 @@ impl Server {
 
     /// Why no request can be served now; None when there is hope.
     pub(super) fn hopeless(&self) -> Option<String> {
+        let failed = matches!(self.current.link.state, State::Failed { .. });
         if let Some(fault) = &self.fault
+            && (failed || self.is_faulty())
             && self.pool.processes.is_empty()
         {
             return Some(fault.clone());
         }
+        let nobody = || self.pool.processes.values().all(|p| p.retiring);
         match &self.current.link.state {
-            State::Failed { reason, .. } if self.pool.processes.values().all(|p| p.retiring) => {
+            State::Failed { reason, .. } if self.next.is_none() && nobody() => {
                 Some(format!("the app cannot be imported\n{}", reason.trim_end()))
             }
             _ => None,

@@ -43,7 +43,7 @@ impl Server {
         let spared = self.given_back && self.queue.is_empty();
         self.given_back = spared;
         let leaving = self.restart.is_leaving() && self.queue.is_empty();
-        let wanted = if self.fault.is_some() || leaving || spared {
+        let wanted = if self.is_faulty() || leaving || spared {
             0
         } else {
             pool::growth(sizes, counts)

@@ -253,6 +253,11 @@ impl Server {
     pub(super) fn next_failed(&mut self, reason: &str) {
         self.next = None;
         self.restart = Restart::Quiet;
+        if let State::Failed { reason: shown, .. } = &mut self.current.link.state {
+            // There is no old code either: this is what the owner must know.
+            *shown = reason.to_owned();
+            return;
+        }
         let last = reason
             .trim_end()
             .lines()
@@ -338,12 +343,55 @@ impl Server {
         }
     }
 
+    /// The version that last worked.
+    fn good(&self) -> Option<String> {
+        fs::read_to_string(self.place.dir.as_ref()?.file("good")).ok()
+    }
+
+    /// A process that is spawned between a change and the moment when the new code is there begins with the code that
+    /// works, like its elder siblings; so does one that finds a configuration that cannot be used.
+    pub(super) fn start_from_good(&mut self, now: Instant) {
+        let first = &mut self.current;
+        if self.place.role == Role::Cgi || first.plain || first.link.channel.is_some() {
+            return;
+        }
+        let Some(good) = self
+            .good()
+            .filter(|good| *good != self.current.link.version)
+        else {
+            return;
+        };
+        let reason = self
+            .fault
+            .clone()
+            .unwrap_or_else(|| String::from("the code that worked is gone"));
+        let link = Link {
+            connect_only: Some(reason),
+            ..Link::new(good, now)
+        };
+        let newer = std::mem::replace(&mut self.current.link, link);
+        if self.fault.is_none() {
+            self.last_generation += 1;
+            self.next = Some(Generation {
+                number: self.last_generation,
+                link: newer,
+                plain: false,
+            });
+            self.restart = Restart::Importing {
+                change: Change::Touched,
+                image: None,
+            };
+        }
+    }
+
+    /// Nothing can be started: the settings are of no use, and no code that works is left running.
+    pub(super) fn is_faulty(&self) -> bool {
+        self.fault.is_some() && self.current.link.connect_only.is_none()
+    }
+
     /// The tie to the version that last worked, when this one does not.
     pub(super) fn fall_back(&mut self, now: Instant) -> bool {
-        let Some(dir) = &self.place.dir else {
-            return false;
-        };
-        let Ok(version) = fs::read_to_string(dir.file("good")) else {
+        let Some(version) = self.good() else {
             return false;
         };
         if version == self.current.link.version
