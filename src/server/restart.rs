@@ -352,8 +352,14 @@ impl Server {
     /// works, like its elder siblings; so does one that finds a configuration that cannot be used.
     pub(super) fn start_from_good(&mut self, now: Instant) {
         let first = &mut self.current;
-        if self.place.role == Role::Cgi || first.plain || first.link.channel.is_some() {
+        let anew = self.config.restart.how == How::Exit;
+        if self.place.role == Role::Cgi || first.plain || anew {
             return;
+        }
+        if first.link.channel.is_some() {
+            // The image before this one has seen it imported.
+            let version = first.link.version.clone();
+            return self.remember_good(&version);
         }
         let Some(good) = self
             .good()
