@@ -11,14 +11,12 @@ use crate::worker::preloader::{Link, State};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// mod_fcgid ends a process for good 8 s after it was told to stop.
+/// mod_fcgid ends a process for good 8 s after it was told to stop; whoever else asks gets the same.
 const STOP_WITHIN: Duration = Duration::from_millis(6500);
 /// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
 const EXEC_WITHIN: Duration = Duration::from_secs(20);
 /// A process of an old inode leaves after this time without a connection.
 const STRAGGLERS: Duration = Duration::from_secs(60);
-/// How long what is in hand may take when nobody but a second signal presses.
-const STOP_AT_LEISURE: Duration = Duration::from_secs(30);
 
 impl Server {
     pub(super) fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
@@ -37,23 +35,17 @@ impl Server {
 
     /// Finishes what is in hand, then leaves.
     pub(super) fn stop(&mut self, now: Instant) {
-        let external = self.place.role == Role::External;
-        if let Restart::Draining {
-            until,
-            then: Then::Exit,
-        } = &mut self.restart
-        {
-            if external {
-                *until = now;
+        if matches!(
+            &self.restart,
+            Restart::Draining {
+                then: Then::Exit,
+                ..
             }
+        ) {
             return;
         }
-        let within = match external {
-            true => STOP_AT_LEISURE,
-            false => STOP_WITHIN,
-        };
         self.restart = Restart::Draining {
-            until: now + within,
+            until: now + STOP_WITHIN,
             then: Then::Exit,
         };
         crate::systemd::notify("STOPPING=1");
@@ -68,7 +60,7 @@ impl Server {
         }
         let _ = self.listen();
         self.accept_rest(now);
-        self.due(now + within);
+        self.due(now + STOP_WITHIN);
     }
 
     /// Takes what waits in the backlog: whoever has connected gets an answer.
