@@ -69,6 +69,8 @@ SUEXEC_SITE = """\
 SuexecUserGroup {user} {user}
 Suexec On
 FcgidMaxRequestLen 16777216
+FcgidInitialEnv NOT_ON_THE_LIST 1
+FcgidInitialEnv TZ Europe/Paris
 """
 
 
@@ -96,6 +98,10 @@ def test_mod_fcgid_with_suexec(model, build, owner):
             environ = told.json
             assert environ["environ"]["SCRIPT_NAME"] == "" and environ["path_info"] == "/echo/x/"
             assert os.stat(f"/proc/{environ['pid']}").st_uid == owner.pw_uid
+            (front,) = named(str(account.base), "mysite.fcgi")
+            with open(f"/proc/{front}/environ", "rb") as file:
+                left = file.read()
+            assert b"NOT_ON_THE_LIST" not in left and b"TZ=" in left, "suexec leaves the variables of its list only"
             assert apache.client.post("/upload/", bytes(5 << 20)).json["length"] == 5 << 20
             account.code(1)
             take(account.project, owner)
