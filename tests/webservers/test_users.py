@@ -9,7 +9,7 @@ import pytest
 
 from webservers.account import USER, Account
 from webservers.apache import Apache
-from webservers.processes import until
+from webservers.processes import named, until
 from webservers.recipe import Site, recipe
 from webservers.test_nginx import nginx
 
