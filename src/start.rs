@@ -233,8 +233,12 @@ fn start(
     }
     let identity = identity(role, &config_file, &own.directory);
     let known = config.as_ref().ok();
+    let named = match known {
+        Some(config) => config.server.runtime_dir.clone(),
+        None => config::runtime_dir_of_broken(&config_file),
+    };
     let dir = RuntimeDir::open(
-        known.and_then(|c| c.server.runtime_dir.as_deref()),
+        named.as_deref(),
         own.original.parent().unwrap_or(Path::new("/")),
         &identity,
     );

@@ -417,7 +417,7 @@ def test_a_broken_configuration_changes_nothing(server):
     account = server.account
     before = account.logged.stat().st_size
     with Visits(server) as load:
-        account.configure("[app\n")
+        account.put(account.config, account.config.read_text() + "[app\n")
         until(lambda: "mysite.toml" in account.logged.read_text()[before:], 6, "the log says what is wrong")
         time.sleep(0.5)
         configure(account)
@@ -560,6 +560,15 @@ def test_many_touches_coalesce(make_plain, manage):  # noqa: F811
     until(lambda: ask(front, "/version").text == "20", 3, "the newest code is live")
     assert len(site.imports()) <= 6
     until(lambda: len(site.preloaders()) == 1, 5, "one preloader is left")
+
+
+def test_a_process_spawned_while_the_configuration_is_broken_serves_the_old_code(make_plain, manage):  # noqa: F811
+    site = make_plain()
+    manager = manage(site)
+    assert ask(manager.spawn(), "/version").text == "0"
+    config = site.account.config
+    site.account.put(config, config.read_text() + "[app\n")
+    assert ask(manager.spawn(), "/version").text == "0"
 
 
 def test_how_exit_leaves_for_the_web_server_to_start_anew(make_plain, manage):  # noqa: F811

@@ -69,6 +69,19 @@ pub fn locate(
     Ok(None)
 }
 
+/// The `runtime_dir` of a settings file that cannot be used: where the processes that still serve its last good form
+/// are to be found.
+pub fn runtime_dir_of_broken(path: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with("runtime_dir"))?;
+    let table: toml::Table = toml::from_str(line).ok()?;
+    let named = table.get("runtime_dir")?.as_str()?;
+    Some(path.parent()?.join(named))
+}
+
 /// What `RUNFCGI_CONFIG` names.
 pub fn explicit_from_env() -> Option<PathBuf> {
     std::env::var_os("RUNFCGI_CONFIG")

@@ -10,7 +10,7 @@ pub mod table;
 mod value;
 
 pub use findings::{Finding, Level};
-pub use load::{explicit_from_env, locate};
+pub use load::{explicit_from_env, locate, runtime_dir_of_broken};
 pub use options::Options;
 
 use serde::Deserialize;
