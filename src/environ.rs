@@ -56,7 +56,7 @@ impl Mount {
 /// resolved, as Apache does before we could (so `/a//b` is `/a/b`, `/a%2Fb` is `/a/b`, and `/a%252Fb` is `/a%2Fb`
 /// everywhere; who needs the visitor's spelling finds it in REQUEST_URI, which is never changed or made up). Where
 /// that path ends with what the server sent as PATH_INFO, the rest is SCRIPT_NAME. Where the URL was rewritten beyond
-/// recognition the server's PATH_INFO stands.
+/// recognition, and under Cherokee, whose REQUEST_URI is decoded already, the server's PATH_INFO stands.
 ///
 /// The rest:
 /// - a name with other characters than letters, digits and `_` is dropped;
@@ -142,6 +142,8 @@ struct Found<'a> {
     host: &'a [u8],
     content_length: &'a [u8],
     https: bool,
+    /// The path of REQUEST_URI came decoded.
+    decoded: bool,
     authorization: Option<&'a [u8]>,
     other_authorization: Option<(usize, &'a [u8])>,
     recovered: Vec<(usize, &'a [u8], &'a [u8])>,
@@ -166,6 +168,10 @@ impl<'a> Found<'a> {
             }
             b"SCRIPT_FILENAME" => {
                 self.path.script_filename = value;
+                return true;
+            }
+            b"SERVER_SOFTWARE" => {
+                self.decoded = value.starts_with(b"Cherokee");
                 return true;
             }
             b"HTTP_HOST" => {
@@ -245,8 +251,12 @@ impl<'a> Found<'a> {
     }
 
     /// Appends everything that is worked out.
-    fn add(self, out: &mut Pairs, mount: &Mount, body_len: u64) {
+    fn add(mut self, out: &mut Pairs, mount: &Mount, body_len: u64) {
         let target = self.path.request_uri;
+        if self.decoded {
+            // Nobody could tell `%2F` in it from what was `%252F`; SCRIPT_NAME and PATH_INFO say as much.
+            self.path.request_uri = b"";
+        }
         let split = Split::of(&self.path, mount);
         out.push(b"SCRIPT_NAME", &split.script_name);
         out.push(b"PATH_INFO", &split.path_info);

@@ -55,6 +55,12 @@ fn one_variable_at_a_time() {
         (&[("HTTP_X_SP.OT", "1")], "HTTP_X_SP.OT", None),
         (&[("wsgi.url_scheme", "https")], "wsgi.url_scheme", None),
         (&[("", "x")], "", None),
+        // Cherokee has decoded /a%252Fb%3Fc, and has taken /a%20b for what it is
+        (&[("SERVER_SOFTWARE", "Cherokee/1.2.104 (UNIX)"), ("REQUEST_URI", "/a%2Fb?c"), ("PATH_INFO", "/a%2Fb?c")], "PATH_INFO", Some("/a%2Fb?c")),
+        (&[("SERVER_SOFTWARE", "Cherokee"), ("REQUEST_URI", "/s/a b?c"), ("SCRIPT_NAME", "/s"), ("PATH_INFO", "/a b"), ("SCRIPT_URL", "/s/a b")], "PATH_INFO", Some("/a b")),
+        (&[("SERVER_SOFTWARE", "Cherokee"), ("REQUEST_URI", "/s/a b?c"), ("SCRIPT_NAME", "/s"), ("PATH_INFO", "/a b"), ("SCRIPT_URL", "/s/a b")], "SCRIPT_NAME", Some("/s")),
+        (&[("SERVER_SOFTWARE", "Cherokee"), ("REQUEST_URI", "/a%2Fb"), ("PATH_INFO", "/a%2Fb")], "REQUEST_URI", Some("/a%2Fb")),
+        (&[("SERVER_SOFTWARE", "nginx"), ("REQUEST_URI", "/a%2Fb"), ("PATH_INFO", "/a/b")], "PATH_INFO", Some("/a/b")),
         (&[("FCGI_ROLE", "AUTHORIZER"), ("REQUEST_URI", "/private/x")], "PATH_INFO", Some("/private/x")),
         (&[("FCGI_ROLE", "AUTHORIZER"), ("REQUEST_URI", "/private/x")], "SCRIPT_NAME", Some("")),
         (&[("FCGI_ROLE", "AUTHORIZER")], "FCGI_ROLE", Some("AUTHORIZER")),
