@@ -488,6 +488,9 @@ mod tests {
         dir.mode("mysite.fcgi", 0o777);
         dir.mode("", 0o775);
         assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0211", "RF0211"]);
+        dir.mode("", 0o755);
+        dir.mode("mysite.fcgi", 0o4755);
+        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0215"]);
         assert_eq!(codes(&permissions(&dir.0.join("gone"), &dir.0)), ["RF0210"]);
     }
 

@@ -14,6 +14,7 @@ use std::path::Path;
 pub(super) fn permissions(exe: &Path, dir: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     let us = nix::unistd::geteuid().as_raw();
+    let group = nix::unistd::getegid().as_raw();
     let (file, folder) = match (fs::metadata(exe), fs::metadata(dir)) {
         (Ok(file), Ok(folder)) => (file, folder),
         (Err(e), _) | (_, Err(e)) => {
@@ -26,17 +27,17 @@ pub(super) fn permissions(exe: &Path, dir: &Path) -> Vec<Finding> {
             )];
         }
     };
-    for (path, meta, fix) in [(exe, &file, "chmod 755"), (dir, &folder, "chmod 755")] {
+    for (path, meta) in [(exe, &file), (dir, &folder)] {
         let place = path.display().to_string();
         if meta.mode() & 0o022 != 0 {
             findings.push(Finding::error(
                 "RF0211",
                 &place,
                 format!(
-                    "others may write it (mode {:04o}), so suexec refuses to start it",
+                    "its group or all may write it (mode {:04o}); hosts with suexec or the like refuse to start it",
                     meta.mode() & 0o7777
                 ),
-                format!("{fix} {place}"),
+                format!("chmod 755 {place}"),
             ));
         }
         if meta.uid() != us {
@@ -50,6 +51,28 @@ pub(super) fn permissions(exe: &Path, dir: &Path) -> Vec<Finding> {
                 format!("chown {us} {place}, unless the web server runs without suexec"),
             ));
         }
+        if meta.gid() != group {
+            findings.push(Finding::warning(
+                "RF0216",
+                &place,
+                format!(
+                    "it belongs to group {}, but the account's is {group}; suexec as Apache has it refuses that",
+                    meta.gid()
+                ),
+                format!("chgrp {group} {place}, unless the host itself has made it so"),
+            ));
+        }
+    }
+    if file.mode() & 0o6000 != 0 {
+        findings.push(Finding::error(
+            "RF0215",
+            exe.display().to_string(),
+            format!(
+                "it has a set-user-id or set-group-id bit (mode {:04o}), so suexec refuses to start it",
+                file.mode() & 0o7777
+            ),
+            format!("chmod 755 {}", exe.display()),
+        ));
     }
     if file.mode() & 0o111 != 0o111 {
         findings.push(Finding::error(

@@ -14,6 +14,7 @@ from webservers.recipe import Site, recipe
 from webservers.test_nginx import nginx
 
 SUEXEC = "/usr/lib/apache2/suexec-custom"
+SUEXEC_LOG = "/var/log/apache2/suexec.log"
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can make a user and run programs as another one")
 
 
@@ -74,9 +75,9 @@ FcgidInitialEnv TZ Europe/Paris
 """
 
 
-@AS_ROOT
-def test_mod_fcgid_with_suexec(model, build, owner):
-    """The site under its owner's user, with the environment that suexec leaves and the permissions that it demands."""
+@pytest.fixture
+def owned(model, build, owner):
+    """An account under its owner's user, in the place that suexec is told of."""
     allowed = f"/etc/apache2/suexec/{USER.pw_name}"
     assert os.path.exists(SUEXEC), "apache2-suexec-custom is not installed"
     with open(allowed) as file:
@@ -92,22 +93,85 @@ def test_mod_fcgid_with_suexec(model, build, owner):
         account.runtime.mkdir(exist_ok=True)
         account.runtime.chmod(0o700)
         take(account.runtime, owner)
-        with Apache(account, SUEXEC_SITE.format(user=owner.pw_name), options=("-D", "SUEXEC")) as apache:
-            told = apache.client.get("/echo/x/")
-            assert told.status == 200, (told.status, apache.log())
-            environ = told.json
-            assert environ["environ"]["SCRIPT_NAME"] == "" and environ["path_info"] == "/echo/x/"
-            assert os.stat(f"/proc/{environ['pid']}").st_uid == owner.pw_uid
-            (front,) = named(str(account.base), "mysite.fcgi")
-            with open(f"/proc/{front}/environ", "rb") as file:
-                left = file.read()
-            assert b"NOT_ON_THE_LIST" not in left and b"TZ=" in left, "suexec leaves the variables of its list only"
-            assert apache.client.post("/upload/", bytes(5 << 20)).json["length"] == 5 << 20
-            account.code(1)
-            take(account.project, owner)
-            account.touch()
-            until(lambda: apache.client.get("/version/").text == "1", 5, "new code is live")
+        yield account
     finally:
         with open(allowed, "w") as file:
             file.write(before)
         account.remove()
+
+
+@AS_ROOT
+def test_mod_fcgid_with_suexec(owned, owner):
+    """The site under its owner's user, with the environment that suexec leaves."""
+    with Apache(owned, SUEXEC_SITE.format(user=owner.pw_name), options=("-D", "SUEXEC")) as apache:
+        told = apache.client.get("/echo/x/")
+        assert told.status == 200, (told.status, apache.log())
+        environ = told.json
+        assert environ["environ"]["SCRIPT_NAME"] == "" and environ["path_info"] == "/echo/x/"
+        assert os.stat(f"/proc/{environ['pid']}").st_uid == owner.pw_uid
+        (front,) = named(str(owned.base), "mysite.fcgi")
+        with open(f"/proc/{front}/environ", "rb") as file:
+            left = file.read()
+        assert b"NOT_ON_THE_LIST" not in left and b"TZ=" in left, "suexec leaves the variables of its list only"
+        assert apache.client.post("/upload/", bytes(5 << 20)).json["length"] == 5 << 20
+        owned.code(1)
+        take(owned.project, owner)
+        owned.touch()
+        until(lambda: apache.client.get("/version/").text == "1", 5, "new code is live")
+
+
+def spoil_mode(which, mode):
+    return lambda account, owner: which(account).chmod(mode)
+
+
+def spoil_owner(which, **to):
+    return lambda account, owner: os.chown(which(account), to.get("user", owner.pw_uid), to.get("group", owner.pw_gid))
+
+
+def executable(account):
+    return account.executable
+
+
+def directory(account):
+    return account.site
+
+
+# What is done to a good account; what suexec says; what `check` says of it, and the command that mends it.
+REFUSED = {
+    "a file that the group may write": (spoil_mode(executable, 0o775), "file is writable by others", "RF0211", "chmod 755"),
+    "a file that all may write": (spoil_mode(executable, 0o757), "file is writable by others", "RF0211", "chmod 755"),
+    "a directory that the group may write": (spoil_mode(directory, 0o775), "directory is writable by others", "RF0211", "chmod 755"),
+    "a set-user-id file": (spoil_mode(executable, 0o4755), "file is either setuid or setgid", "RF0215", "chmod 755"),
+    "another's file": (spoil_owner(executable, user=USER.pw_uid), "mismatch with directory", "RF0212", "chown"),
+    "another's directory": (spoil_owner(directory, user=USER.pw_uid), "mismatch with directory", "RF0212", "chown"),
+    "another group's file": (spoil_owner(executable, group=USER.pw_gid), "mismatch with directory", "RF0216", "chgrp"),
+}
+
+
+@AS_ROOT
+def test_what_suexec_refuses_check_tells_before(owned, owner):
+    def checked():
+        as_owner = dict(user=owner.pw_uid, group=owner.pw_gid, extra_groups=[])
+        command = [owned.executable, "check"]
+        return subprocess.run(command, cwd=owned.site, capture_output=True, text=True, **as_owner).stdout
+
+    def said(since):
+        with open(SUEXEC_LOG, errors="replace") as log:
+            log.seek(since)
+            return log.read()
+
+    assert "RF021" not in checked()
+    patient = "FcgidSpawnScoreUpLimit 1000\nFcgidTerminationScore 0\n"
+    with Apache(owned, SUEXEC_SITE.format(user=owner.pw_name) + patient, options=("-D", "SUEXEC")) as apache:
+        for what, (spoil, reason, code, remedy) in REFUSED.items():
+            spoil(owned, owner)
+            told = checked()
+            assert code in told and remedy in told, (what, told)
+            since = os.path.getsize(SUEXEC_LOG)
+            reply = apache.client.get("/version/")
+            assert reply.status in (500, 503), (what, reply.status)
+            assert reason in said(since), (what, said(since))
+            for path in (owned.executable, owned.site):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+                path.chmod(0o755)
+        assert apache.client.get("/version/").text == "0"
