@@ -1,0 +1,36 @@
+"""The table of systems in the README: it names files and tests that are there, and leaves out none in deploy/."""
+
+import re
+
+from webservers.account import REPOSITORY
+
+ROWS = re.findall(
+    r"^\| (.+?) \| (.+?) \| (.+?) \|$",
+    (REPOSITORY / "README.md").read_text().split("<!-- systems -->")[1].split("<!-- /systems -->")[0],
+    re.MULTILINE,
+)[1:]
+
+
+def names(cell):
+    """The paths in a cell; a name without a directory lies beside the one before it."""
+    found = []
+    for name in re.findall(r"`([^`]+)`", cell):
+        if name.startswith("."):
+            continue
+        found.append(REPOSITORY / name if "/" in name else found[-1].with_name(name))
+    return found
+
+
+def test_each_row_names_files_and_a_test_that_reads_them():
+    assert len(ROWS) > 20
+    for system, files, tests in ROWS:
+        texts = [path.read_text() for path in names(tests) if "--check" not in path.name]
+        for file in names(files):
+            assert file.is_file(), (system, file)
+            assert not texts or any(file.stem in text or file.parent.name in text for text in texts), (system, file)
+
+
+def test_no_recipe_is_left_out():
+    named = {path for _, files, _ in ROWS for path in names(files)}
+    there = {path for part in ("deploy", "htaccess-templates") for path in (REPOSITORY / part).rglob("*") if path.is_file()}
+    assert {path for path in there - named if path.name != "README.md"} == set()
