@@ -19,9 +19,9 @@
 //!
 //! # One restart
 //! `server/watch` sees a file's stamp change; `server/restart` has the new code imported by a preloader of its own while
-//! the old one goes on serving (`server/preloading`, `worker/preloader`), and then either lets the workers change over,
-//! or executes the new image in this process (`server/leave`, `start/handover`, `image`): same pid, same listening
-//! socket, same idle connections.
+//! the old one goes on serving (`server/preloading`, `worker/preloader`), and then, when it is this front's turn
+//! (`server/turns`), either lets the workers change over, or executes the new image in this process (`server/leave`,
+//! `start/handover`, `image`): same pid, same listening socket, same idle connections.
 //!
 //! # Code map (an arrow means "may use"; nothing points up)
 //! ```text

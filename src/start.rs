@@ -281,6 +281,7 @@ fn start(
         connections: std::mem::take(&mut left.connections),
         listeners: Vec::new(),
         report: left.report.take(),
+        turn: left.turn.take(),
     };
     let opened = listeners(role, known, left, activated)?;
     opened.warnings.iter().for_each(|warning| note(warning));

@@ -3,6 +3,7 @@
 Each server runs the whole module through, so each restart is also one of a process that has restarted before.
 """
 
+import fcntl
 import http.client
 import os
 import shutil
@@ -254,6 +255,7 @@ class Visits:
         return self
 
     def __exit__(self, *_):
+        self.over = time.monotonic()
         self._over.set()
         for thread in self._threads:
             thread.join(60)
@@ -268,8 +270,9 @@ class Visits:
         return [answer.body.split()[0] if answer.body else "" for answer in list(self.answers)]
 
     def gap(self, since):
-        """The longest time in which nobody got an answer."""
-        ends = sorted(answer.end for answer in self.answers if answer.end > since)
+        """The longest time in which nobody got an answer, while there was load: mod_fcgid has visitors who find every
+        process busy wait for a second, and who still waits when the others have stopped asking makes no gap."""
+        ends = [*sorted(answer.end for answer in self.answers if since < answer.end <= self.over), self.over]
         return max(after - before for before, after in zip(ends, ends[1:]))
 
     def first(self, version):
@@ -410,7 +413,7 @@ def test_new_code_goes_live_without_a_gap(server, change):
     )
     assert not failures, f"{len(failures)}: {failures[:3]}"
     assert live <= within and not late
-    assert gap < 1.5
+    assert gap < 0.5
 
 
 def test_a_broken_configuration_changes_nothing(server):
@@ -546,6 +549,39 @@ def test_ten_fronts_change_over_with_one_import(make_plain, manage):  # noqa: F8
     assert len(site.imports()) == 3
     assert len(site.preloaders()) == 1
     until(lambda: len(site.workers()) == 10, 5, "old workers have left")
+
+
+@pytest.mark.parametrize("how", ["touch", "configuration"])
+def test_fronts_take_turns_and_depend_on_nobody(make_plain, manage, how):  # noqa: F811
+    site = make_plain()
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(3)]
+    for front in fronts:
+        ask(front, "/version")
+
+    def change(version):
+        site.account.code(version)
+        imports = len(site.imports())
+        if how == "touch":
+            site.account.touch()
+        else:
+            site.account.put(site.account.config, site.account.config.read_text() + f"# {version}\n")
+        until(lambda: len(site.imports()) > imports, 6, "the new code is imported")
+
+    with open(site.account.runtime / "turn", "w") as turn:  # as a front that has the turn and stands still
+        give(site.account.runtime / "turn")
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        before = set(site.workers())
+        change(1)
+        time.sleep(1)
+        assert [ask(front, "/version").text for front in fronts] == ["0"] * 3
+        assert set(site.workers()) == before, "no worker is started before it is a front's turn"
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        until(lambda: [ask(front, "/version").text for front in fronts] == ["1"] * 3, 2, "the new code is live")
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        change(2)
+        until(lambda: [ask(front, "/version").text for front in fronts] == ["2"] * 3, 7, "they do not wait for ever")
+    assert len(site.imports()) == 3
 
 
 def test_many_touches_coalesce(make_plain, manage):  # noqa: F811

@@ -48,6 +48,7 @@ impl Server {
             until: now + STOP_WITHIN,
             then: Then::Exit,
         };
+        self.turns.take();
         crate::systemd::notify("STOPPING=1");
         // Of a TCP socket that is shut, nothing can be accepted any more; of a unix socket, what waits.
         self.accept_rest(now);
@@ -201,6 +202,7 @@ impl Server {
             connections,
             listeners,
             report: self.report.hand_over(),
+            turn: self.turns.take(),
         }
     }
 }

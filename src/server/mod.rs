@@ -22,6 +22,7 @@ mod settle;
 mod signals;
 mod slots;
 mod status_page;
+mod turns;
 mod watch;
 
 pub use listener::Listener;
@@ -139,6 +140,7 @@ pub struct Server {
     restart: Restart,
     /// Touched while a restart is under way: another one follows.
     touched_again: bool,
+    turns: turns::Turns,
     scratch: Vec<u8>,
     message: Vec<u8>,
     touched: Vec<ConnNo>,
@@ -250,6 +252,7 @@ impl Server {
             watch,
             restart: Restart::Quiet,
             touched_again: false,
+            turns: turns::Turns::adopted(handed.turn, now),
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
             touched: Vec::new(),
@@ -326,6 +329,7 @@ impl Server {
         self.watch_waiting();
         self.step_links(now);
         self.step_restart(now);
+        self.step_turn(now);
         self.expire(now);
         self.tend(now);
         self.write_report(now, false);

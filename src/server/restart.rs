@@ -6,8 +6,9 @@
 //!   ├─touched, configuration changed────────────────────┘ └─READY, image or configuration changed─▶ Draining(Exec)
 //!   └─TERM, `how = "exit"`, old inode─▶ Draining(Exit)
 //! ```
-//! The new code is always imported first, while the old serves. Then only the workers change (a touch), or this process
-//! executes its new image with the same pid, listening socket and idle connections.
+//! The new code is always imported first, while the old serves. Then, when it is this front's turn (`turns`), only the
+//! workers change (a touch), or this process executes its new image with the same pid, listening socket and idle
+//! connections.
 
 use super::watch::{Change, Watch};
 use super::{Generation, Place, Role, Server};
@@ -49,6 +50,8 @@ pub struct HandOver {
     pub listeners: Vec<OwnedFd>,
     /// The file in which this process tells of itself, locked.
     pub report: Option<OwnedFd>,
+    /// The file whose lock is this front's turn to change over.
+    pub turn: Option<OwnedFd>,
 }
 
 /// See the diagram above.
@@ -215,7 +218,7 @@ impl Server {
             None => Config::load_with(None, &self.place.options),
         };
         match loaded {
-            Ok(_) if self.fault.is_some() || self.current.plain => self.drain_for_exec(image, now),
+            Ok(_) if self.fault.is_some() => self.drain_for_exec(image, now),
             Ok(_) => self.import(change, image, now),
             Err(findings) => {
                 let lines: Vec<String> = findings.iter().map(|f| f.one_line()).collect();
@@ -235,18 +238,15 @@ impl Server {
             self.dismiss(old.link);
         }
         self.last_generation += 1;
-        let plain = self.current.plain && change == Change::Touched;
         let generation = Generation {
             number: self.last_generation,
             link: Link::new(version, now),
-            plain,
+            plain: self.current.plain,
         };
         self.restart = Restart::Importing { change, image };
         self.next = Some(generation);
+        self.turns.take();
         self.due(now);
-        if plain {
-            self.promote(now);
-        }
     }
 
     /// The new code cannot be imported: the old goes on.
@@ -278,8 +278,12 @@ impl Server {
         let ready = self
             .next
             .as_ref()
-            .is_some_and(|next| next.link.state == State::Ready);
-        if ready && let Restart::Importing { change, image } = &mut self.restart {
+            .is_some_and(|next| next.plain || next.link.state == State::Ready);
+        if ready
+            && self.restart.is_importing()
+            && self.has_turn(now)
+            && let Restart::Importing { change, image } = &mut self.restart
+        {
             let image = image.take();
             match change {
                 Change::Touched => self.promote(now),

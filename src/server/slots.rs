@@ -242,6 +242,9 @@ impl Server {
         let Some(process) = self.pool.slots.get(&slot).map(|s| s.process) else {
             return;
         };
+        if self.turns.is_held() {
+            self.sweep_at = now;
+        }
         if self.pool.release(slot, now) || self.is_too_large(process) || self.is_asked_back(now) {
             self.pool.retire(process, now);
             self.sweep_at = now;

@@ -72,6 +72,7 @@ pub(super) struct Left {
     pub(super) lock: Option<OwnedFd>,
     pub(super) control: Option<OwnedFd>,
     pub(super) report: Option<OwnedFd>,
+    pub(super) turn: Option<OwnedFd>,
     pub(super) version: String,
     pub(super) listeners: Vec<Handed>,
     pub(super) connections: Vec<(OwnedFd, usize)>,
@@ -103,6 +104,7 @@ impl Left {
                 "lock" => left.lock = descriptor(),
                 "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
                 "report" => left.report = descriptor(),
+                "turn" => left.turn = descriptor(),
                 "listener" => left.listeners.extend(descriptor().map(|socket| Handed {
                     socket,
                     protocol: protocol(second.trim_end_matches("-systemd")),
@@ -124,6 +126,7 @@ impl Left {
             .iter()
             .chain(&self.control)
             .chain(&self.report)
+            .chain(&self.turn)
             .chain(&self.ready)
             .chain(&self.pidfile)
             .chain(self.listeners.iter().map(|l| &l.socket))
@@ -214,6 +217,7 @@ impl Own {
         words.leave("lock", image.lock.as_ref(), "");
         words.leave("control", hand.control.as_ref(), &hand.version);
         words.leave("report", hand.report.as_ref(), "");
+        words.leave("turn", hand.turn.as_ref(), "");
         for socket in &hand.listeners {
             let (protocol, activated) = self
                 .listening

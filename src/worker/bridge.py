@@ -60,7 +60,7 @@ TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
 FAILED_BACKOFF = 5.0  # seconds in which a broken application is not imported again
-LEFT_TO_THE_LAST = {'good', 'python', 'reload'}  # files of the runtime directory that nobody holds a lock on
+LEFT_TO_THE_LAST = {'good', 'python', 'reload', 'turn', 'want'}  # files of the runtime directory that need nobody
 
 Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
 

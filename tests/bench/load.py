@@ -98,6 +98,7 @@ class Crowd:
         return self
 
     def __exit__(self, *_):
+        self.over = time.perf_counter()
         self.leaving.set()
         for thread in self.threads:
             thread.join()
