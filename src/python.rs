@@ -322,6 +322,9 @@ fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version, String> {
     Ok(version)
 }
 
+/// Pause after a process was refused.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a command prints until it ends or its time is up; then it is killed.
 pub(crate) fn output(command: &mut Command, end: Instant) -> Result<(String, String), String> {
     let seconds = end.saturating_duration_since(Instant::now()).as_secs() + 1;
@@ -333,7 +336,16 @@ pub(crate) fn output(command: &mut Command, end: Instant) -> Result<(String, Str
         .stdin(Stdio::null())
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::from(errors));
-    let spawned = command.spawn();
+    let mut spawned = command.spawn();
+    // Where the account is at its limit of processes, another one gives up the room for it.
+    while spawned
+        .as_ref()
+        .is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+        && Instant::now() < end
+    {
+        std::thread::sleep(ROOM_PAUSE);
+        spawned = command.spawn();
+    }
     // The command holds our copies of the other end; while they are open no end would be seen.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = spawned.map_err(|e| format!("cannot be executed: {e}"))?;

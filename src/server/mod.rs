@@ -18,7 +18,7 @@ mod report;
 mod request;
 mod restart;
 mod settle;
-
+mod sharing;
 mod signals;
 mod slots;
 mod status_page;

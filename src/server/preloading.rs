@@ -52,11 +52,13 @@ impl Server {
 
     pub(super) fn step_link(&mut self, generation: &mut Generation, now: Instant) {
         let Some(dir) = &self.place.dir else { return };
-        if let Err(error) = generation
+        match generation
             .link
             .step(now, dir, self.start(), self.place.hello)
         {
-            self.not_started(generation, &error, now);
+            Ok(None) => (),
+            Ok(Some(text)) => self.note(Level::Error, &text),
+            Err(error) => self.not_started(generation, &error, now),
         }
         if let State::Failed { reason, .. } = &generation.link.state
             && generation.number != self.current.number
@@ -77,10 +79,11 @@ impl Server {
         if self.place.role == Role::Cgi {
             self.note(Level::Error, &text);
             generation.plain = true;
-        } else if error.kind() == io::ErrorKind::WouldBlock {
-            // EAGAIN from fork: those who wait go on waiting, up to their time, and who has an idle worker ends it.
+        } else if super::sharing::is_refusal(error) {
+            // Those who wait go on waiting, up to their time, and who has an idle worker ends it.
             self.note_limit(&text, now);
             self.give_back(now);
+            self.wish();
             generation.link.state = State::Electing {
                 next: now + FORK_PAUSE,
                 pause: FORK_PAUSE,

@@ -1,10 +1,10 @@
 //! Worker processes: how many there should be, starting and ending them.
 
-use super::{Role, Server, Token};
+use super::{Role, Server, Token, sharing};
 use crate::log::Level;
 use crate::worker::channel::Channel;
 use crate::worker::pool::{self, Process, Sizes};
-use crate::worker::preloader::State;
+use crate::worker::preloader::{ANSWERS_WITHIN, State};
 use crate::worker::spawn::{self, Start};
 use crate::worker::wire::{self};
 use nix::fcntl::OFlag;
@@ -19,12 +19,6 @@ use std::time::{Duration, Instant};
 
 /// Pause after a fork was refused, or a worker did not start.
 pub(super) const FORK_PAUSE: Duration = Duration::from_millis(200);
-/// Pause after the account turned out to be at its limits: somebody is asked to give a worker back.
-const REFUSED_PAUSE: Duration = Duration::from_millis(400);
-/// How long a front that is asked to give a worker back, and has none idle, remembers it.
-const ASKED_FOR: Duration = Duration::from_secs(2);
-/// How often the log is told that the account is at its limits.
-const LIMIT_NOTED: Duration = Duration::from_secs(10);
 /// The longest such pause.
 const FORK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Workers of one front where the server gives it many requests at a time and nothing is said.
@@ -82,7 +76,10 @@ impl Server {
 
     /// Workers that were asked for and have not started in time: whoever was to start them is stuck.
     pub(super) fn end_unborn(&mut self, now: Instant) {
-        let seconds = self.config.limits.start_timeout;
+        let mut seconds = self.config.limits.start_timeout;
+        if !self.current.plain {
+            seconds = seconds.min(ANSWERS_WITHIN.as_secs());
+        }
         let late = |p: &&mut Process| {
             p.pid.is_none()
                 && p.cut_at.is_none()
@@ -93,7 +90,7 @@ impl Server {
         };
         process.cut_at = Some(now);
         let current = process.generation == self.current.number;
-        let text = format!("a worker has not started within {seconds} s ([limits] start_timeout)");
+        let text = format!("a worker has not started within {seconds} s");
         self.note(Level::Error, &text);
         if !current {
             return;
@@ -152,6 +149,11 @@ impl Server {
         }
         match self.try_start(slots, now) {
             Ok(()) => true,
+            Err(error) if sharing::is_refusal(&error) => {
+                self.wish();
+                self.wait_for_room(&format!("a worker cannot be started: {error}"), now);
+                false
+            }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotConnected {
                     self.note(
@@ -280,54 +282,6 @@ impl Server {
         }
         if let Some(at) = next {
             self.due(at);
-        }
-    }
-
-    /// Another front of the site needs a process more than we do.
-    pub(super) fn give_back(&mut self, now: Instant) {
-        self.asked_back = Some(now);
-        if self.queue.is_empty()
-            && let Some(process) = self.pool.idle_since(now).first().copied()
-        {
-            self.pool.retire(process, now);
-            self.asked_back = None;
-            self.given_back = true;
-            self.due(now);
-        }
-    }
-
-    /// A worker has finished a request. Whether it goes, because another front has asked for one meanwhile.
-    pub(super) fn is_asked_back(&mut self, now: Instant) -> bool {
-        let asked = self.asked_back.take_if(|_| !self.restart.is_leaving());
-        let asked = asked.is_some_and(|at| now.saturating_duration_since(at) < ASKED_FOR);
-        if asked {
-            self.given_back = true;
-            self.fork_after = Some(now + FORK_PAUSE);
-            self.due(now + FORK_PAUSE);
-        }
-        asked
-    }
-
-    /// The system refused to fork a worker of this generation: who waits goes on waiting, and tries again soon.
-    pub(super) fn refused(&mut self, generation: u64, reason: &str, now: Instant) {
-        self.note_limit(&format!("the system refused a worker: {reason}"), now);
-        let unborn = |p: &&mut Process| {
-            p.generation == generation && p.pid.is_none() && !p.retiring && !p.refused
-        };
-        if let Some(process) = self.pool.processes.values_mut().find(unborn) {
-            process.refused = true;
-        }
-        self.given_back = self.queue.is_empty();
-        self.fork_after = Some(now + REFUSED_PAUSE);
-        self.due(now + REFUSED_PAUSE);
-    }
-
-    /// A line that would come several times a second while the account is at its limits.
-    pub(super) fn note_limit(&mut self, text: &str, now: Instant) {
-        let recent = |at: Instant| now.saturating_duration_since(at) < LIMIT_NOTED;
-        if !self.limit_noted.is_some_and(recent) {
-            self.limit_noted = Some(now);
-            self.note(Level::Warning, text);
         }
     }
 

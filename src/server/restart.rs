@@ -132,6 +132,7 @@ impl Server {
             self.due(self.look_at);
         }
         self.look_for_old_class(now);
+        self.look_for_wish(now);
     }
 
     pub(super) fn on_change(&mut self, change: Change, now: Instant) {

@@ -196,7 +196,8 @@ impl Site {
                 .any(|front| front.snapshot.code == code);
             // It writes its pid into the file whose lock it holds.
             let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            let pid = text.trim().parse().unwrap_or(0);
+            let pid = text.split_whitespace().next().and_then(|w| w.parse().ok());
+            let pid = pid.unwrap_or(0);
             self.preloaders.push(Preloader {
                 pid,
                 code: code.to_owned(),

@@ -1060,6 +1060,7 @@ class Preloader:
         ready = ('python', version, 'threads', str(count_threads()), 'seconds', seconds, 'pid', str(self.pid))
         ready += ('output', take_output())
         self.answer = frame(READY, encode_pairs(*ready))
+        os.pwrite(self.lock, '{} ready'.format(self.pid).encode(), 0)  # from now on whoever gets no answer may do so
         self.set_signals()  # again: the application may have set its own while it was imported
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
         self.open_wake_pipe()

@@ -3,7 +3,7 @@
 //! ```text
 //! Electing ─connected, or started by us─▶ Waiting ─READY─▶ Ready ─end of stream─▶ Electing (when a fork is needed)
 //!    ▲                                      │ └─FAILED, or too late─▶ Failed
-//!    └──────────────end of stream───────────┘
+//!    └──end of stream, or it stands still───┘
 //! ```
 //! The lock file's lock belongs to an open file description that the preloader alone keeps: lock free means no
 //! preloader. Whoever gets the lock listens *before* it starts Python, so the other fronts wait in the backlog while the
@@ -30,6 +30,10 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 const DEATHS: u32 = 8;
 /// The longest pause between two of them.
 const DEATH_PAUSE: Duration = Duration::from_millis(500);
+/// A preloader that has imported the app answers within milliseconds: one that is silent for so long stands still.
+pub const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// What a preloader writes into its lock file, after its pid, when it has imported the app.
+const IS_READY: &str = "ready";
 /// Fronts that wait in the backlog while the app is imported.
 const BACKLOG: i32 = 128;
 
@@ -62,6 +66,8 @@ pub enum State {
     },
     /// The app is being imported.
     Waiting {
+        /// When to see whether it stands still.
+        look: Instant,
         /// When to give up.
         until: Instant,
     },
@@ -119,19 +125,19 @@ impl Link {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Electing { next, .. } => Some(next),
-            State::Waiting { until } => Some(until),
+            State::Waiting { look, until } => Some(look.min(until)),
             State::Failed { .. } | State::Ready => None,
         }
     }
 
-    /// Goes on with what is due. `Ok(true)`: a control socket has appeared.
+    /// Goes on with what is due. What the log should know of it.
     pub fn step(
         &mut self,
         now: Instant,
         dir: &RuntimeDir,
         start: Start<'_>,
         hello: Hello,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<String>> {
         match self.state.clone() {
             State::Electing { next, pause } if next <= now => {
                 let elected = self.elect(dir, start)?;
@@ -139,7 +145,7 @@ impl Link {
                     && let Some(reason) = self.connect_only.clone()
                 {
                     self.fail(now, reason);
-                    return Ok(false);
+                    return Ok(None);
                 }
                 let Some((control, started_here)) = elected else {
                     let later = (pause * 2).min(MAX_PAUSE);
@@ -147,25 +153,38 @@ impl Link {
                         next: now + pause,
                         pause: later,
                     };
-                    return Ok(false);
+                    return Ok(None);
                 };
                 self.channel = Some(Channel::new(control)?);
                 self.greet(hello);
                 self.started_here = started_here;
                 let limit = Duration::from_secs(start.config.limits.start_timeout);
-                self.state = State::Waiting { until: now + limit };
-                Ok(true)
+                self.state = State::Waiting {
+                    look: now + limit.min(ANSWERS_WITHIN),
+                    until: now + limit,
+                };
+                Ok(None)
             }
-            State::Waiting { until } if until <= now => {
+            State::Waiting { look, until } if look.min(until) <= now => {
                 let seconds = start.config.limits.start_timeout;
+                if self.holder(dir).1 {
+                    self.end_stuck(dir);
+                    self.lost(now);
+                    let text = "the preloader does not answer: it is ended, and another one takes its place";
+                    return Ok(Some(text.to_owned()));
+                }
+                if now < until {
+                    self.state = State::Waiting { look: until, until };
+                    return Ok(None);
+                }
                 self.end_stuck(dir);
                 self.fail(
                     now,
                     format!("the app was not imported within {seconds} s ([limits] start_timeout)"),
                 );
-                Ok(false)
+                Ok(None)
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 
@@ -234,14 +253,21 @@ impl Link {
     pub fn end_stuck(&self, dir: &RuntimeDir) {
         let path = dir.file(&format!("{}.lock", self.version));
         let Ok(lock) = File::open(&path) else { return };
-        let pid = fs::read_to_string(&path)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let (pid, _) = self.holder(dir);
         if lock.try_lock().is_err()
             && let Some(pid) = pid.filter(|pid| *pid > 1)
         {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+
+    /// The pid in the lock file, and whether that process has imported the app.
+    fn holder(&self, dir: &RuntimeDir) -> (Option<i32>, bool) {
+        let path = dir.file(&format!("{}.lock", self.version));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let pid = words.next().and_then(|word| word.parse().ok());
+        (pid, words.next() == Some(IS_READY))
     }
 
     /// Connect; else take the lock; connect once more; else listen and start Python.
@@ -275,6 +301,8 @@ impl Link {
         if let Some(stream) = connect(dir, &socket_name)? {
             return Ok(Some((stream, false)));
         }
+        // Whoever held it before is not the one that the others are to find.
+        lock.set_len(0)?;
         dir.sweep();
         let listener = listen(dir, &socket_name)?;
         let config = start.config;
@@ -390,4 +418,75 @@ pub fn start_time(pid: i32) -> u64 {
         .nth(19)
         .and_then(|ticks| ticks.parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::process::{Child, Command};
+
+    /// A process that listens and never says a word, with this in its lock file; and a front that waits for it.
+    fn silent(name: &str, words: &str) -> (RuntimeDir, Child, File, OwnedFd, Link, Instant) {
+        let path = std::env::temp_dir().join(format!("runfcgi-{name}-{}", std::process::id()));
+        let dir = RuntimeDir::open(Some(&path), &path, b"").unwrap();
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let lock = File::create(dir.file("v.lock")).unwrap();
+        lock.lock().unwrap();
+        fs::write(dir.file("v.lock"), format!("{}{words}", child.id())).unwrap();
+        let listener = listen(&dir, "v.sock").unwrap();
+        let now = Instant::now();
+        let mut link = Link::new(String::from("v"), now);
+        step(&mut link, now, &dir);
+        assert!(matches!(link.state, State::Waiting { .. }));
+        (dir, child, lock, listener, link, now)
+    }
+
+    fn step(link: &mut Link, now: Instant, dir: &RuntimeDir) -> Option<String> {
+        let start = Start {
+            config: &Config::default(),
+            exe: std::path::Path::new("/nonexistent"),
+            cache: None,
+            cgi: false,
+        };
+        let hello = Hello {
+            spawner: 0,
+            spawner_start: 0,
+            linger: 0,
+        };
+        link.step(now, dir, start, hello).unwrap()
+    }
+
+    fn finish(dir: &RuntimeDir, mut child: Child) {
+        let _ = child.kill();
+        child.wait().unwrap();
+        fs::remove_dir_all(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn one_that_has_imported_the_app_and_is_silent_is_replaced_soon() {
+        let (dir, mut child, _lock, _listener, mut link, now) = silent("silent", " ready");
+        step(&mut link, now + ANSWERS_WITHIN / 2, &dir);
+        assert!(matches!(link.state, State::Waiting { .. }));
+        assert_eq!(child.try_wait().unwrap(), None);
+        assert_eq!(link.deadline(), Some(now + ANSWERS_WITHIN));
+        assert!(step(&mut link, now + ANSWERS_WITHIN, &dir).is_some());
+        assert!(matches!(link.state, State::Electing { .. }));
+        assert!(!child.wait().unwrap().success(), "it was ended");
+        finish(&dir, child);
+    }
+
+    #[test]
+    fn one_that_imports_the_app_has_its_time() {
+        let (dir, mut child, _lock, _listener, mut link, now) = silent("slow", "");
+        step(&mut link, now + ANSWERS_WITHIN, &dir);
+        assert!(matches!(link.state, State::Waiting { .. }));
+        assert_eq!(child.try_wait().unwrap(), None);
+        let limit = Duration::from_secs(Config::default().limits.start_timeout);
+        assert_eq!(link.deadline(), Some(now + limit));
+        step(&mut link, now + limit, &dir);
+        assert!(matches!(link.state, State::Failed { .. }));
+        assert!(!child.wait().unwrap().success(), "it was ended");
+        finish(&dir, child);
+    }
 }
