@@ -21,6 +21,7 @@ from webservers.recipe import METHODS, Site, connects, recipe
 from webservers.scenes import SCENES, run
 
 PORT = "127.0.0.1:3033"
+MODULES = ["mpm_event", "authn_core", "authz_core", "rewrite"]
 
 
 def mod_fastcgi(site, how, backend):
@@ -30,7 +31,7 @@ def mod_fastcgi(site, how, backend):
         text = second_way(text).replace("/var/lib/apache2/fastcgi", str(site.server / "fastcgi"))
     if how == "host":
         text = instead(text, "FastCgiExternalServer .* -socket", "FastCgiExternalServer .* -host").replace(PORT, f"127.0.0.1:{backend}")
-    accepted_by_apache(site, text, ["mpm_event", "authn_core", "authz_core", "rewrite"])
+    accepted_by_apache(site, text, MODULES)
     site.traits.add("no-chunked")
     return ModFastcgi(site, text)
 
@@ -124,6 +125,42 @@ def test_mod_fastcgi_ends_one_process_of_two(model, build, method):
         assert old.wait(10) == 0
 
 
+# What the document has for httpd.conf, with an `Alias` for media, and a rule that looks for files.
+OF_THE_DOCUMENT = """\
+FastCGIExternalServer {public}/mysite.fcgi {where}
+<VirtualHost 127.0.0.1>
+    ServerName 127.0.0.1
+    DocumentRoot {public}
+    Alias /media {media}
+    RewriteEngine On
+    RewriteRule ^/(media.*)$ /$1 [QSA,L,PT]
+    RewriteCond %{{REQUEST_FILENAME}} !-f
+    RewriteRule ^/(.*)$ /mysite.fcgi/$1 [QSA,L]
+</VirtualHost>
+<Directory {home}>
+    Require all granted
+</Directory>
+"""
+
+
+@pytest.mark.parametrize("how", ["socket", "host"])
+def test_the_document_s_own_virtual_host(model, build, how):
+    with Site(model, build) as site:
+        backend = free_port()
+        site.runfcgi(*SERVERS[mod_fastcgi, how].format(sock=site.sock, backend=backend).split())
+        # There need not be a file.
+        site.account.executable.rename(site.account.home / "elsewhere")
+        admin = site.account.public / "static" / "admin"
+        where = f"-socket {site.sock}" if how == "socket" else f"-host 127.0.0.1:{backend}"
+        text = OF_THE_DOCUMENT.format(public=site.account.public, where=where, media=admin, home=site.account.home)
+        accepted_by_apache(site, text, [*MODULES, "alias"])
+        with Front(site.port, ModFastcgi(site, text)):
+            assert site.client.get("/media/css/base.css").headers["Content-Type"].startswith("text/css")
+            told = site.client.get("/echo/a%20b/?q=1").json
+            assert told["environ"]["SCRIPT_NAME"] == "" and told["path_info"] == "/echo/a b/"
+            assert told["url"] == "/target/" and told["get"] == {"q": "1"}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_cherokee_starts_its_interpreter_again(model, build, method):
     """Also where the one before has left its socket behind."""
@@ -158,6 +195,35 @@ def test_openlitespeed_keeps_its_connections(model, build, method):
             assert {answer for answers in pool.map(visit, range(5)) for answer in answers} == {"1"}
         assert worker.opened <= 5 and worker.recovered == 0
         assert os.getsid(worker.program.pid) == worker.program.pid
+
+
+def test_openlitespeed_waits_for_a_slow_import(model, build):
+    """Longer than the 3 s that it waits when the file says nothing."""
+    with Site(model, build, config=CONFIG.format("prefork")) as site:
+        wsgi = site.account.project / "myproject" / "wsgi.py"
+        site.account.put(wsgi, "import time\n\ntime.sleep(4)\n" + wsgi.read_text())
+        with Front(site.port, openlitespeed(site, "spawned", None)):
+            assert site.client.get("/version/").status == 200
+
+
+# The document's `.htaccess`, for mod_fcgid.
+HTACCESS = """\
+AddHandler fcgid-script .fcgi
+RewriteEngine On
+RewriteCond %{REQUEST_FILENAME} !-f
+RewriteRule ^(.*)$ mysite.fcgi/$1 [QSA,L]
+"""
+
+
+def test_the_document_s_own_htaccess(make_site):
+    """Under a real Apache. With `fastcgi-script` it is for mod_fastcgi, which starts the program as "dynamic" does."""
+    account = make_site()
+    account.put(account.site / ".htaccess", HTACCESS)
+    with Apache(account) as apache:
+        told = apache.client.get("/echo/a%20b/?q=1").json
+        assert told["environ"]["SCRIPT_NAME"] == "" and told["path_info"] == "/echo/a b/"
+        assert told["url"] == "/target/" and told["get"] == {"q": "1"}
+        assert apache.client.get("/static/admin/css/base.css").headers["Content-Type"].startswith("text/css")
 
 
 def test_the_template_of_mod_fastcgi(make_site):

@@ -85,7 +85,7 @@ class Cherokee:
         if rule is None:
             raise Refused(404)
         if rule.source is None:
-            return below(rule.root, path)
+            return below(rule.root + path)
         return [*self.variables(visit, path, rule)]
 
     def variables(self, visit, path, rule):

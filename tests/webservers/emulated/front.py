@@ -146,7 +146,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         target = self.requestline.split(" ")[1]
-        visit = Visit(self.command, target, self.request_version, self.headers.items(), self.client_address, self.server.server_port)
+        port = self.server.server_port
+        visit = Visit(self.command, target, self.request_version, self.headers.items(), self.client_address, port)
         body = Body(self.rfile, visit)
         web = self.server.web
         try:
@@ -230,9 +231,9 @@ def header_variables(fields, dropped=()):
             yield "HTTP_" + name.upper().replace("-", "_"), value
 
 
-def below(root, path):
-    """The file of a decoded path; directories are not listed."""
-    file = Path(root + path.encode("latin-1").decode(errors="surrogateescape"))
+def below(place):
+    """The file of a path that came from an address; directories are not listed."""
+    file = Path(place.encode("latin-1").decode(errors="surrogateescape"))
     if not file.is_file():
         raise Refused(403 if file.is_dir() else 404)
     return file

@@ -19,7 +19,7 @@ from .wire import Exchange, Way
 WAY = Way(record_per_variable=True, piece=8184)
 # What a directive is followed by; `...` are pairs of an option and its value.
 OPTIONS = {"-socket", "-host", "-pass-header", "-idle-timeout", "-singleThreshold", "-maxClassProcesses"}
-FLAGS = {"L", "QSA"}
+FLAGS = {"L", "QSA", "PT"}
 
 
 def words_of(line):
@@ -50,6 +50,7 @@ class ModFastcgi:
     def __init__(self, site, text):
         self.site = site
         self.external, self.dynamic, self.rules, self.granted, self.scripts = {}, None, [], set(), set()
+        self.aliases, self.conditions = {}, []
         self.encoded_slashes = self.rewriting = self.executable = False
         self.root = self.ipc = self.listener = None
         self.programs = []
@@ -63,14 +64,13 @@ class ModFastcgi:
     def read(self, line):
         """One line of the configuration; an unknown one is an error, as in Apache."""
         name, *words = words_of(line.strip("<>"))
+        # Capitals in the name of a directive do not count.
+        name = "FastCgiExternalServer" if name.lower() == "fastcgiexternalserver" else name
         match name, words:
-            case "VirtualHost", ["*:80"]:
-                self.inside.append(name)
-            case "Directory" | "Files", [which]:
+            case "VirtualHost" | "Directory" | "Files", [which]:
                 self.inside.append((name, which))
             case "/VirtualHost" | "/Directory" | "/Files", []:
-                opened = self.inside.pop()
-                assert name == "/" + (opened if isinstance(opened, str) else opened[0]), line
+                assert name == "/" + self.inside.pop()[0], line
             case "ServerName", [_]:
                 pass
             case "DocumentRoot", [root]:
@@ -86,8 +86,14 @@ class ModFastcgi:
                 self.rewriting = True
             case "RewriteRule", [pattern, substitution, flags]:
                 flags = set(flags.strip("[]").split(","))
-                assert flags <= FLAGS and self.inside == ["VirtualHost"], line
-                self.rules.append((re.compile(pattern), substitution, flags))
+                assert flags <= FLAGS and [kind for kind, _ in self.inside] == ["VirtualHost"], line
+                self.rules.append((re.compile(pattern), substitution, flags, self.conditions))
+                self.conditions = []
+            case "RewriteCond", ["%{REQUEST_FILENAME}", "!-f"]:
+                # In a virtual host that is the address still, not a path on the disk.
+                self.conditions.append(lambda path: not os.path.isfile(path))
+            case "Alias", [prefix, directory]:
+                self.aliases[prefix.rstrip("/")] = directory.rstrip("/")
             case "AllowEncodedSlashes", ["NoDecode"]:
                 self.encoded_slashes = True
             case "FastCgiExternalServer", [program, *more] if not self.inside:
@@ -105,11 +111,10 @@ class ModFastcgi:
         if not self.encoded_slashes and "%2f" in visit.target.partition("?")[0].lower():
             raise Refused(404)
         uri = visit.path(keep_slash=True)
-        filename = self.rewritten(uri)
-        place = self.root + filename
+        place = self.place(uri)
         program = next((p for p in [*self.external, *self.scripts] if place == p or place.startswith(p + "/")), None)
         if program is None:
-            file = below(self.root, filename)
+            file = below(place)
             self.allowed(file)
             return file
         self.allowed(Path(program))
@@ -122,15 +127,22 @@ class ModFastcgi:
         options = self.external.get(program, self.dynamic)
         return options, [*self.variables(visit, uri, program, place[len(program) :], options)]
 
-    def rewritten(self, uri):
-        path = uri
-        for pattern, substitution, flags in self.rules if self.rewriting else ():
+    def place(self, uri):
+        """Where an address leads on the disk, after the rules; aliases count where no rule has set a path."""
+        path, aliases = uri, self.aliases
+        for pattern, substitution, flags, conditions in self.rules if self.rewriting else ():
             found = pattern.search(path)
-            if found and substitution != "-":
+            if not found or not all(condition(path) for condition in conditions):
+                continue
+            if substitution != "-":
                 path = re.sub(r"\$(\d)", lambda group: found[int(group[1])], substitution)
-            if found and "L" in flags:
+                aliases = self.aliases if "PT" in flags else {}
+            if "L" in flags:
                 break
-        return path
+        for prefix, directory in aliases.items():
+            if path == prefix or path.startswith(prefix + "/"):
+                return directory + path[len(prefix) :]
+        return self.root + path
 
     def allowed(self, file):
         if not any(str(file).startswith(directory + "/") for directory in self.granted):
@@ -230,7 +242,7 @@ def script_name(uri, info):
 
 def accepted_by_apache(site, text, modules):
     """The rest of the file goes through a real Apache's own check."""
-    lines = [line for line in text.splitlines() if not line.startswith("FastCgi")]
+    lines = [line for line in text.splitlines() if not line.lower().startswith("fastcgi")]
     main = site.server / "syntax.conf"
     loaded = "".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in modules)
     base = f"ServerRoot {site.server}\nErrorLog {site.server}/syntax.log\nServerName 127.0.0.1\nListen 127.0.0.1:{site.port}\n"

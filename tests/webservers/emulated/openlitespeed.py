@@ -52,6 +52,8 @@ def settled(given, known):
     assert set(given) <= set(known), f"OpenLiteSpeed does not know {set(given) - set(known)}"
     whole = {**known, **given}
     assert None not in whole.values(), f"something is missing in {given}"
+    numbers = [name for name, usual in known.items() if re.fullmatch("-?[0-9]+", usual or "")]
+    assert all(re.fullmatch("-?[0-9]+", whole[name]) for name in numbers), f"something is no number in {given}"
     return whole
 
 
@@ -73,7 +75,8 @@ class OpenLiteSpeed:
             else:
                 assert kind == "context", kind
                 context = settled(given, CONTEXT)
-                assert context["type"] in ("NULL", "fcgi") and (context["location"] or context["handler"] in self.workers), name
+                assert context["type"] in ("NULL", "fcgi"), name
+                assert context["location"] or context["handler"] in self.workers, name
                 self.contexts.append((name, context))
         # The longest address that fits is taken; patterns come first.
         self.contexts.sort(key=lambda item: (item[0].startswith("exp:"), len(item[0])), reverse=True)
@@ -94,7 +97,7 @@ class OpenLiteSpeed:
         if context["allowBrowse"] != "1":
             raise Refused(403)
         place = context["location"].replace("$DOC_ROOT", self.root)
-        return below(place, "" if pattern else path[len(name) :])
+        return below(place if pattern else place + path[len(name) :])
 
     def variables(self, visit, path, context):
         yield "GATEWAY_INTERFACE", "CGI/1.1"
