@@ -15,7 +15,7 @@ from webservers.apache import Apache, free_port
 from webservers.emulated.cherokee import Cherokee
 from webservers.emulated.front import Front
 from webservers.emulated.mod_fastcgi import ModFastcgi, accepted_by_apache, second_way
-from webservers.emulated.openlitespeed import OpenLiteSpeed
+from webservers.emulated.openlitespeed import OpenLiteSpeed, closed
 from webservers.processes import until
 from webservers.recipe import METHODS, Site, connects, recipe
 from webservers.scenes import SCENES, run
@@ -187,13 +187,16 @@ def test_openlitespeed_keeps_its_connections(model, build, method):
 
         with ThreadPoolExecutor(5) as pool:
             assert {answer for answers in pool.map(visit, range(5)) for answer in answers} == {"0"}
-        assert worker.opened <= 5
+        # A visitor may ask again a moment before the server has put the connection back.
+        assert worker.opened <= 10
+        kept = [connection for connection, _ in worker.idle]
         site.account.code(1)
         site.account.touch()
         until(lambda: site.client.get("/version/").text == "1", 6, "new code is live on a connection that stayed open")
         with ThreadPoolExecutor(5) as pool:
             assert {answer for answers in pool.map(visit, range(5)) for answer in answers} == {"1"}
-        assert worker.opened <= 5 and worker.recovered == 0
+        assert worker.opened <= 10 and worker.recovered == 0
+        assert kept and not any(closed(connection) for connection in kept)
         assert os.getsid(worker.program.pid) == worker.program.pid
 
 

@@ -17,7 +17,7 @@ from .programs import address, listen, spawn
 from .wire import Exchange, Way
 
 WAY = Way(record_per_variable=True, piece=8184)
-# What a directive is followed by; `...` are pairs of an option and its value.
+# Options of the FastCgi directives that the file may use; each has a value.
 OPTIONS = {"-socket", "-host", "-pass-header", "-idle-timeout", "-singleThreshold", "-maxClassProcesses"}
 FLAGS = {"L", "QSA", "PT"}
 
