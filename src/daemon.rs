@@ -9,6 +9,7 @@
 //! initialised is inherited. Blocks only before serving begins. Knows no protocol and no Python.
 
 use crate::config;
+use crate::log::LogFile;
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
@@ -27,6 +28,8 @@ pub const LEAVING: Duration = Duration::from_secs(1);
 pub const LOOK: Duration = Duration::from_millis(20);
 /// The mask of a daemon that is told none, as ever.
 const UMASK: u32 = 0o022;
+/// The mode of `outlog` and `errlog`, less the umask.
+const LOG_MODE: u32 = 0o666;
 /// Bytes of what the daemon tells: an exit status and its process id.
 const TOLD: usize = 5;
 
@@ -110,7 +113,7 @@ impl Surroundings {
             let mut options = OpenOptions::new();
             options.append(true).create(path != Path::new("/dev/null"));
             options
-                .mode(0o666)
+                .mode(LOG_MODE)
                 .open(path)
                 .with_context(|| format!("{name}={}: cannot be opened", path.display()))
         };
@@ -125,6 +128,14 @@ impl Surroundings {
             input: File::open("/dev/null")?,
             output: log("outlog", server.outlog.as_deref())?,
             error: log("errlog", server.errlog.as_deref())?,
+        })
+    }
+
+    /// The files of `errlog` and `outlog`, for a log that has them rotated.
+    pub fn logs(config: &config::Config) -> [Option<LogFile>; 2] {
+        [&config.server.errlog, &config.server.outlog].map(|path| {
+            let file = LogFile::new(path.clone()?, config.log.max_size);
+            Some(file.with_mode(LOG_MODE))
         })
     }
 

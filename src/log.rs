@@ -1,4 +1,4 @@
-//! Logging: events as lines, to standard error (the web server's error log) and to a file of our own.
+//! Logging: events as lines, to standard error (the web server's error log) and to files of our own.
 //!
 //! One event is one write. Nothing that comes from outside can forge a line: control characters are escaped, and the
 //! further lines of an event are indented. Reads no clock; never sees an environment.
@@ -27,6 +27,8 @@ pub enum Level {
     Info,
     /// What the application wrote.
     App,
+    /// What the application wrote to standard output, where that is kept apart.
+    Output,
 }
 
 impl Level {
@@ -35,7 +37,7 @@ impl Level {
             Level::Error => "error",
             Level::Warning => "warning",
             Level::Info => "info",
-            Level::App => "app",
+            Level::App | Level::Output => "app",
         }
     }
 }
@@ -44,8 +46,16 @@ impl Level {
 #[derive(Debug)]
 pub struct Log {
     to_stderr: bool,
-    file: Option<LogFile>,
-    file_failed: bool,
+    errors: Option<Sink>,
+    output: Option<Sink>,
+    file: Option<Sink>,
+}
+
+/// A file for events, and whether it was told that it fails.
+#[derive(Debug)]
+struct Sink {
+    file: LogFile,
+    failed: bool,
 }
 
 impl Log {
@@ -53,52 +63,79 @@ impl Log {
     pub fn new(to_stderr: bool, file: Option<LogFile>) -> Log {
         Log {
             to_stderr,
-            file,
-            file_failed: false,
+            errors: None,
+            output: None,
+            file: file.map(Sink::new),
         }
     }
 
-    /// Logs an event. Never fails: trouble with the file is itself told on standard error, once.
+    /// From here on `errors` stands for standard error, and `output` takes what the application writes to standard
+    /// output; without it that goes where the other events go.
+    pub fn daemonize(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
+        self.errors = errors.map(Sink::new);
+        self.output = output.map(Sink::new);
+    }
+
+    /// Whether what the application writes to standard output goes to a file of its own.
+    pub fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Logs an event. Never fails: trouble with a file is itself told on standard error, once.
     pub fn event(&mut self, now: SystemTime, level: Level, text: &str) {
-        let pid = std::process::id();
         let event = Line {
             time: now,
-            pid,
+            pid: std::process::id(),
             level,
             text,
         }
         .to_string();
-        if self.to_stderr {
-            to_stderr(&event);
+        match (&mut self.output, &mut self.errors) {
+            (Some(output), _) if level == Level::Output => output.append(now, &event),
+            (_, Some(errors)) => errors.append(now, &event),
+            _ if self.to_stderr => to_stderr(&event),
+            _ => (),
         }
-        let Some(file) = &mut self.file else {
-            return;
-        };
-        match file.append(now, event.as_bytes()) {
-            Ok(()) => {}
-            Err(_) if self.file_failed => {}
-            Err(error) => {
-                self.file_failed = true;
+        if let Some(file) = &mut self.file {
+            file.append(now, &event);
+        }
+    }
+
+    /// Opens the files anew with the next event, after a signal that asks for it.
+    pub fn reopen(&mut self) {
+        let sinks = [&mut self.errors, &mut self.output, &mut self.file];
+        for sink in sinks.into_iter().flatten() {
+            sink.failed = false;
+            sink.file.reopen();
+        }
+    }
+}
+
+impl Sink {
+    fn new(file: LogFile) -> Sink {
+        Sink {
+            file,
+            failed: false,
+        }
+    }
+
+    fn append(&mut self, now: SystemTime, event: &str) {
+        match self.file.append(now, event.as_bytes()) {
+            Err(error) if !self.failed => {
+                self.failed = true;
                 let text = format!(
-                    "log file {}: {error}; events go to standard error only",
-                    file.path().display()
+                    "log file {}: {error}; its events are lost",
+                    self.file.path().display()
                 );
                 let line = Line {
                     time: now,
-                    pid,
+                    pid: std::process::id(),
                     level: Level::Error,
                     text: &text,
                 };
                 to_stderr(&line.to_string());
             }
-        }
-    }
-
-    /// Opens the file anew with the next event, after a signal that asks for it.
-    pub fn reopen(&mut self) {
-        self.file_failed = false;
-        if let Some(file) = &mut self.file {
-            file.reopen();
+            _ => (),
         }
     }
 }
@@ -197,9 +234,15 @@ mod tests {
 
     #[test]
     fn levels_have_names() {
-        let levels = [Level::Error, Level::Warning, Level::Info, Level::App];
+        let levels = [
+            Level::Error,
+            Level::Warning,
+            Level::Info,
+            Level::App,
+            Level::Output,
+        ];
         let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
-        assert_eq!(names, ["error", "warning", "info", "app"]);
+        assert_eq!(names, ["error", "warning", "info", "app", "app"]);
     }
 
     #[test]

@@ -317,20 +317,26 @@ fn start(
         identity,
         original: own.original.clone(),
     };
-    let settled = config.as_ref().ok().map(|c| c.server.clone());
+    let settled = config.as_ref().ok().cloned();
     let config = config.map_err(|findings| {
         let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
         format!("the site is not configured\n{}", lines.join("\n"))
     });
-    let server = Server::new(config, place, opened.listeners, handed, log)
+    let mut server = Server::new(config, place, opened.listeners, handed, log)
         .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))?;
     if let (Some(surroundings), Some(settled)) = (surroundings, &settled) {
-        surroundings.enter(settled)?;
+        let [errors, output] = Surroundings::logs(settled);
+        surroundings.enter(&settled.server)?;
+        server.log_to(errors, output);
     }
     if let Some(ready) = own.ready.take() {
         daemon::tell(ready, 0);
     }
-    systemd::notify("READY=1");
+    // After a restart the old words still hold.
+    systemd::notify(match again {
+        true => "READY=1",
+        false => "READY=1\nSTATUS=listening",
+    });
     let outcome = match role {
         Role::Cgi => serve_cgi(server),
         _ => server.run(),

@@ -65,6 +65,11 @@ pub fn notify(state: &str) {
     }
 }
 
+/// The message that `systemctl status` shows as how we do.
+pub fn status(text: &str) -> String {
+    format!("STATUS={}", crate::status::one_line(text))
+}
+
 /// The message that a reload by execution begins; `READY=1` ends it.
 pub fn reloading() -> String {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);

@@ -172,7 +172,7 @@ def start_ticks(pid):
 class Front:
     """Starts one Python as the front does and holds the other ends."""
 
-    def __init__(self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, **settings):
+    def __init__(self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, outputs=(), **settings):
         self.folder = tempfile.mkdtemp(prefix='bridge-')
         test.addCleanup(shutil.rmtree, self.folder, True)
         with open(os.path.join(self.folder, 'app.py'), 'w') as file:
@@ -186,8 +186,9 @@ class Front:
         environ = {'PATH': '/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONUTF8': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
         environ['MARK'] = self.folder
         with open(self.log_path, 'ab') as log:
+            stdout, stderr = outputs or (log, log)
             self.process = subprocess.Popen(
-                [python, '-c', LOADER], stdin=theirs, stdout=log, stderr=log, cwd=self.folder, env=environ,
+                [python, '-c', LOADER], stdin=theirs, stdout=stdout, stderr=stderr, cwd=self.folder, env=environ,
                 preexec_fn=preexec_fn,
             )  # fmt: skip
         theirs.close()
@@ -300,7 +301,8 @@ class Preloader(Front):
         lifeline_read, lifeline = os.pipe()
         stderr, stderr_write = os.pipe()
         both = [socket.socketpair() for _ in range(slots)]
-        send_fds(sock, frame(b'f'), [lifeline_read, stderr_write] + [theirs.fileno() for _, theirs in both])
+        fds = [lifeline_read, stderr_write, stderr_write] + [theirs.fileno() for _, theirs in both]
+        send_fds(sock, frame(b'f'), fds)
         os.close(lifeline_read)
         os.close(stderr_write)
         for ours, theirs in both:
@@ -729,6 +731,29 @@ class WorkerTest(unittest.TestCase):
         self.assertEqual(answer.log.splitlines(), lines)
         wait_for(lambda: 'from a thread' in worker.log, 'the text of a thread')
         self.assertNotIn('unended', worker.log)
+
+    @each_python
+    def test_standard_output_is_kept_apart(self, python):
+        app = RICH_APP + '\nimport atexit\natexit.register(print, "good night")\nassert sys.stdout.fileno() == 1\n'
+        worker = Worker(self, python, app, outlog='1').started()
+        answer = worker.ask(PATH_INFO='/logs')
+        self.assertEqual(answer.log.splitlines(), ['to errors', 'ab', 'to stderr \\udcff'])
+        self.assertEqual(answer.of(b'O').decode().splitlines(), ['to stdout 1', 'raw \\xff', 'unended'])
+        wait_for(lambda: 'from a thread' in worker.log, 'the text of a thread')
+        worker.slot.close()
+        self.assertEqual(worker.process.wait(TIMEOUT), 0)
+        self.assertIn('good night', worker.log)
+
+    @each_python
+    def test_what_an_import_writes_is_told_apart(self, python):
+        app = 'import os, sys\nprint("out")\nos.write(1, b"more\\n")\nprint("err", file=sys.stderr)\n' + HELLO_APP
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            preloader = Preloader(self, python, app, outputs=(output, errors), outlog='1')
+            told = preloader.hello()[1]
+            self.assertEqual((told['output'], told['errors']), ('out\nmore\n', 'err\n'))
+            self.assertEqual([os.fstat(file.fileno()).st_size for file in (output, errors)], [0, 0])
+            told = Preloader(self, python, app, outputs=(output, output)).hello()[1]
+            self.assertEqual((told.get('output'), told['errors']), (None, 'out\nmore\nerr\n'))
 
     @each_python
     def test_environ_and_signals(self, python):

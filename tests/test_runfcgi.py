@@ -30,6 +30,14 @@ def application(environ, start_response):
         time.sleep(float(query[6:]))
     if query == "print":
         print("printed by the app", flush=True)
+    if query == "talk":
+        print("by print\\nforged line")
+        sys.stdout.write("by write")
+        print("by stderr", file=sys.stderr)
+        environ["wsgi.errors"].write("by errors\\n")
+        os.write(1, b"by descriptor 1\\n")
+        os.write(2, b"by descriptor 2\\n")
+        os.system("echo by a program; echo its error >&2")
     said = {"pid": os.getpid(), "cwd": os.getcwd(), "threads": environ["wsgi.multithread"],
             "pythonpath": os.environ.get("PYTHONPATH"), "path": environ["PATH_INFO"],
             "leaked": [n for n in os.environ if n.startswith(("RUNFCGI", "LISTEN", "NOTIFY"))]}
@@ -349,12 +357,67 @@ def test_logs_are_appended_to_and_umask_and_workdir_hold(site):
     done = site.run("socket=my.sock", *words)
     assert done.returncode == 0
     site.ask("print")
-    log = site.directory / "err.log"
-    until(lambda: "printed by the app" in log.read_text(), 10, "what the app prints is in the log")
-    assert log.read_text().startswith("before\n")
+    out, log = site.directory / "out.log", site.directory / "err.log"
+    until(lambda: "GET /page?print: printed by the app" in out.read_text(), 10, "what the app prints is in its log")
+    assert log.read_text().startswith("before\n") and "imported the app" in log.read_text()
     modes = [stat.S_IMODE((site.directory / name).stat().st_mode) for name in ("out.log", "my.pid", "my.sock")]
     assert modes == [0o640, 0o640, 0o750]
     assert os.readlink(f"/proc/{site.pid()}/cwd") == str(site.directory)
+    os.kill(site.pid(), signal.SIGTERM)
+    site.gone()
+
+
+SAID = {
+    "out.log": ["by print", "forged line", "by write", "by descriptor 1", "by a program"],
+    "err.log": ["by stderr", "by errors", "by descriptor 2", "its error"],
+}
+
+
+def said(site, name):
+    """(time, what) of each line of a log; every line is an event of its own."""
+    lines = (site.directory / name).read_text().splitlines()
+    events = [re.fullmatch(r"(\S+Z) \[(\d+)\] (\w+): (.*)", line) for line in lines]
+    assert all(events), lines
+    return [event[4] for event in events if event[3] == "app"]
+
+
+@pytest.mark.parametrize("more", ["", "preload=false", "method=threaded", "outlog only"])
+def test_output_and_errors_have_logs_of_their_own(site, more):
+    """Also through a restart, and what the app writes while it is imported."""
+    app = site.directory / "app.py"
+    app.write_text(APP + 'print("at import")\nprint("at import, an error", file=sys.stderr)\n')
+    words = ["outlog=out.log"] if more == "outlog only" else ["outlog=out.log", "errlog=err.log", *more.split()]
+    site.daemon("socket=my.sock", "pidfile=my.pid", *words)
+    if "preload" in more:
+        site.ask()  # or what is written at import could not be told from what the first request writes
+    for turn in (1, 2):
+        pid = site.ask("talk")["pid"]
+        for name in [name for name in SAID if (site.directory / name).exists()]:
+            wanted = sorted(SAID[name] * turn)
+
+            def all_there():
+                attributed = [line.partition(": ") for line in said(site, name)]
+                return sorted(what for where, _, what in attributed if where == "GET /page?talk") == wanted
+
+            until(all_there, 10, f"{name} has {wanted}")
+            imports = [line for line in said(site, name) if line.endswith(("at import", "at import, an error"))]
+            assert len(imports) == turn and ("error" in imports[0]) == (name == "err.log")
+        site.config.write_text(site.config.read_text() + "# changed\n")
+        until(lambda: site.ask()["pid"] != pid, 20, "the restart")
+    os.kill(site.pid(), signal.SIGTERM)
+    site.gone()
+
+
+def test_logs_of_a_daemon_are_rotated(site):
+    """As [log] max_size says, with their modes; also when somebody else moves them."""
+    site.config.write_text(site.config.read_text() + '[log]\nmax_size = "4K"\n')
+    site.daemon("socket=my.sock", "pidfile=my.pid", "outlog=out.log", "errlog=err.log", "umask=027")
+    for name in ("out.log", "err.log"):
+        until(lambda: site.ask("talk") and (site.directory / f"{name}.1").exists(), 20, f"{name} is rotated")
+        for path in (site.directory / name, site.directory / f"{name}.1"):
+            assert path.stat().st_size <= 4096 and stat.S_IMODE(path.stat().st_mode) == 0o640, path
+    (site.directory / "out.log").rename(site.directory / "moved")
+    until(lambda: site.ask("talk") and (site.directory / "out.log").exists(), 10, "a new file is begun")
     os.kill(site.pid(), signal.SIGTERM)
     site.gone()
 
@@ -570,7 +633,11 @@ class Manager:
         self.process = subprocess.Popen([*self.command, *words], **options)
 
     def hears(self):
-        return self.notified.recv(1000).decode()
+        """What it is told, but for the words on how the service does."""
+        while True:
+            told = [line for line in self.notified.recv(1000).decode().split("\n") if not line.startswith("STATUS=")]
+            if told:
+                return "\n".join(told)
 
 
 def test_sockets_and_notifications_of_systemd(site):

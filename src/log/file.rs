@@ -19,6 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub struct LogFile {
     path: PathBuf,
     max_size: u64,
+    mode: u32,
     file: Option<File>,
     looked: Option<SystemTime>,
 }
@@ -29,9 +30,15 @@ impl LogFile {
         LogFile {
             path,
             max_size,
+            mode: 0o600,
             file: None,
             looked: None,
         }
+    }
+
+    /// The mode of a file that is made anew, less the umask; else only its owner may read it.
+    pub fn with_mode(self, mode: u32) -> LogFile {
+        LogFile { mode, ..self }
     }
 
     /// Where it is.
@@ -124,7 +131,7 @@ impl LogFile {
         let file = OpenOptions::new()
             .append(true)
             .create(true)
-            .mode(0o600)
+            .mode(self.mode)
             .open(&self.path)?;
         self.file = Some(file);
         Ok(())

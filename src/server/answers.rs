@@ -9,7 +9,7 @@ use crate::log::Level;
 use crate::pages::Page;
 use crate::proto::Part;
 use crate::response::ResponseHead;
-use crate::worker::pool::RequestNo;
+use crate::worker::pool::{RequestNo, Stream};
 use std::fs::File;
 use std::time::Instant;
 
@@ -109,32 +109,46 @@ impl Server {
         }
     }
 
-    /// Text that the app wrote: to the log line by line, and to the web server's.
-    pub(super) fn on_text(&mut self, number: RequestNo, bytes: &[u8], whole: bool) {
+    /// Text that the app wrote: to the log line by line, and to the web server's unless it has a file of its own.
+    /// `whole`: no more of it follows.
+    pub(super) fn on_text(&mut self, number: RequestNo, stream: Stream, bytes: &[u8], whole: bool) {
         let Some(request) = self.requests.get_mut(&number) else {
             return;
         };
-        request.text.extend_from_slice(bytes);
-        while !request.text.is_empty() {
-            let newline = request
-                .text
+        let (kept, level) = match stream {
+            Stream::Stdout => (&mut request.output, Level::Output),
+            Stream::Stderr => (&mut request.errors, Level::App),
+        };
+        let mut text = std::mem::take(kept);
+        text.extend_from_slice(bytes);
+        let mut done = 0;
+        while done < text.len() {
+            let newline = text[done..]
                 .iter()
                 .position(|b| *b == b'\n')
                 .map(|at| at + 1);
             let take = match newline {
                 Some(at) => at.min(LINE),
-                None if request.text.len() >= LINE => LINE,
-                None if whole => request.text.len(),
-                None => return,
+                None if text.len() - done >= LINE => LINE,
+                None if whole => text.len() - done,
+                None => break,
             };
-            let mut line: Vec<u8> = request.text.drain(..take).collect();
+            let mut line = text[done..done + take].to_vec();
+            done += take;
             if line.last() != Some(&b'\n') {
                 line.push(b'\n');
             }
-            let shown = String::from_utf8_lossy(&line);
-            self.log
-                .event(std::time::SystemTime::now(), Level::App, shown.trim_end());
-            put_errors(&mut self.conns, request, &line);
+            let said = String::from_utf8_lossy(&line);
+            let event = format!("{}: {}", describe(&request.environ), said.trim_end());
+            self.log.event(std::time::SystemTime::now(), level, &event);
+            if stream == Stream::Stderr {
+                put_errors(&mut self.conns, request, &line);
+            }
+        }
+        text.drain(..done);
+        match stream {
+            Stream::Stdout => request.output = text,
+            Stream::Stderr => request.errors = text,
         }
     }
 

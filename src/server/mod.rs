@@ -37,7 +37,7 @@ use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::proto::{Codec, ajp13, cgi, fastcgi, scgi};
 use crate::runtime::RuntimeDir;
-use crate::worker::pool::{Pool, RequestNo};
+use crate::worker::pool::{Pool, ProcessNo, RequestNo, Stream};
 use crate::worker::preloader::{Hello, Link};
 use connection::{ConnNo, Connection};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -172,7 +172,8 @@ enum Token {
     Listener(usize),
     Conn(u64),
     Slot(u64),
-    Output(u64),
+    Stdout(u64),
+    Stderr(u64),
     Control(u64),
 }
 
@@ -298,6 +299,11 @@ impl Server {
         self.run()
     }
 
+    /// Events go to these from now on, as for a daemon.
+    pub fn log_to(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
+        self.log.daemonize(errors, output);
+    }
+
     /// Serves until told to stop.
     pub fn run(mut self) -> Outcome {
         let mut events = [EpollEvent::empty(); 64];
@@ -313,6 +319,17 @@ impl Server {
             }
             let ready = self.wait(&mut events);
             let now = clock();
+            // What a worker wrote belongs to the request that it serves, so it is read before that request's end.
+            for event in &events[..ready] {
+                let (number, stream) = match Token::from(event.data()) {
+                    Token::Stdout(number) => (ProcessNo(number), Stream::Stdout),
+                    Token::Stderr(number) => (ProcessNo(number), Stream::Stderr),
+                    _ => continue,
+                };
+                if self.pool.pid(number).is_some() {
+                    self.on_output(number, stream, now);
+                }
+            }
             for event in &events[..ready] {
                 self.handle(Token::from(event.data()), event.events(), now);
             }
@@ -360,7 +377,8 @@ impl Server {
             Token::Listener(number) => self.on_listener(number, now),
             Token::Conn(number) => self.on_conn(ConnNo(number), flags, now),
             Token::Slot(number) => self.on_slot(crate::worker::pool::SlotNo(number), flags, now),
-            Token::Output(number) => self.on_output(crate::worker::pool::ProcessNo(number), now),
+            Token::Stdout(number) => self.on_output(ProcessNo(number), Stream::Stdout, now),
+            Token::Stderr(number) => self.on_output(ProcessNo(number), Stream::Stderr, now),
             Token::Control(number) => self.on_control(number, now),
         }
     }
@@ -427,8 +445,9 @@ impl From<Token> for u64 {
             Token::Listener(number) => (1, number as u64),
             Token::Conn(number) => (2, number),
             Token::Slot(number) => (3, number),
-            Token::Output(number) => (4, number),
-            Token::Control(number) => (5, number),
+            Token::Stdout(number) => (4, number),
+            Token::Stderr(number) => (5, number),
+            Token::Control(number) => (6, number),
         };
         kind << 56 | number
     }
@@ -442,7 +461,8 @@ impl From<u64> for Token {
             1 => Token::Listener(number as usize),
             2 => Token::Conn(number),
             3 => Token::Slot(number),
-            4 => Token::Output(number),
+            4 => Token::Stdout(number),
+            5 => Token::Stderr(number),
             _ => Token::Control(number),
         }
     }

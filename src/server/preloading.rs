@@ -3,6 +3,7 @@
 use super::processes::FORK_PAUSE;
 use super::{Generation, Role, Server, Token};
 use crate::log::Level;
+use crate::systemd;
 use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, Link, State};
 use crate::worker::wire::Frame;
@@ -227,18 +228,16 @@ impl Server {
                     });
                     generation.link.channel = None;
                 } else if generation.link.started_here {
-                    let output = fact(b"output");
-                    if !output.trim().is_empty() {
-                        self.note(Level::App, output.trim_end());
+                    for (level, name) in [(Level::App, b"errors"), (Level::Output, b"output")] {
+                        let text = fact(name);
+                        if !text.trim().is_empty() {
+                            self.note(level, text.trim_end());
+                        }
                     }
-                    self.note(
-                        Level::Info,
-                        &format!(
-                            "imported the app in {} s with Python {}",
-                            fact(b"seconds"),
-                            fact(b"python")
-                        ),
-                    );
+                    let (seconds, python) = (fact(b"seconds"), fact(b"python"));
+                    let text = format!("imported the app in {seconds} s with Python {python}");
+                    self.note(Level::Info, &text);
+                    systemd::notify(&systemd::status(&text));
                 }
             }
             Frame::Failed(text) => {
@@ -249,7 +248,7 @@ impl Server {
                         &format!("the app cannot be imported\n{}", reason.trim_end()),
                     );
                 }
-                self.report.boot_failure(&reason);
+                self.tell_failure(&reason);
                 generation.link.fail(now, reason.clone());
                 if generation.number != self.current.number {
                     self.next_failed(&reason);
@@ -267,7 +266,7 @@ impl Server {
 
     /// A worker of the plain form could not import the app.
     pub(super) fn boot_failed(&mut self, process: ProcessNo, text: &str, now: Instant) {
-        self.report.boot_failure(text);
+        self.tell_failure(text);
         let generation = self.pool.processes.get(&process).map(|p| p.generation);
         let found = [Some(&mut self.current), self.next.as_mut()]
             .into_iter()
@@ -282,6 +281,14 @@ impl Server {
         );
         self.fail_waiting(now);
         self.pool.retire(process, now);
+    }
+
+    /// Tells those who ask how we do that the app cannot be imported.
+    fn tell_failure(&mut self, reason: &str) {
+        self.report.boot_failure(reason);
+        let last = reason.trim_end().lines().last().unwrap_or_default();
+        let text = format!("the app cannot be imported: {last}");
+        systemd::notify(&systemd::status(&text));
     }
 
     /// Why no request can be served now; None when there is hope.

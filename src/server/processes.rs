@@ -5,7 +5,7 @@ use crate::log::Level;
 use crate::worker::channel::Channel;
 use crate::worker::pool::{self, Process, Sizes};
 use crate::worker::preloader::{ANSWERS_WITHIN, State};
-use crate::worker::spawn::{self, Start};
+use crate::worker::spawn::{self, Outputs, Start};
 use crate::worker::wire::{self};
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -169,11 +169,11 @@ impl Server {
 
     pub(super) fn try_start(&mut self, slots: usize, now: Instant) -> io::Result<()> {
         let (life_read, life_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let (output_read, output_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        nix::fcntl::fcntl(
-            &output_read,
-            nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
-        )?;
+        let (stderr, stderr_write) = output_pipe()?;
+        let (stdout, stdout_write) = match self.log.has_output() {
+            true => output_pipe().map(|(read, write)| (Some(read), write))?,
+            false => (None, stderr_write.try_clone()?),
+        };
         let mut channels = Vec::new();
         let mut theirs: Vec<OwnedFd> = Vec::new();
         for _ in 0..slots {
@@ -185,18 +185,18 @@ impl Server {
         if self.current.plain {
             let descriptors: Vec<RawFd> =
                 [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
-            let setup = spawn::setup(&self.config, "worker", slots as u32, true);
             let start = self.start();
-            spawn::start(
-                start,
-                &setup,
-                &descriptors,
-                File::from(output_write),
-                wire::BOOT_FAILED,
-            )?;
+            let setup = spawn::setup(start, "worker", slots as u32, true);
+            let outputs = Outputs {
+                stdout: stdout_write,
+                stderr: stderr_write,
+            };
+            spawn::start(start, &setup, &descriptors, outputs, wire::BOOT_FAILED)?;
         } else {
-            let descriptors: Vec<RawFd> = [life_read.as_raw_fd(), output_write.as_raw_fd()]
+            let own = [&stdout_write, &stderr_write].map(AsRawFd::as_raw_fd);
+            let descriptors: Vec<RawFd> = [life_read.as_raw_fd()]
                 .into_iter()
+                .chain(own)
                 .chain(sockets)
                 .collect();
             self.current.link.fork(&descriptors)?;
@@ -212,7 +212,8 @@ impl Server {
             pid: None,
             generation: self.current.number,
             lifeline: Some(life_write),
-            output: Some(output_read),
+            stdout,
+            stderr: Some(stderr),
             slots: Vec::new(),
             served: 0,
             served_limit: less_up_to_a_tenth(server.maxrequests, jitter),
@@ -227,11 +228,14 @@ impl Server {
         let Some(process) = self.pool.processes.get(&number) else {
             return Ok(());
         };
-        if let Some(output) = &process.output {
-            self.epoll.add(
-                output,
-                EpollEvent::new(EpollFlags::EPOLLIN, Token::Output(number.0).into()),
-            )?;
+        for (output, token) in [
+            (&process.stdout, Token::Stdout(number.0)),
+            (&process.stderr, Token::Stderr(number.0)),
+        ] {
+            if let Some(output) = output {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, token.into());
+                self.epoll.add(output, event)?;
+            }
         }
         for slot in &process.slots {
             if let Some(found) = self.pool.slots.get_mut(slot) {
@@ -249,6 +253,7 @@ impl Server {
             exe: &self.place.image,
             cache: self.place.python_cache.as_deref(),
             cgi: self.place.role == Role::Cgi,
+            outlog: self.log.has_output(),
         }
     }
 
@@ -265,14 +270,15 @@ impl Server {
         let mut next = None;
         for (number, process) in &mut self.pool.processes {
             let Some(at) = process.cut_at else { continue };
-            if process.output.is_none() && process.slots.is_empty() || at <= now {
+            let silent = process.stdout.is_none() && process.stderr.is_none();
+            if silent && process.slots.is_empty() || at <= now {
                 gone.push(*number);
             } else {
                 next = Some(next.map_or(at, |n: Instant| n.min(at)));
             }
         }
         for number in gone {
-            self.read_output(number);
+            self.read_outputs(number);
             if let Some(process) = self.pool.processes.remove(&number) {
                 drop(process.lifeline);
                 for slot in process.slots {
@@ -324,6 +330,13 @@ impl Server {
 /// Spreads the moments at which workers that began together are replaced.
 fn less_up_to_a_tenth(limit: u64, random: u64) -> u64 {
     limit - random % (limit / 10 + 1)
+}
+
+/// Both ends of a pipe for what a worker writes; ours does not block.
+fn output_pipe() -> io::Result<(OwnedFd, File)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((read, File::from(write)))
 }
 
 #[cfg(test)]

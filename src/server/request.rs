@@ -73,8 +73,10 @@ pub(super) struct Request {
     pub slow_logged: bool,
     /// Its answer has no body (HEAD).
     pub head_only: bool,
-    /// Text of the app that is not a whole line yet.
-    pub text: Vec<u8>,
+    /// Of the app's standard error, what is not a whole line yet.
+    pub errors: Vec<u8>,
+    /// The same of its standard output.
+    pub output: Vec<u8>,
     /// The rest of the answer.
     pub file: Option<FilePiece>,
     /// The head that was sent, kept for the access log.
@@ -100,7 +102,8 @@ impl Request {
             since: now,
             slow_logged: false,
             head_only,
-            text: Vec::new(),
+            errors: Vec::new(),
+            output: Vec::new(),
             file: None,
             head: None,
             sent: 0,

@@ -5,7 +5,7 @@ use super::request::{Answer, Phase};
 use super::{Server, Token};
 use crate::log::Level;
 use crate::status::Count;
-use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState};
+use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState, Stream};
 use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
 use nix::errno::Errno;
@@ -166,8 +166,17 @@ impl Server {
         };
         match (frame, request) {
             (Frame::Started { pid }, _) => {
+                let plain = self.current.plain;
+                if plain {
+                    // This was written while the app was imported.
+                    self.read_outputs(process);
+                }
                 self.report_started(process);
                 self.pool.started(slot_no, pid, now);
+                if !plain {
+                    // And this for the request that waited for the worker.
+                    self.read_outputs(process);
+                }
                 self.boot_failures = 0;
                 // Workers of older code may now go.
                 self.sweep_at = now;
@@ -190,7 +199,10 @@ impl Server {
                     self.on_file(number, File::from(descriptor), offset, length);
                 }
             }
-            (Frame::Log(bytes), Some(number)) => self.on_text(number, bytes, false),
+            (Frame::Log(bytes), Some(number)) => self.on_text(number, Stream::Stderr, bytes, false),
+            (Frame::Output(bytes), Some(number)) => {
+                self.on_text(number, Stream::Stdout, bytes, false)
+            }
             (Frame::Exception(text), Some(number)) => {
                 let detail = String::from_utf8_lossy(&text).into_owned();
                 self.fail(
@@ -215,7 +227,8 @@ impl Server {
         truncated: bool,
         now: Instant,
     ) {
-        self.on_text(number, b"", true);
+        self.on_text(number, Stream::Stderr, b"", true);
+        self.on_text(number, Stream::Stdout, b"", true);
         let mut sending = false;
         if let Some(request) = self.requests.get_mut(&number) {
             let took = now.saturating_duration_since(request.since);
@@ -288,7 +301,7 @@ impl Server {
         match slot.state {
             SlotState::Starting(Some(request)) => self.requeue(request, refused, now),
             SlotState::Busy(request) => {
-                self.read_output(slot.process);
+                self.read_outputs(slot.process);
                 let process = self.pool.processes.get(&slot.process);
                 let reason = process
                     .and_then(|p| p.ended_for)
@@ -340,11 +353,11 @@ impl Server {
         }
     }
 
-    /// What a worker wrote to its standard output and error.
-    pub(super) fn on_output(&mut self, number: ProcessNo, now: Instant) {
-        if !self.read_output(number) {
+    /// What a worker wrote to a descriptor of its own.
+    pub(super) fn on_output(&mut self, number: ProcessNo, stream: Stream, now: Instant) {
+        if !self.read_output(number, stream) {
             let gone = self.pool.processes.get_mut(&number).is_some_and(|process| {
-                process.output = None;
+                *process.output(stream) = None;
                 process.slots.is_empty()
             });
             if gone {
@@ -353,35 +366,47 @@ impl Server {
         }
     }
 
+    /// Reads the last of a worker.
+    pub(super) fn read_outputs(&mut self, number: ProcessNo) {
+        self.read_output(number, Stream::Stdout);
+        self.read_output(number, Stream::Stderr);
+    }
+
     /// Reads what is there. `false` at the end.
-    pub(super) fn read_output(&mut self, number: ProcessNo) -> bool {
+    fn read_output(&mut self, number: ProcessNo, stream: Stream) -> bool {
         let mut buffer = [0; 8192];
         for _ in 0..8 {
-            let Some(process) = self.pool.processes.get(&number) else {
+            let pid = self.pool.pid(number);
+            let Some(process) = self.pool.processes.get_mut(&number) else {
                 return false;
             };
-            let Some(output) = &process.output else {
+            let Some(output) = process.output(stream) else {
                 return false;
             };
             match nix::unistd::read(output, &mut buffer) {
                 Ok(0) => return false,
                 Ok(count) => {
-                    let pid = process.pid.unwrap_or(0);
                     let busy =
                         process
                             .slots
                             .iter()
                             .find_map(|s| match self.pool.slots.get(s)?.state {
                                 SlotState::Busy(request) => Some(request),
+                                // Another of its threads was the first to say that it has started.
+                                SlotState::Starting(request) if pid.is_some() => request,
                                 _ => None,
                             });
                     match busy {
-                        Some(request) => self.on_text(request, &buffer[..count], false),
+                        Some(request) => self.on_text(request, stream, &buffer[..count], false),
                         None => {
-                            let text = String::from_utf8_lossy(&buffer[..count])
-                                .trim_end()
-                                .to_owned();
-                            self.note(Level::App, &format!("worker {pid}: {text}"));
+                            let level = match stream {
+                                Stream::Stdout => Level::Output,
+                                Stream::Stderr => Level::App,
+                            };
+                            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                            for line in text.lines() {
+                                self.note(level, &format!("worker {}: {line}", pid.unwrap_or(0)));
+                            }
                         }
                     }
                 }

@@ -40,7 +40,7 @@ from socket import AF_UNIX, CMSG_SPACE, MSG_DONTWAIT, SCM_RIGHTS, SOCK_STREAM, S
 
 REQUEST, ABORT = ord('R'), ord('A')
 STARTED, BOOT_FAILED = ord('W'), ord('B')
-HEAD, DATA, FILE, LOG, EXCEPTION, END = (ord(c) for c in 'HDFLXE')
+HEAD, DATA, FILE, LOG, OUTPUT, EXCEPTION, END = (ord(c) for c in 'HDFLOXE')
 SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) for c in 'Shfrbknlq')
 BODY_FD = TRUNCATED = 1
 
@@ -55,7 +55,7 @@ ONE_RIGHT_SPACE = CMSG_SPACE(4)
 RECEIVE_SIZE = 65536 + REQUEST_HEADER.size
 JOIN_LIMIT = 65536  # up to here copying a body into one buffer is cheaper than a scattered send
 DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
-LOG_LIMIT = 65536  # longest payload of one LOG frame
+LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
@@ -136,7 +136,7 @@ class Private:
         held, self.held = self.held, []
         for item in held:
             self._close(item)
-        LOCAL.sink = Stderr()
+        LOCAL.sink = Descriptors()
 
     def guard_forks(self):
         """From here on every child that Python code forks drops them."""
@@ -167,31 +167,35 @@ LOCAL = threading.local()
 # What the application prints -----------------------------------------------------------------------------------------
 
 
-class Stderr:
-    """Where text goes outside a request: descriptor 2, whole lines at a time."""
+class Descriptors:
+    """Where text goes outside a request: descriptors 1 and 2, whole lines at a time."""
 
     def __init__(self):
-        self.tail = ''
+        self.tails = {LOG: '', OUTPUT: ''}  # lines not yet ended
 
-    def emit(self, data):
+    def emit(self, kind, data):
         """Writes it all; a log that has gone is no reason to fail."""
         try:
             while data:
-                data = data[os.write(2, data) :]
+                data = data[os.write(DESCRIPTOR[kind], data) :]
         except OSError:
             pass
 
 
+DESCRIPTOR = {LOG: 2, OUTPUT: 1}
+
+
 class LogStream(io.TextIOBase):
-    """sys.stdout, sys.stderr and wsgi.errors at once: text goes to the log of the request that its thread serves."""
+    """sys.stdout, sys.stderr or wsgi.errors: text goes to the log of the request that its thread serves."""
 
     encoding = 'utf-8'
     errors = 'backslashreplace'
     line_buffering = True
     mode = 'w'
 
-    def __init__(self, name):
+    def __init__(self, name, kind):
         self.name = name
+        self.kind = kind
         self.buffer = LogBuffer(self)
 
     def write(self, text):
@@ -200,20 +204,20 @@ class LogStream(io.TextIOBase):
         sink = current_sink()
         end = text.rfind('\n') + 1
         if end:
-            lines, sink.tail = sink.tail + text[:end], text[end:]
-            sink.emit(lines.encode('utf-8', 'backslashreplace'))
+            lines, sink.tails[self.kind] = sink.tails[self.kind] + text[:end], text[end:]
+            sink.emit(self.kind, lines.encode('utf-8', 'backslashreplace'))
         else:
-            sink.tail += text
+            sink.tails[self.kind] += text
         return len(text)
 
     def flush(self):
-        flush_sink(current_sink())
+        flush_sink(current_sink(), self.kind)
 
     def writable(self):
         return True
 
     def fileno(self):
-        return 2
+        return DESCRIPTOR[self.kind]
 
     def close(self):
         """Stays open: it belongs to the process, not to whom it was given."""
@@ -239,7 +243,7 @@ class LogBuffer(io.RawIOBase):
         return True
 
     def fileno(self):
-        return 2
+        return self.text.fileno()
 
     def close(self):
         """Stays open, as its text stream does."""
@@ -249,15 +253,15 @@ def current_sink():
     """Where the text of this thread goes now."""
     sink = getattr(LOCAL, 'sink', None)
     if sink is None:
-        sink = LOCAL.sink = Stderr()
+        sink = LOCAL.sink = Descriptors()
     return sink
 
 
-def flush_sink(sink):
+def flush_sink(sink, kind):
     """Lets out a line not yet ended."""
-    if sink.tail:
-        text, sink.tail = sink.tail, ''
-        sink.emit(text.encode('utf-8', 'backslashreplace'))
+    text, sink.tails[kind] = sink.tails[kind], ''
+    if text:
+        sink.emit(kind, text.encode('utf-8', 'backslashreplace'))
 
 
 def encode_tail(text, limit):
@@ -284,7 +288,7 @@ def describe_exception():
         del error, trace
 
 
-ERRORS = LogStream('<stderr>')
+ERRORS = LogStream('<stderr>', LOG)
 
 # The response head ---------------------------------------------------------------------------------------------------
 
@@ -568,7 +572,7 @@ class Response:
         elif self.left and not self.bodyless:
             log('runfcgi: the response is {} bytes shorter than its Content-Length'.format(self.left))
             last = END_TRUNCATED
-        if slot.tail:
+        if slot.tails[LOG] or slot.tails[OUTPUT]:
             slot.end_log()
         slot.send(self.pending + last)
 
@@ -580,9 +584,9 @@ class Slot:
         self.sock = PRIVATE.add(unix_socket(fd))
         self.app = app
         self.rest = b''  # received, not yet used
-        self.tail = ''  # a log line not yet ended
+        self.tails = {LOG: '', OUTPUT: ''}  # lines not yet ended
         self.gone = False  # the front closed it, or a frame went out only in part
-        self.idle_sink = Stderr()
+        self.idle_sink = Descriptors()
         self.base = base_environ(settings)
         # Waiting in poll and not in recvmsg: the front's reading of our answer would wake the latter for nothing.
         waiting = Poll()
@@ -743,21 +747,23 @@ class Slot:
             self.gone = True
             raise
 
-    def emit(self, data):
-        """Text of the application, as LOG frames; to descriptor 2 once the front is gone. Printing never fails."""
+    def emit(self, kind, data):
+        """Text of the application, as LOG or OUTPUT; to its descriptor once the front is gone. Printing never fails."""
         if not self.gone:
             try:
                 for start in range(0, len(data), LOG_LIMIT):
-                    self.send(frame(LOG, data[start : start + LOG_LIMIT]))
+                    self.send(frame(kind, data[start : start + LOG_LIMIT]))
                 return
             except OSError:
                 pass
-        self.idle_sink.emit(data)
+        self.idle_sink.emit(kind, data)
 
     def end_log(self):
-        """Lets out the last, unended line of the request."""
-        self.tail += '\n' if self.tail else ''
-        flush_sink(self)
+        """Lets out the last, unended lines of the request."""
+        for kind, tail in self.tails.items():
+            if tail:
+                self.tails[kind] += '\n'
+                flush_sink(self, kind)
 
 
 HTTPS_ON = ('on', 'ON', '1')
@@ -1058,7 +1064,9 @@ class Preloader:
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
         ready = ('python', version, 'threads', str(count_threads()), 'seconds', seconds, 'pid', str(self.pid))
-        ready += ('output', take_output())
+        ready += ('errors', take_output(ERRORS))
+        if sys.__stdout__.kind == OUTPUT:
+            ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
         os.pwrite(self.lock, '{} ready'.format(self.pid).encode(), 0)  # from now on whoever gets no answer may do so
         self.set_signals()  # again: the application may have set its own while it was imported
@@ -1143,7 +1151,7 @@ class Preloader:
                 kind, payload, fds = received
                 if kind == HELLO:
                     self.greet(control, decode_pairs(payload))
-                elif kind == FORK and self.app is not None and len(fds) >= 3:
+                elif kind == FORK and self.app is not None and len(fds) >= 4:
                     self.fork(control, fds)
                 else:
                     close_all(fds)
@@ -1175,7 +1183,7 @@ class Preloader:
             return
         if pid == 0:
             try:
-                self.become_worker(fds[0], fds[1], fds[2:])
+                self.become_worker(fds[0], fds[1], fds[2], fds[3:])
             except BaseException:
                 log('runfcgi: the worker could not start\n' + describe_exception())
             finally:
@@ -1191,14 +1199,14 @@ class Preloader:
         except OSError:
             pass
 
-    def become_worker(self, lifeline, stderr, slots):
+    def become_worker(self, lifeline, stdout, stderr, slots):
         """In the forked child, which has dropped listener, lock and control sockets already."""
         hold_lifeline(lifeline)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, self.old_sigchld or signal.SIG_DFL)
-        os.dup2(stderr, 1)
+        os.dup2(stdout, 1)
         os.dup2(stderr, 2)
-        os.close(stderr)
+        close_all((stdout, stderr))
         reseed()
         release_connections()
         gc.enable()
@@ -1311,14 +1319,15 @@ def unlink_unlocked(path):
         os.close(fd)
 
 
-def take_output():
-    """What was written to standard output and error until now, as far as it can be read back; the file is emptied."""
-    ERRORS.flush()
+def take_output(stream):
+    """What was written to the stream's descriptor until now, as far as it can be read back; the file is emptied."""
+    stream.flush()
     sys.stdout.flush()
+    fd = stream.fileno()
     try:
-        size = os.fstat(2).st_size
-        text = os.pread(2, TEXT_LIMIT, max(0, size - TEXT_LIMIT))
-        os.ftruncate(2, 0)
+        size = os.fstat(fd).st_size
+        text = os.pread(fd, TEXT_LIMIT, max(0, size - TEXT_LIMIT))
+        os.ftruncate(fd, 0)
     except OSError:
         return ''
     return text.decode('utf-8', 'replace').replace('\0', '')
@@ -1407,7 +1416,7 @@ def main():
     os.dup2(null, 0)
     os.close(null)
     settings, fds = receive_setup(setup_socket)
-    sys.stdout = sys.__stdout__ = LogStream('<stdout>')
+    sys.stdout = sys.__stdout__ = LogStream('<stdout>', OUTPUT if settings.get('outlog') == '1' else LOG)
     sys.stderr = sys.__stderr__ = ERRORS
     prepare(settings)
     if settings.get('mode') == 'preloader':

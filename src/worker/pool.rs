@@ -50,6 +50,15 @@ pub struct Slot {
     pub state: SlotState,
 }
 
+/// One of the two descriptors that a process writes text to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
 /// A worker process.
 #[derive(Debug)]
 pub struct Process {
@@ -59,8 +68,10 @@ pub struct Process {
     pub generation: u64,
     /// Its end is the process's end. None: cut.
     pub lifeline: Option<OwnedFd>,
-    /// Its standard output and error.
-    pub output: Option<OwnedFd>,
+    /// Its standard output, where that is kept apart.
+    pub stdout: Option<OwnedFd>,
+    /// Its standard error, and its standard output where that is not kept apart.
+    pub stderr: Option<OwnedFd>,
     /// Its slots.
     pub slots: Vec<SlotNo>,
     /// Requests served.
@@ -135,7 +146,22 @@ pub struct Pool {
     last_slot: u64,
 }
 
+impl Process {
+    /// Where we read what it writes.
+    pub fn output(&mut self, stream: Stream) -> &mut Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+}
+
 impl Pool {
+    /// The id of a process that has started.
+    pub fn pid(&self, number: ProcessNo) -> Option<i32> {
+        self.processes.get(&number)?.pid
+    }
+
     /// A process that was asked for, with our ends of its slots' sockets.
     pub fn add(&mut self, mut process: Process, channels: Vec<Channel>) -> ProcessNo {
         self.last_process += 1;
@@ -371,7 +397,8 @@ mod tests {
             pid: None,
             generation: 1,
             lifeline: None,
-            output: None,
+            stdout: None,
+            stderr: None,
             slots: Vec::new(),
             served: 0,
             served_limit: 2,

@@ -10,7 +10,7 @@
 //! app is imported. Nobody but the holder of the lock removes the socket. Takes `now` as an argument; never blocks.
 
 use super::channel::Channel;
-use super::spawn::{self, Start};
+use super::spawn::{self, Outputs, Start};
 use super::wire;
 use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
@@ -305,25 +305,35 @@ impl Link {
         lock.set_len(0)?;
         dir.sweep();
         let listener = listen(dir, &socket_name)?;
-        let config = start.config;
-        let mut setup = spawn::setup(config, "preloader", super::threads(config), true);
+        let threads = super::threads(start.config);
+        let mut setup = spawn::setup(start, "preloader", threads, true);
         setup.push(
             b"socket",
             dir.file(&socket_name).as_os_str().as_encoded_bytes(),
         );
         setup.push(b"lock", lock_path.as_os_str().as_encoded_bytes());
-        let log = dir.file(&format!("{}.log", self.version));
-        let output = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&log)?;
-        fs::remove_file(&log)?;
+        let stderr = nameless(&dir.file(&format!("{}.log", self.version)))?;
+        let stdout = match start.outlog {
+            true => nameless(&dir.file(&format!("{}.out", self.version)))?,
+            false => stderr.try_clone()?,
+        };
         let descriptors = [listener.as_raw_fd(), lock.as_raw_fd()];
-        let control = spawn::start(start, &setup, &descriptors, output, wire::FAILED)?;
+        let outputs = Outputs { stdout, stderr };
+        let control = spawn::start(start, &setup, &descriptors, outputs, wire::FAILED)?;
         Ok(Some((control, true)))
     }
+}
+
+/// A file that goes with the last that has it open.
+fn nameless(path: &std::path::Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 /// Pause before the import of an app that failed is tried again.
@@ -448,6 +458,7 @@ mod tests {
             exe: std::path::Path::new("/nonexistent"),
             cache: None,
             cgi: false,
+            outlog: false,
         };
         let hello = Hello {
             spawner: 0,

@@ -56,15 +56,25 @@ pub struct Start<'a> {
     pub cache: Option<&'a Path>,
     /// The environment is that of a CGI request.
     pub cgi: bool,
+    /// What the app writes to standard output is kept apart from what it writes to standard error.
+    pub outlog: bool,
 }
 
-/// Starts Python in the mode that `setup` names, with `descriptors` for it, and `output` as its standard output and
-/// error. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket.
+/// What a Python writes to.
+#[derive(Debug)]
+pub struct Outputs {
+    /// Its standard output.
+    pub stdout: File,
+    /// Its standard error.
+    pub stderr: File,
+}
+
+/// Starts Python in the mode that `setup` names, with `descriptors` for it. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket.
 pub fn start(
     start: Start<'_>,
     setup: &Pairs,
     descriptors: &[RawFd],
-    output: File,
+    outputs: Outputs,
     fail_frame: u8,
 ) -> io::Result<OwnedFd> {
     let (mut ours, theirs) = UnixStream::pair()?;
@@ -92,7 +102,7 @@ pub fn start(
         command.current_dir(path);
     }
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
-    command.stdout(output.try_clone()?).stderr(output);
+    command.stdout(outputs.stdout).stderr(outputs.stderr);
     command.spawn()?;
 
     ours.write_all(format!("{:08x}", BRIDGE.len()).as_bytes())?;
@@ -112,11 +122,12 @@ pub fn start(
 }
 
 /// The pairs of `SETUP` that say which app and how.
-pub fn setup(config: &Config, mode: &str, threads: u32, multiprocess: bool) -> Pairs {
+pub fn setup(start: Start<'_>, mode: &str, threads: u32, multiprocess: bool) -> Pairs {
     let mut pairs = Pairs::new();
     let mut put = |name: &str, value: &[u8]| {
         pairs.push(name.as_bytes(), value);
     };
+    let config = start.config;
     let app = &config.app;
     put("mode", mode.as_bytes());
     if let Some(path) = &app.path {
@@ -134,6 +145,7 @@ pub fn setup(config: &Config, mode: &str, threads: u32, multiprocess: bool) -> P
     put("threads", threads.to_string().as_bytes());
     put("multiprocess", if multiprocess { b"1" } else { b"0" });
     put("pycache", b"1");
+    put("outlog", if start.outlog { b"1" } else { b"0" });
     pairs
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Three channels use it:
 //! - *slot* (front <-> worker): one request at a time. Down: `REQUEST`, `ABORT`. Up: `STARTED` or `BOOT_FAILED` once,
-//!   then for each request `LOG*`, then `HEAD (DATA | FILE | LOG)* END` or `EXCEPTION END`.
+//!   then for each request `HEAD (DATA | FILE)* END` or `EXCEPTION END`, with `LOG` and `OUTPUT` anywhere before `END`.
 //! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`; up `FORKED` or `REFUSED`
 //!   for each `FORK`, in order; `RELEASE` and `EXITED` at any time.
 //! - *setup* (front -> a Python just started, once): `SETUP`.
@@ -37,8 +37,10 @@ pub const HEAD: u8 = b'H';
 pub const DATA: u8 = b'D';
 /// Worker to front: a piece of a file as body: payload offset (u64), length (u64); its descriptor comes along.
 pub const FILE: u8 = b'F';
-/// Worker to front: text of the app for its log (wsgi.errors, sys.stdout, sys.stderr during a request).
+/// Worker to front: text of the app for its log (wsgi.errors, sys.stderr during a request; sys.stdout unless `outlog`).
 pub const LOG: u8 = b'L';
+/// Worker to front: what the app wrote to sys.stdout during a request, when `SETUP` said `outlog`.
+pub const OUTPUT: u8 = b'O';
 /// Worker to front: the app raised before its head was sent; payload the traceback. `END` follows.
 pub const EXCEPTION: u8 = b'X';
 /// Worker to front: the request is over, also when it failed; the worker waits for the next one.
@@ -51,11 +53,11 @@ pub const SETUP: u8 = b'S';
 /// Front to preloader: payload pairs `pid`, `spawner` (pid), `spawner_start` (clock ticks since boot, as in
 /// /proc/PID/stat), `linger` (seconds).
 pub const HELLO: u8 = b'h';
-/// Front to preloader: fork a worker. Descriptors: lifeline (read end), stderr (write end), then one slot socket for
-/// each thread that the worker shall have.
+/// Front to preloader: fork a worker. Descriptors: lifeline (read end), stdout and stderr (write ends, or the same one
+/// twice), then one slot socket for each thread that the worker shall have.
 pub const FORK: u8 = b'f';
 /// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`,
-/// `output`: what was printed meanwhile).
+/// `errors`, `output`: what was written meanwhile to standard error, and to standard output if that is kept apart).
 pub const READY: u8 = b'r';
 /// Preloader to front: the app could not be imported; payload text, the last lines of the log.
 pub const FAILED: u8 = b'b';
@@ -69,7 +71,7 @@ pub const RELEASE: u8 = b'l';
 /// words.
 pub const EXITED: u8 = b'q';
 
-/// Length at which a frame that must be kept whole (all but `DATA` and `LOG`) is refused.
+/// Length at which a frame that must be kept whole (all but `DATA`, `LOG` and `OUTPUT`) is refused.
 pub const MAX_WHOLE: usize = 1 << 20;
 
 /// A frame from Python.
@@ -95,6 +97,8 @@ pub enum Frame<'a> {
     },
     /// A piece of text for the log.
     Log(&'a [u8]),
+    /// A piece of text that was written to standard output.
+    Output(&'a [u8]),
     /// The app raised before its head; its traceback.
     Exception(Cow<'a, [u8]>),
     /// The request is over.
@@ -144,8 +148,8 @@ pub struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// Eats from the front of `input` up to and including the next frame, or the next piece of a `DATA` or `LOG`
-    /// frame. `Ok(None)`: all eaten.
+    /// Eats from the front of `input` up to and including the next frame, or the next piece of a `DATA`, `LOG` or
+    /// `OUTPUT` frame. `Ok(None)`: all eaten.
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, WireError> {
         loop {
             if let Some((kind, left)) = self.streaming {
@@ -159,17 +163,17 @@ impl FrameDecoder {
                 let (piece, rest) = input.split_at(left.min(input.len()));
                 *input = rest;
                 self.streaming = (left > piece.len()).then(|| (kind, left - piece.len()));
-                return Ok(Some(if kind == DATA {
-                    Frame::Data(piece)
-                } else {
-                    Frame::Log(piece)
+                return Ok(Some(match kind {
+                    DATA => Frame::Data(piece),
+                    LOG => Frame::Log(piece),
+                    _ => Frame::Output(piece),
                 }));
             }
             let Some(header) = self.header(input)? else {
                 return Ok(None);
             };
             let (kind, flags, length) = header;
-            if kind == DATA || kind == LOG {
+            if comes_in_pieces(kind) {
                 self.skip_header(input);
                 self.streaming = Some((kind, length));
                 continue;
@@ -218,7 +222,7 @@ impl FrameDecoder {
             return Ok(None);
         }
         let length = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
-        if bytes[0] != DATA && bytes[0] != LOG && length > MAX_WHOLE {
+        if !comes_in_pieces(bytes[0]) && length > MAX_WHOLE {
             return Err(WireError(format!(
                 "a frame of type {:?} with {length} bytes",
                 bytes[0] as char
@@ -234,6 +238,10 @@ impl FrameDecoder {
             self.kept.clear();
         }
     }
+}
+
+fn comes_in_pieces(kind: u8) -> bool {
+    matches!(kind, DATA | LOG | OUTPUT)
 }
 
 fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireError> {
@@ -318,6 +326,7 @@ mod tests {
         put_frame(&mut bytes, STARTED, &7u32.to_be_bytes());
         put_frame(&mut bytes, LOG, b"note\n");
         put_frame(&mut bytes, HEAD, b"200 OK\0A\0b\0");
+        put_frame(&mut bytes, OUTPUT, b"printed\n");
         put_frame(&mut bytes, DATA, b"body");
         put_frame(&mut bytes, DATA, b"");
         put_frame(
@@ -339,11 +348,12 @@ mod tests {
                 let word = match frame {
                     Frame::Data(b) => format!("data {}", String::from_utf8_lossy(b)),
                     Frame::Log(b) => format!("log {}", String::from_utf8_lossy(b)),
+                    Frame::Output(b) => format!("output {}", String::from_utf8_lossy(b)),
                     Frame::Head(b) => format!("head {}", String::from_utf8_lossy(&b)),
                     other => format!("{other:?}"),
                 };
                 match (seen.last_mut(), word.split_once(' ')) {
-                    (Some(last), Some((kind @ ("data" | "log"), more)))
+                    (Some(last), Some((kind @ ("data" | "log" | "output"), more)))
                         if last.starts_with(kind) =>
                     {
                         last.push_str(more)
@@ -363,6 +373,7 @@ mod tests {
             "Started { pid: 7 }",
             "log note\n",
             "head 200 OK\0A\0b\0",
+            "output printed\n",
             "data body",
             "File { offset: 1, length: 2 }",
             "Release",
