@@ -19,8 +19,10 @@ class Answer:
 class Load:
     """`with Load(port, "/page/") as load:` runs eight visitors; afterwards `load.answers` has it all."""
 
-    def __init__(self, port, path, visitors=8, pause=0.01, timeout=60):
+    def __init__(self, port, path, visitors=8, pause=0.01, timeout=60, keep_alive=True):
         self.port, self.path, self.pause, self.timeout = port, path, pause, timeout
+        # A web server that is reloaded ends idle connections, which only a visitor who kept one could take for a failure.
+        self.keep_alive = keep_alive
         self.answers = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(visitors)]
@@ -51,5 +53,7 @@ class Load:
                 connection.close()
                 status, body = 0, repr(error)
             self.answers.append(Answer(begin, time.monotonic(), status, body))
+            if not self.keep_alive:
+                connection.close()
             self._over.wait(self.pause)
         connection.close()
