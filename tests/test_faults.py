@@ -755,6 +755,20 @@ def test_at_the_limit_of_processes_those_that_import_by_themselves_give_way_too(
     assert site.log().count("cannot be started") <= 8, "the log is not flooded"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
+def test_new_code_goes_live_where_old_and_new_have_no_room_beside_each_other(make_plain, manage):
+    site = make_plain(server="preload = false")
+    give_to_limited(site)
+    manager = manage(site, uid=LIMITED, gid=LIMITED, limits={resource.RLIMIT_NPROC: 1 + 2 + 2 + 2})
+    fronts = [manager.spawn() for _ in range(2)]
+    for front in fronts:
+        ask(front, "/version")
+    site.account.code(1)
+    site.account.touch()
+    for front in fronts:
+        until(lambda: ask(front, "/version").text == "1", 8, "new code is live")
+
+
 def give_to_limited(site):
     for directory, directories, files in os.walk(site.account.base):
         for name in [directory, *(os.path.join(directory, n) for n in directories + files)]:

@@ -316,6 +316,7 @@ def old_class(build, model):
             asked = time.monotonic()
             fresh = manager.spawn()
             ask(fresh, "/version")
+            until(lambda: len(site.workers()) == 1, 9, "the old processes keep no worker")
             yield site, manager, fronts, fresh, asked
         until(site.gone, 5, "all have left")
     finally:

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const STOP_WITHIN: Duration = Duration::from_millis(6500);
 /// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
 const EXEC_WITHIN: Duration = Duration::from_secs(20);
+/// A process of an old inode ends its worker after this time without a connection.
+const UNUSED: Duration = Duration::from_secs(3);
 /// A process of an old inode leaves after this time without a connection.
 const STRAGGLERS: Duration = Duration::from_secs(60);
 
@@ -83,17 +85,27 @@ impl Server {
     }
 
     /// mod_fcgid tells programs apart by inode: a process of an old one gets no more requests and is never ended.
+    /// Until it leaves it keeps no worker that has nothing to do.
     pub(super) fn look_for_old_class(&mut self, now: Instant) {
-        let old = self.place.role == (Role::Spawned { mod_fcgid: true })
-            && self.watch.executable() != super::Stamp::default()
-            && self.watch.executable().inode() != self.place.spawned_as;
-        if old
-            && self.requests.is_empty()
-            && now.saturating_duration_since(self.last_accept) >= STRAGGLERS
-        {
+        if !self.is_of_old_class() || !self.requests.is_empty() {
+            return;
+        }
+        let unused = now.saturating_duration_since(self.last_accept);
+        if unused >= STRAGGLERS {
             self.note(Level::Info, "leaving: the web server has newer processes");
             self.stop(now);
+        } else if unused >= UNUSED && !self.restart.is_importing() {
+            for process in self.pool.idle_since(now) {
+                self.pool.retire(process, now);
+            }
+            self.given_back = true;
         }
+    }
+
+    pub(super) fn is_of_old_class(&self) -> bool {
+        self.place.role == (Role::Spawned { mod_fcgid: true })
+            && self.watch.executable() != super::Stamp::default()
+            && self.watch.executable().inode() != self.place.spawned_as
     }
 
     /// Whether, and how, it is time to return from `run`.

@@ -272,6 +272,7 @@ impl Server {
             seed: seed(),
             started: now,
         };
+        server.given_back = server.is_of_old_class();
         server.start_from_good(now);
         server.listen()?;
         server.watch_control(1);

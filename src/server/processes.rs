@@ -34,7 +34,7 @@ impl Server {
         }
         let sizes = self.sizes();
         let counts = self.pool.counts(self.queue.len(), self.current.number);
-        let spared = self.given_back && self.queue.is_empty();
+        let spared = self.is_spared();
         self.given_back = spared;
         let leaving = self.restart.is_leaving() && self.queue.is_empty();
         let wanted = if self.is_faulty() || leaving || spared {

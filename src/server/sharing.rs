@@ -8,7 +8,7 @@
 use super::Server;
 use super::processes::FORK_PAUSE;
 use crate::log::Level;
-use crate::worker::pool::Process;
+use crate::worker::pool::{Process, ProcessNo};
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,9 +33,30 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Server {
+    /// Whether this front does without a worker until a request needs one. Not while it has one with old code: that
+    /// would serve on and on.
+    pub(super) fn is_spared(&self) -> bool {
+        self.given_back && self.queue.is_empty() && self.outdated().next().is_none()
+    }
+
+    /// Workers of code that is not the newest.
+    fn outdated(&self) -> impl Iterator<Item = ProcessNo> {
+        let current = self.current.number;
+        let old = move |p: &Process| !p.retiring && p.generation != current;
+        let processes = self.pool.processes.iter();
+        processes.filter(move |(_, p)| old(p)).map(|(n, _)| *n)
+    }
+
     /// The system refused a process: who waits goes on waiting, and tries again soon.
     pub(super) fn wait_for_room(&mut self, text: &str, now: Instant) {
         self.note_limit(text, now);
+        // An idle worker with old code makes room for one with new code: there may be no other room.
+        let mut idle = self.pool.idle_since(now);
+        let outdated: Vec<_> = self.outdated().collect();
+        idle.retain(|process| outdated.contains(process));
+        for process in idle {
+            self.pool.retire(process, now);
+        }
         self.given_back = self.queue.is_empty();
         self.fork_after = Some(now + REFUSED_PAUSE);
         self.due(now + REFUSED_PAUSE);

@@ -109,7 +109,7 @@ impl Server {
         let answered = workers.clone().any(|p| p.served > 0);
         let still_from = self.last_accept + STILL;
         let unneeded = workers.any(|p| p.pid.is_some()) && self.requests.is_empty();
-        if answered || until <= now || unneeded && still_from <= now {
+        if answered || self.is_spared() || until <= now || unneeded && still_from <= now {
             self.turns.held = None;
         } else {
             self.due(if unneeded {
