@@ -10,6 +10,7 @@ import re
 import resource
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -519,8 +520,6 @@ def test_a_preloader_that_stands_still_is_replaced(make_plain, manage, who):
 
 def external(site, *words, **options):
     """`mysite.fcgi` as a person starts it for an external web server, on a socket of its own."""
-    import subprocess
-
     user = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
     path = str(site.account.base / "home" / "external.sock")
     command = [str(site.account.executable), "runfcgi", "daemonize=false", f"socket={path}", *words]
@@ -729,11 +728,13 @@ def test_at_the_limit_of_processes_those_that_import_by_themselves_give_way_too(
     """Nobody knows the others here, there is no preloader. Two workers have room; four fronts have visitors."""
     site = make_plain(server="preload = false", limits="queue_timeout = 20")
     give_to_limited(site)
-    manager = manage(site, uid=LIMITED, gid=LIMITED, limits={resource.RLIMIT_NPROC: 1 + 4 + 4 + 2})
+    manager = manage(site, uid=LIMITED, gid=LIMITED)
     fronts = [manager.spawn() for _ in range(4)]
-    for front in fronts[:2]:
-        ask(front, "/pid")
-    until(lambda: len(site.workers()) == 2, 5, "there is room for two")
+    workers = [int(ask(front, "/pid").text) for front in fronts]
+    allow(fronts, tasks_of(LIMITED) - 2)
+    for worker in workers[2:]:
+        kill(worker)
+    until(lambda: set(site.workers()) == set(workers[:2]), 5, "there is no room for more")
     over = threading.Event()
 
     def visit(front):
@@ -759,14 +760,28 @@ def test_at_the_limit_of_processes_those_that_import_by_themselves_give_way_too(
 def test_new_code_goes_live_where_old_and_new_have_no_room_beside_each_other(make_plain, manage):
     site = make_plain(server="preload = false")
     give_to_limited(site)
-    manager = manage(site, uid=LIMITED, gid=LIMITED, limits={resource.RLIMIT_NPROC: 1 + 2 + 2 + 2})
+    manager = manage(site, uid=LIMITED, gid=LIMITED)
     fronts = [manager.spawn() for _ in range(2)]
     for front in fronts:
         ask(front, "/version")
+    allow(fronts, tasks_of(LIMITED))
     site.account.code(1)
     site.account.touch()
     for front in fronts:
         until(lambda: ask(front, "/version").text == "1", 8, "new code is live")
+
+
+def tasks_of(uid):
+    """What the kernel counts for the user: threads."""
+    theirs = [pid for pid in all_processes() if os.path.exists(f"/proc/{pid}") and os.stat(f"/proc/{pid}").st_uid == uid]
+    return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in theirs)
+
+
+def allow(fronts, tasks):
+    """From now on these may start processes up to so many of their user."""
+    for front in fronts:
+        command = ["prlimit", f"--pid={front.pid}", f"--nproc={tasks}"]
+        subprocess.run(command, user=LIMITED, group=LIMITED, extra_groups=[], check=True)  # its own user may lower it
 
 
 def give_to_limited(site):
