@@ -131,17 +131,24 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
         // Locked, so that no sweep takes it for a left-over.
         file.lock()?;
         let written = file.write_all(content);
-        let renamed = written.and_then(|()| fs::rename(&temporary, &path));
+        let named = written.and_then(|()| name_once(&temporary, &path));
         drop(file);
-        if let Err(error) = renamed {
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
+        let _ = fs::remove_file(&temporary);
+        named?;
     }
     Err(io::Error::other(format!(
         "{} keeps disappearing",
         path.display()
     )))
+}
+
+/// Gives the file its name, unless another process was first: two copies would take twice the memory.
+fn name_once(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => fs::rename(temporary, path), // a file system without links
+        Ok(()) => Ok(()),
+    }
 }
 
 fn copy_to_memory(content: &[u8]) -> io::Result<OwnedFd> {
