@@ -87,7 +87,7 @@ class Model:
         run(system, "-m", "venv", "--without-pip", self.home / "venv")
         packages = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         # Copied, not installed again, and not linked: the checkout may lie where the site's user cannot read.
-        for name in ("django", "asgiref", "sqlparse"):
+        for name in ("django", "asgiref", "sqlparse", "flup"):
             origin = Path(importlib.util.find_spec(name).origin).parent
             shutil.copytree(origin, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(APPS / "djangosite", self.home / "myproject", ignore=shutil.ignore_patterns("__pycache__"))
