@@ -733,6 +733,13 @@ class WorkerTest(unittest.TestCase):
         self.assertNotIn('unended', worker.log)
 
     @each_python
+    def test_a_line_without_an_end_comes_in_pieces(self, python):
+        app = 'for _ in range(30000):\n    print(".", end="")\n' + HELLO_APP
+        worker = Worker(self, python, app).started()
+        wait_for(lambda: worker.log.count('.') >= 20000, 'the dots')
+        self.assertEqual(worker.ask().body, b'hello')
+
+    @each_python
     def test_standard_output_is_kept_apart(self, python):
         app = RICH_APP + '\nimport atexit\natexit.register(print, "good night")\nassert sys.stdout.fileno() == 1\n'
         worker = Worker(self, python, app, outlog='1').started()

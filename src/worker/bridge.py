@@ -56,6 +56,7 @@ RECEIVE_SIZE = 65536 + REQUEST_HEADER.size
 JOIN_LIMIT = 65536  # up to here copying a body into one buffer is cheaper than a scattered send
 DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
 LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
+TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
@@ -208,6 +209,8 @@ class LogStream(io.TextIOBase):
             sink.emit(self.kind, lines.encode('utf-8', 'backslashreplace'))
         else:
             sink.tails[self.kind] += text
+            if len(sink.tails[self.kind]) > TAIL_LIMIT:
+                self.flush()
         return len(text)
 
     def flush(self):
@@ -883,7 +886,8 @@ def warm_templates():
 
 
 # Django's own that keep nothing, and ask neither a database nor a cache, when a visitor without cookies comes.
-QUIET_MIDDLEWARE = frozenset(
+SESSIONS = 'django.contrib.sessions.middleware.SessionMiddleware'
+QUIET_MIDDLEWARE = {SESSIONS}.union(
     'django.' + name
     for name in (
         'middleware.security.SecurityMiddleware',
@@ -893,7 +897,6 @@ QUIET_MIDDLEWARE = frozenset(
         'middleware.clickjacking.XFrameOptionsMiddleware',
         'middleware.http.ConditionalGetMiddleware',
         'middleware.gzip.GZipMiddleware',
-        'contrib.sessions.middleware.SessionMiddleware',
         'contrib.auth.middleware.AuthenticationMiddleware',
         'contrib.messages.middleware.MessageMiddleware',
     )
@@ -910,8 +913,11 @@ WARM_ROUNDS = 10  # CPython 3.11 and later fit byte code to what it meets after 
 def warm_middleware(django):
     """Answers an empty page, through those of the site's middleware that have no side effects. What that writes to
     byte code and caches is then the same in all workers, and stays shared."""
+    import logging
+
     from django.core.handlers.base import BaseHandler
     from django.core.handlers.wsgi import WSGIRequest
+    from django.db.transaction import non_atomic_requests
     from django.http import HttpResponse
     from django.template import Engine, RequestContext
     from django.urls import re_path, set_urlconf
@@ -922,30 +928,54 @@ def warm_middleware(django):
         template = engine.from_string(WARM_TEMPLATE)
         return HttpResponse(template.render(RequestContext(request, {'rows': [number, 'a', None]})))
 
+    for alias in django.DATABASES:
+        page = non_atomic_requests(using=alias)(page)
     urlconf = (re_path('^runfcgi/([0-9]+)/$', page, name='runfcgi'),)
-    own_stores = all(
-        getattr(django, name, 'django.').startswith('django.') for name in ('SESSION_ENGINE', 'MESSAGE_STORAGE')
-    )
     middleware = django.MIDDLEWARE
     handler = BaseHandler()
+    # What Django reports of a failure here, to the administrators say, would be of no use to them.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        django.MIDDLEWARE = [name for name in middleware if name in QUIET_MIDDLEWARE] if own_stores else []
+        django.MIDDLEWARE = quiet_middleware(django)
         handler.load_middleware()
+        for _ in range(WARM_ROUNDS if warm_host(django) else 0):
+            request = WSGIRequest(warm_environ({}, django, '/runfcgi/1/'))
+            request.urlconf = urlconf
+            response = handler.get_response(request)
+            b''.join(response)
+            if response.status_code != 200:
+                break
     finally:
         django.MIDDLEWARE = middleware
-    if not (django.ALLOWED_HOSTS or django.DEBUG):
-        return  # such a site refuses every visitor, and tells its administrators of each
-    for _ in range(WARM_ROUNDS):
-        request = WSGIRequest(warm_environ({}, django, '/runfcgi/1/'))
-        request.urlconf = urlconf
-        b''.join(handler.get_response(request))
-    set_urlconf(None)
+        logging.disable(disabled)
+        set_urlconf(None)
+
+
+def quiet_middleware(django):
+    """Those of the site's middleware that are quiet, and have what they need among these."""
+    stores = (getattr(django, 'SESSION_ENGINE', ''), getattr(django, 'MESSAGE_STORAGE', ''))
+    quiet = [name for name in django.MIDDLEWARE if name in QUIET_MIDDLEWARE]
+    if SESSIONS in quiet and all(store.startswith('django.') for store in stores):
+        return quiet
+    return [name for name in quiet if not name.startswith('django.contrib.')]
+
+
+def warm_host(django):
+    """A host name that the site answers to; None if it refuses all."""
+    from django.http.request import validate_host
+
+    allowed = django.ALLOWED_HOSTS or (['localhost'] if django.DEBUG else [])
+    for pattern in allowed:
+        host = 'localhost' if pattern == '*' else pattern.lstrip('.')
+        if validate_host(host, allowed):
+            return host
+    return None
 
 
 def warm_environ(settings, django, uri):
     """The environ of a GET that a visitor without cookies sends, to a host that Django accepts."""
-    hosts = getattr(django, 'ALLOWED_HOSTS', None) or ['localhost']
-    host = hosts[0].replace('*', 'localhost').lstrip('.')
+    host = django and warm_host(django) or 'localhost'
     path, _, query = uri.partition('?')
     environ = base_environ(settings)
     environ.update(
@@ -1173,31 +1203,39 @@ class Preloader:
         while True:
             self.turn(self.patience())
             self.reap()
+            forget_output()
             if self.may_leave():
                 self.leave()
 
     def go_on_as_child(self):
         """Leaves behind what only the import had mapped: parts of libraries, 2 to 3 MB. Where no process more is
         allowed it goes on as it is."""
+        ERRORS.flush()
+        sys.stdout.flush()
         held, PRIVATE.held = PRIVATE.held, []  # the child is the preloader, so it keeps them
-        ours, parents = os.pipe()
         try:
-            if os.fork():
-                os._exit(0)
-            os.close(parents)
+            ours, parents = os.pipe()
+            try:
+                if os.fork():
+                    os._exit(0)
+            finally:
+                os.close(parents)
             os.read(ours, 1)  # ends with the parent, which held the listener and the lock
-            self.claim()
-        except OSError:
-            os.close(parents)
-        finally:
             os.close(ours)
+        except OSError:
+            pass
+        finally:
             PRIVATE.held = held
+        self.claim()
 
     def claim(self):
         """Writes our process id into the lock: by it a front ends us if the import hangs."""
         self.pid = os.getpid()
-        os.ftruncate(self.lock, 0)
-        os.pwrite(self.lock, str(self.pid).encode(), 0)
+        try:
+            os.ftruncate(self.lock, 0)
+            os.pwrite(self.lock, str(self.pid).encode(), 0)
+        except OSError as error:
+            log('runfcgi: the lock file cannot be written: {}'.format(error))
 
     def serve_failure(self, before):
         """Tells every front why the import failed, until a file changes or the back-off is over; then leaves."""
@@ -1294,9 +1332,7 @@ class Preloader:
         try:
             pid = os.fork()
         except OSError as error:
-            text = 'fork was refused: {}'.format(error)
-            log('runfcgi: ' + text)
-            control.sock.sendall(frame(REFUSED, text.encode()))
+            control.sock.sendall(frame(REFUSED, 'fork was refused: {}'.format(error).encode()))
             close_all(fds)  # after it: the front learns of the refusal before its slots end
             for other in list(self.controls.values()):
                 if other is not control and other.greeted:
@@ -1469,6 +1505,14 @@ def take_output(stream):
     except OSError:
         return ''
     return text.decode('utf-8', 'replace').replace('\0', '')
+
+
+def forget_output():
+    """Once the application is imported nobody reads what is written to the preloader's nameless files."""
+    for fd in (1, 2):
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_size > LOG_LIMIT:
+            os.ftruncate(fd, 0)
 
 
 def count_threads():

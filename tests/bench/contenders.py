@@ -110,10 +110,11 @@ class Site:
 
 
 class Contender:
-    """What the kinds have in common. `fronts` and `apps` say where it can take part."""
+    """What the kinds have in common. `fronts` and `apps` say where it can take part; `by_name_only`: not unless named."""
 
     fronts = ("nginx", "fcgid")
     apps = ("hello", "django")
+    by_name_only = False
 
     def __init__(self, name, needs):
         self.name = name
@@ -188,16 +189,18 @@ class Floor(Contender):
 class Runfcgi(Contender):
     """Ours. Behind nginx a foreground process with a socket, under mod_fcgid a copy named mysite.fcgi."""
 
-    def __init__(self, name, needs, binary):
+    def __init__(self, name, needs, binary, settings=""):
         super().__init__(name, needs)
         self.binary = Path(binary)
+        self.settings = settings
+        self.by_name_only = bool(settings)
 
     def lay(self, site):
         name = "runfcgi" if site.front == "nginx" else "mysite.fcgi"
         site.program = site.directory / name
         executable(site.program, self.binary.read_bytes())
         toml = MYSITE_TOML.format(directory=site.directory, module=site.module, python=self.needs.python)
-        (site.directory / "mysite.toml").write_text(toml)
+        (site.directory / "mysite.toml").write_text(toml + self.settings)
         (site.directory / "runtime").mkdir(mode=0o700)
 
     def start(self, site):
@@ -239,6 +242,7 @@ def all_contenders(needs, binary):
     ]
     if binary:
         found.append(Runfcgi("runfcgi", needs, binary))
+        found.append(Runfcgi("runfcgi-warm", needs, binary, 'warm = "/"\n'))
     return found
 
 

@@ -14,6 +14,7 @@ from myproject.settings import *
 
 MIDDLEWARE = ["django.middleware.locale.LocaleMiddleware", *MIDDLEWARE, "watch.Watch"]
 CSRF_USE_SESSIONS = SESSION_SAVE_EVERY_REQUEST = True
+DATABASES["default"]["ATOMIC_REQUESTS"] = True
 TEMPLATES[0]["OPTIONS"]["context_processors"].append("watch.processor")
 """
 WATCH = """\
@@ -76,7 +77,7 @@ def test_a_site_sees_nothing_of_the_warming(site):
         assert apache.client.get("/version/").text == "0"
         seen = site.home / "db" / "seen"
         until(lambda: "request_finished" in seen.read_text(), 5, "the request is over")
-        assert seen.read_text().splitlines() == ["request_started", "/version/", "request_finished"]
+        assert seen.read_text().splitlines() == ["request_started", "/version/", "database", "request_finished"]
         assert "warming" not in apache.log()
 
 
@@ -89,6 +90,7 @@ def test_eight_processes_take_a_fraction_of_what_flup_takes(site):
     give(script)
     with Apache(site) as apache:
         ours = memory(apache, "", lambda: processes.named(site.base, "mysite.fcgi"))
+        assert len(processes.named(site.base, "runfcgi-worker")) == PROCESSES
         ours += sum(pss(pid) for name in ("runfcgi-preload", "runfcgi-worker")
                     for pid in processes.named(site.base, name))  # fmt: skip
         flup = memory(apache, "/flup.fcgi", lambda: running(site.base, script))
