@@ -28,7 +28,7 @@
 //! main ─▶ start ─▶ cli, check, daemon, systemd, endpoints, image, status (the command)
 //!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
-//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge.py
+//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
 //!                                └────▶ pairs, config (plain data)
 //! ```

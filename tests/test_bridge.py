@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge.py: real interpreters, driven over socket pairs as the front drives them.
+"""Tests of src/worker/bridge/: real interpreters, driven over socket pairs as the front drives them.
 
     python3 -m unittest tests/test_bridge.py        (or pytest; RUNFCGI_TEST_PYTHONS=path:path names interpreters)
 
@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,8 +24,21 @@ import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-with open(os.path.join(HERE, '..', 'src', 'worker', 'bridge.py'), 'rb') as source:
-    BRIDGE = source.read()
+WORKER = os.path.join(HERE, '..', 'src', 'worker')
+
+
+def bridge():
+    """The parts of the bridge, joined as src/worker/spawn.rs joins them."""
+    with open(os.path.join(WORKER, 'spawn.rs')) as file:
+        parts = re.findall(r'include_str!\("(bridge/\w+\.py)"\)', file.read())
+    source = b''
+    for part in parts:
+        with open(os.path.join(WORKER, part), 'rb') as file:
+            source += file.read()
+    return source
+
+
+BRIDGE = bridge()
 
 # What the front gives to `python -c`: it reads the bridge's length and source from descriptor 0 and runs it.
 LOADER = (

@@ -16,8 +16,20 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The Python side, sent to each interpreter that is started.
-pub const BRIDGE: &str = include_str!("bridge.py");
+/// The Python side, sent to each interpreter that is started: one module, whose parts stand in this order.
+pub const BRIDGE: &str = concat!(
+    include_str!("bridge/prelude.py"),
+    include_str!("bridge/wire.py"),
+    include_str!("bridge/private.py"),
+    include_str!("bridge/output.py"),
+    include_str!("bridge/head.py"),
+    include_str!("bridge/request.py"),
+    include_str!("bridge/app.py"),
+    include_str!("bridge/warm.py"),
+    include_str!("bridge/worker.py"),
+    include_str!("bridge/preloader.py"),
+    include_str!("bridge/start.py"),
+);
 
 /// What `python -c` is given: reads the bridge from fd 0 (eight hexadecimal digits of length, then the source) and
 /// runs it.

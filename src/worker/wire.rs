@@ -1,6 +1,6 @@
 //! The private wire between front, preloader and workers: frames, as pure functions of bytes.
 //!
-//! Made for pure Python to decode at C speed: fixed headers, NUL-separated pairs. `bridge.py` is the other side. All
+//! Made for pure Python to decode at C speed: fixed headers, NUL-separated pairs. `bridge/` is the other side. All
 //! integers are big-endian. Descriptors travel beside the first byte of a frame (SCM_RIGHTS); this module only says
 //! how many a frame carries.
 //!
@@ -48,7 +48,7 @@ pub const END: u8 = b'E';
 /// Flag of `END`: the body is not complete (the app raised after the head, or was cut short).
 pub const TRUNCATED: u8 = 1;
 
-/// Front to Python, once: payload pairs, see `bridge.py`; descriptors as the mode demands.
+/// Front to Python, once: payload pairs, see `bridge/`; descriptors as the mode demands.
 pub const SETUP: u8 = b'S';
 /// Front to preloader: payload pairs `pid`, `spawner` (pid), `spawner_start` (clock ticks since boot, as in
 /// /proc/PID/stat), `linger` (seconds).

@@ -1,0 +1,466 @@
+# The preloader: holds the imported application, forks a worker whenever a front asks, and leaves when it may.
+
+
+class Control:
+    """A front's control connection."""
+
+    def __init__(self, sock):
+        self.sock = PRIVATE.add(sock)
+        self.sock.setblocking(False)
+        self.data = b''
+        self.fds = []
+        self.greeted = False
+
+    def read_frame(self):
+        """(type, payload, descriptors), or None when there is no whole frame yet. EOFError at the end.
+
+        Never reads beyond a frame, so that descriptors stay with the frame that they came with.
+        """
+        while True:
+            need = FRAME_HEADER.size
+            if len(self.data) >= need:
+                kind, _, size = FRAME_HEADER.unpack_from(self.data)
+                if size > DATA_LIMIT:
+                    raise EOFError
+                need += size
+                if len(self.data) == need:
+                    payload, fds = self.data[FRAME_HEADER.size :], self.fds
+                    self.data, self.fds = b'', []
+                    return kind, payload, fds
+            try:
+                more, fds = receive_with_fds(self.sock, need - len(self.data))
+            except BlockingIOError:
+                return None
+            if not more:
+                raise EOFError
+            self.data += more
+            self.fds += fds
+
+
+class Preloader:
+    """Holds the imported application and forks workers for the fronts that connect.
+
+    The lock is free when, and only when, there is no preloader; the socket is unlinked only while the lock is held.
+    """
+
+    def __init__(self, settings, first, listener_fd, lock_fd):
+        self.settings = settings
+        self.listener = PRIVATE.add(unix_socket(listener_fd))
+        self.listener.setblocking(False)
+        self.lock = PRIVATE.add(lock_fd)
+        self.pid = os.getpid()
+        self.app = None
+        self.answer = b''  # READY or FAILED
+        self.controls = {}
+        self.children = {}  # pid: the control connection that asked for it
+        self.spawners = set()
+        self.linger = 0.0
+        self.idle_since = None
+        self.wake = None
+        self.old_sigchld = None
+        self.threaded = False  # the application has started threads: they go on here, not in the workers
+        self.poll = Poll()
+        self.poll.register(self.listener, select.POLLIN)
+        self.add_control(first)
+
+    def run(self):
+        """Imports, then serves until it is time to leave. Never returns."""
+        set_process_name('runfcgi-preload')
+        PRIVATE.guard_forks()
+        self.set_signals()
+        self.claim()
+        began = time.time()
+        try:
+            app = load_app(self.settings)
+            warm_up(app, self.settings)
+        except BaseException:
+            text = describe_exception()
+            log(text)
+            self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
+            self.serve_failure(watched_files(self.settings['app_path']))
+        self.app = app
+        collect_as_usual()
+        gc.disable()
+        threads = count_threads()
+        self.threaded = threads > 1
+        if not self.threaded:
+            self.go_on_as_child()
+        version = '{}.{}.{}'.format(*sys.version_info)
+        seconds = '{:.3f}'.format(time.time() - began)
+        ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
+        ready += ('errors', take_output(ERRORS))
+        if sys.__stdout__.kind == OUTPUT:
+            ready += ('output', take_output(sys.__stdout__))
+        self.answer = frame(READY, encode_pairs(*ready))
+        os.pwrite(self.lock, '{} ready'.format(self.pid).encode(), 0)  # from now on whoever gets no answer may do so
+        self.set_signals()  # again: the application may have set its own while it was imported
+        self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
+        self.open_wake_pipe()
+        while True:
+            self.turn(self.patience())
+            self.reap()
+            forget_output()
+            if self.may_leave():
+                self.leave()
+
+    def go_on_as_child(self):
+        """Leaves behind what only the import had mapped: parts of libraries, 2 to 3 MB. Where no process more is
+        allowed it goes on as it is."""
+        ERRORS.flush()
+        sys.stdout.flush()
+        held, PRIVATE.held = PRIVATE.held, []  # the child is the preloader, so it keeps them
+        try:
+            ours, parents = os.pipe()
+            try:
+                if os.fork():
+                    os._exit(0)
+            finally:
+                os.close(parents)
+            os.read(ours, 1)  # ends with the parent, which held the listener and the lock
+            os.close(ours)
+        except OSError:
+            pass
+        finally:
+            PRIVATE.held = held
+        self.claim()
+
+    def claim(self):
+        """Writes our process id into the lock: by it a front ends us if the import hangs."""
+        self.pid = os.getpid()
+        try:
+            os.ftruncate(self.lock, 0)
+            os.pwrite(self.lock, str(self.pid).encode(), 0)
+        except OSError as error:
+            log('runfcgi: the lock file cannot be written: {}'.format(error))
+
+    def serve_failure(self, before):
+        """Tells every front why the import failed, until a file changes or the back-off is over; then leaves."""
+        end = time.monotonic() + FAILED_BACKOFF
+        while time.monotonic() < end and before == {path: stamp(path) for path in before}:
+            self.turn(0.5)
+        self.leave()
+
+    def set_signals(self):
+        """The front ends us by closing its connection; a TERM from elsewhere is obeyed, the rest is not for us."""
+        ignore_signals()
+        signal.signal(signal.SIGTERM, self.on_term)
+
+    def on_term(self, _number, _stack):
+        if os.getpid() == self.pid:
+            self.leave()
+        os._exit(0)
+
+    def open_wake_pipe(self):
+        """Makes the end of a child end the wait."""
+        self.wake, write_end = os.pipe()
+        PRIVATE.add(self.wake), PRIVATE.add(write_end)
+        os.set_blocking(self.wake, False)
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end)
+        self.poll.register(self.wake, select.POLLIN)
+
+    def turn(self, timeout):
+        """Waits for events once, and deals with them."""
+        for fd, _ in self.poll.poll(None if timeout is None else int(timeout * 1000) + 1):
+            if fd == self.listener.fileno():
+                self.accept()
+            elif fd == self.wake:
+                os.read(self.wake, 4096)
+            elif fd in self.controls:
+                self.read_control(self.controls[fd])
+
+    def accept(self):
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log('runfcgi: accept failed: {}'.format(error))
+                time.sleep(0.1)  # out of descriptors, say: not again and again at once
+                return
+            _, uid, _ = struct.unpack('3i', sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
+            if uid != os.geteuid():
+                log('runfcgi: a process of user {} tried to connect: refused'.format(uid))
+                sock.close()
+                continue
+            self.add_control(sock)
+
+    def add_control(self, sock):
+        self.controls[sock.fileno()] = Control(sock)
+        self.poll.register(sock, select.POLLIN)
+        self.idle_since = None
+
+    def drop_control(self, control):
+        del self.controls[control.sock.fileno()]
+        self.poll.unregister(control.sock)
+        close_all(control.fds)
+        PRIVATE.discard(control.sock)
+
+    def read_control(self, control):
+        try:
+            while True:
+                received = control.read_frame()
+                if received is None:
+                    return
+                kind, payload, fds = received
+                if kind == HELLO:
+                    self.greet(control, decode_pairs(payload))
+                elif kind == FORK and self.app is not None and len(fds) >= 4:
+                    self.fork(control, fds)
+                else:
+                    close_all(fds)
+                    raise EOFError
+        except (OSError, EOFError, ValueError):
+            self.drop_control(control)
+
+    def greet(self, control, pairs):
+        """HELLO: how long to linger for this front, and who spawned it."""
+        self.linger = float(pairs.get('linger') or 0)
+        spawner = int(pairs.get('spawner') or 0)
+        if spawner > 0:
+            self.spawners.add((spawner, pairs.get('spawner_start') or '0'))
+        control.greeted = True
+        control.sock.sendall(self.answer)
+
+    def fork(self, control, fds):
+        """FORK: a worker for this front."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.sock.sendall(frame(REFUSED, 'fork was refused: {}'.format(error).encode()))
+            close_all(fds)  # after it: the front learns of the refusal before its slots end
+            for other in list(self.controls.values()):
+                if other is not control and other.greeted:
+                    self.ask_release(other)
+            return
+        if pid == 0:
+            try:
+                self.become_worker(fds[0], fds[1], fds[2], fds[3:])
+            except BaseException:
+                log('runfcgi: the worker could not start\n' + describe_exception())
+            finally:
+                os._exit(1)
+        close_all(fds)
+        self.children[pid] = control
+        control.sock.sendall(frame(FORKED, struct.pack('>I', pid)))
+
+    def ask_release(self, control):
+        """A front that does not read is not asked twice; what is wrong with it shows in its own turn."""
+        try:
+            control.sock.sendall(frame(RELEASE))
+        except OSError:
+            pass
+
+    def become_worker(self, lifeline, stdout, stderr, slots):
+        """In the forked child, which has dropped listener, lock and control sockets already."""
+        hold_lifeline(lifeline)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, self.old_sigchld or signal.SIG_DFL)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        close_all((stdout, stderr))
+        reseed()
+        if self.threaded:
+            release_connections()  # else nothing has run since warm_up, which did it
+        gc.enable()
+        run_worker(self.app, self.settings, slots)
+
+    def reap(self):
+        """Collects ended workers; never another child of the application."""
+        for child in list(self.children):
+            try:
+                pid, status = os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = child, 0
+            if pid:
+                self.tell_exit(pid, self.children.pop(pid), describe_exit(status))
+
+    def tell_exit(self, pid, control, words):
+        """EXITED: the front that had asked for the worker explains its end to the owner."""
+        if words and self.controls.get(control.sock.fileno()) is control:
+            try:
+                control.sock.sendall(frame(EXITED, struct.pack('>I', pid) + words.encode()))
+            except OSError:
+                pass
+
+    def patience(self):
+        """How long the next wait may be."""
+        if self.controls:
+            return None
+        if self.idle_since is None:
+            self.idle_since = time.monotonic()
+        return max(0.0, min(1.0, self.idle_since + self.linger - time.monotonic()))
+
+    def may_leave(self):
+        """Whether nobody needs us: no front, and the time to linger is over or all that spawn fronts are gone."""
+        if self.controls or self.idle_since is None:
+            return False
+        if time.monotonic() - self.idle_since >= self.linger or self.is_superseded():
+            return True
+        return bool(self.spawners) and not any(is_alive(pid, start) for pid, start in self.spawners)
+
+    def is_superseded(self):
+        """Whether a newer version of the code has been imported with success: no new front will ask for ours."""
+        directory, own = os.path.split(self.settings.get('lock', ''))
+        try:
+            with open(os.path.join(directory, 'good')) as file:
+                return file.read() + '.lock' != own
+        except OSError:
+            return False
+
+    def leave(self):
+        """Takes the socket away while the lock is held, turns away who waits there, and exits."""
+        if same_file(self.settings.get('lock'), self.lock):
+            unlink(self.settings.get('socket'))
+        try:
+            while True:
+                self.listener.accept()[0].close()
+        except OSError:
+            pass
+        if same_file(self.settings.get('lock'), self.lock):
+            unlink(self.settings.get('lock'))
+            tidy(os.path.dirname(self.settings.get('lock')))
+        ERRORS.flush()
+        os._exit(0)
+
+
+def close_all(fds):
+    for fd in fds:
+        os.close(fd)
+
+
+def unlink(path):
+    try:
+        os.unlink(path)
+    except (OSError, TypeError):
+        pass
+
+
+def same_file(path, fd):
+    """Whether the path still names the file of the descriptor: else it belongs to somebody else now."""
+    try:
+        named, held = os.stat(path), os.fstat(fd)
+    except (OSError, TypeError):
+        return False
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+
+def tidy(directory):
+    """Removes what the last process of the site leaves in the runtime directory: copies of the executable and records
+    that nobody holds a lock on, and then the directory itself."""
+    try:
+        names = os.listdir(directory)
+        for name in names:
+            if name.startswith(('exe-', 'front-')):
+                unlink_unlocked(os.path.join(directory, name))
+        if set(os.listdir(directory)) <= LEFT_TO_THE_LAST:
+            for name in LEFT_TO_THE_LAST:
+                unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def unlink_unlocked(path):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def take_output(stream):
+    """What was written to the stream's descriptor until now, as far as it can be read back; the file is emptied."""
+    stream.flush()
+    sys.stdout.flush()
+    fd = stream.fileno()
+    try:
+        size = os.fstat(fd).st_size
+        text = os.pread(fd, TEXT_LIMIT, max(0, size - TEXT_LIMIT))
+        os.ftruncate(fd, 0)
+    except OSError:
+        return ''
+    return text.decode('utf-8', 'replace').replace('\0', '')
+
+
+def forget_output():
+    """Once the application is imported nobody reads what is written to the preloader's nameless files."""
+    for fd in (1, 2):
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_size > LOG_LIMIT:
+            os.ftruncate(fd, 0)
+
+
+def count_threads():
+    """All threads of this process, also those that no Python code started."""
+    try:
+        return len(os.listdir('/proc/self/task'))
+    except OSError:
+        return threading.active_count()
+
+
+def reseed():
+    """Two workers must not draw the same random numbers. From 3.7 on `random` itself sees to that."""
+    if 'random' in sys.modules and not hasattr(os, 'register_at_fork'):
+        sys.modules['random'].seed()
+    if 'numpy.random' in sys.modules:
+        attempt('seeding numpy', sys.modules['numpy.random'].seed)
+
+
+def describe_exit(status):
+    """An unusual end in words; None for a usual one. The front knows which SIGKILL its own lifeline sent."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == signal.SIGKILL:
+            return 'was killed (SIGKILL): for want of memory, or by hand'
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = 'signal'
+        return 'was ended by {} ({})'.format(name, number)
+    code = os.WEXITSTATUS(status)
+    return 'exited with status {}'.format(code) if code else None
+
+
+def is_alive(pid, start):
+    """Whether the process lives that had this pid and start time. A process that may not be looked at counts as alive."""
+    try:
+        with open('/proc/{}/stat'.format(pid), 'rb') as file:
+            fields = file.read().rpartition(b')')[2].split()
+        return fields[0] not in (b'Z', b'X') and start in ('', '0', fields[19].decode())
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def stamp(path):
+    """What changes when a file is written anew."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def watched_files(app_path):
+    """The files whose change may cure the failed import just being handled, with their stamps."""
+    paths = {getattr(module, '__file__', None) or '' for module in list(sys.modules.values())}
+    paths = {path for path in paths if path.startswith(os.path.join(app_path, ''))}
+    error = sys.exc_info()[1]
+    for _ in range(10):
+        if error is not None:
+            paths.update(entry[0] for entry in traceback.extract_tb(error.__traceback__))
+            paths.update((getattr(error, 'filename', None), getattr(error, 'path', None)))
+            error = error.__cause__ or error.__context__
+    stamps = {path: stamp(path) for path in paths if isinstance(path, str)}
+    return {path: seen for path, seen in stamps.items() if seen}

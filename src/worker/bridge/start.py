@@ -1,0 +1,122 @@
+# Start: SETUP from the front, and the mode that it names.
+
+
+def main():
+    """Takes the SETUP frame, prepares the process, and goes into the mode that it names. Never returns."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    setup_socket = unix_socket(fcntl.fcntl(0, F_DUPFD_CLOEXEC, 10))
+    null = os.open('/dev/null', os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    settings, fds = receive_setup(setup_socket)
+    sys.stdout = sys.__stdout__ = LogStream('<stdout>', OUTPUT if settings.get('outlog') == '1' else LOG)
+    sys.stderr = sys.__stderr__ = ERRORS
+    prepare(settings)
+    if settings.get('mode') == 'preloader':
+        detach()
+        collect_seldom()
+        Preloader(settings, setup_socket, fds[0], fds[1]).run()
+    PRIVATE.add(setup_socket)
+    PRIVATE.guard_forks()
+    ignore_signals()
+    hold_lifeline(fds[0])  # before the import, which may take for ever
+    try:
+        app = load_app(settings)
+        warm_up(app, settings)
+    except BaseException:
+        text = describe_exception()
+        log(text)
+        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_tail(text, TEXT_LIMIT)))
+        os._exit(1)
+    run_worker(app, settings, fds[1:])
+
+
+def receive_setup(sock):
+    """The pairs and the descriptors of SETUP."""
+    data, fds, need = b'', [], FRAME_HEADER.size
+    while len(data) < need:
+        more, new_fds = receive_with_fds(sock, need - len(data))
+        if not more:
+            os._exit(0)
+        data += more
+        fds += new_fds
+        if len(data) == FRAME_HEADER.size:
+            need += FRAME_HEADER.unpack(data)[2]
+    return decode_pairs(data[FRAME_HEADER.size :]), fds
+
+
+def prepare(settings):
+    """What an application expects of the process it is imported into."""
+    faulthandler.enable()
+    if hasattr(faulthandler, 'register'):  # the front asks with it where a slow request is
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+    if not os.environ.get('HOME'):
+        attempt('finding the home directory', set_home)
+    app_path = settings['app_path']
+    sys.path[:] = [app_path] + [path for path in sys.path if path not in ('', app_path)]
+    sys.argv = ['runfcgi']
+    if settings.get('pycache') == '1' and sys.version_info >= (3, 8) and not os.access(app_path, os.W_OK):
+        sys.pycache_prefix = own_pycache() or sys.pycache_prefix
+
+
+def set_home():
+    import pwd
+
+    os.environ['HOME'] = pwd.getpwuid(os.geteuid()).pw_dir
+
+
+def own_pycache():
+    """A directory for bytecode that is ours alone, or None."""
+    shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
+    for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
+        path = os.path.join(base, 'pycache')
+        if not os.path.isabs(path):
+            continue
+        try:
+            if base == shared:
+                own_directory(base)
+            os.makedirs(base, 0o700, exist_ok=True)
+            own_directory(path)
+            return path
+        except OSError:
+            continue
+    return None
+
+
+def own_directory(path):
+    """Makes a directory, or checks that it is ours alone; OSError when it is not."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise OSError(errno.EPERM, 'not a directory of our own', path)
+
+
+def detach():
+    """Leaves the front's process tree: the process that the front started ends, its child goes on in a new session."""
+    leads = os.getpid() == os.getpgrp()
+    if not leads:
+        os.setsid()
+    if fork_in_time():
+        os._exit(0)
+    if leads:  # a group leader cannot make a session, but its child can
+        os.setsid()
+
+
+def fork_in_time():
+    """fork, waiting a while for a process that another gives up where the account is at its limit."""
+    end = time.monotonic() + FORK_WITHIN
+    while True:
+        try:
+            return os.fork()
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+if __name__ == '__runfcgi__':
+    main()

@@ -1,0 +1,228 @@
+# What is loaded, and done once, before workers are forked, so that they share it. Without side effects, but for a
+# request that the owner has asked for.
+
+
+def warm_up(app, settings):
+    """Loads what the first request would load, so that each forked worker has it. A URLconf that cannot be imported
+    is an error of the site: no request could be answered."""
+    django = django_settings()
+    if django is not None:
+        attempt('loading the translations', warm_translations)
+        warm_urls()
+        attempt('loading the template engines', warm_templates)
+        attempt('warming the middleware', lambda: warm_middleware(django))
+    if settings.get('warm'):
+        attempt('the warming request', lambda: warm_request(app, settings, django))
+    release_connections()
+    gc.collect()
+    if hasattr(gc, 'freeze'):
+        gc.freeze()  # what lives now lives for ever, and a collection in a fork would copy its pages
+    fill_holes()
+
+
+def warm_translations():
+    from django.conf import settings
+    from django.utils import translation
+
+    translation.activate(settings.LANGUAGE_CODE)
+    translation.gettext('')
+
+
+def warm_urls():
+    from django.conf import settings
+    from django.urls import get_resolver
+
+    def populate(resolver):
+        for pattern in resolver.url_patterns:
+            if hasattr(pattern, 'url_patterns'):
+                populate(pattern)
+
+    if getattr(settings, 'ROOT_URLCONF', None):
+        resolver = get_resolver()
+        populate(resolver)
+        resolver._populate()
+
+
+def warm_templates():
+    from django.template import engines
+    from django.utils.formats import get_format
+
+    for backend in engines.all():
+        engine = getattr(backend, 'engine', None)  # only Django's own have these, made when first looked at
+        getattr(engine, 'template_loaders', None)
+        getattr(engine, 'template_context_processors', None)
+    get_format('DATE_FORMAT')
+
+
+# Django's own that keep nothing, and ask neither a database nor a cache, when a visitor without cookies comes.
+SESSIONS = 'django.contrib.sessions.middleware.SessionMiddleware'
+QUIET_MIDDLEWARE = {SESSIONS}.union(
+    'django.' + name
+    for name in (
+        'middleware.security.SecurityMiddleware',
+        'middleware.locale.LocaleMiddleware',
+        'middleware.common.CommonMiddleware',
+        'middleware.csrf.CsrfViewMiddleware',
+        'middleware.clickjacking.XFrameOptionsMiddleware',
+        'middleware.http.ConditionalGetMiddleware',
+        'middleware.gzip.GZipMiddleware',
+        'contrib.auth.middleware.AuthenticationMiddleware',
+        'contrib.messages.middleware.MessageMiddleware',
+    )
+)
+WARM_TEMPLATE = (
+    '{% block a %}{% for n in rows %}{% if forloop.first %}{{ n|default:"-" }}{% else %}<p class="{% cycle 1 2 %}" '
+    'title="{{ n.x|escape }}">{{ n|capfirst|upper }}{% endif %}{% empty %}-{% endfor %}{% endblock %}'
+    '{% with m=rows.0 %}{{ m|date }}{{ rows|length }}{{ rows|join:" " }}{% endwith %}{% url "runfcgi" 1 %}'
+    '{% if rows|length > 2 and request.path %}{{ request.path|lower }}{% endif %}'
+)
+WARM_ROUNDS = 10  # CPython 3.11 and later fit byte code to what it meets after some eight calls
+
+
+def warm_middleware(django):
+    """Answers an empty page, through those of the site's middleware that have no side effects. What that writes to
+    byte code and caches is then the same in all workers, and stays shared."""
+    import logging
+
+    from django.core.handlers.base import BaseHandler
+    from django.core.handlers.wsgi import WSGIRequest
+    from django.db.transaction import non_atomic_requests
+    from django.http import HttpResponse
+    from django.template import Engine, RequestContext
+    from django.urls import re_path, set_urlconf
+
+    engine = Engine(context_processors=['django.template.context_processors.request'])
+
+    def page(request, number):
+        template = engine.from_string(WARM_TEMPLATE)
+        return HttpResponse(template.render(RequestContext(request, {'rows': [number, 'a', None]})))
+
+    for alias in django.DATABASES:
+        page = non_atomic_requests(using=alias)(page)
+    urlconf = (re_path('^runfcgi/([0-9]+)/$', page, name='runfcgi'),)
+    middleware = django.MIDDLEWARE
+    handler = BaseHandler()
+    # What Django reports of a failure here, to the administrators say, would be of no use to them.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        django.MIDDLEWARE = quiet_middleware(django)
+        handler.load_middleware()
+        for _ in range(WARM_ROUNDS if warm_host(django) else 0):
+            request = WSGIRequest(warm_environ({}, django, '/runfcgi/1/'))
+            request.urlconf = urlconf
+            response = handler.get_response(request)
+            b''.join(response)
+            if response.status_code != 200:
+                break
+    finally:
+        django.MIDDLEWARE = middleware
+        logging.disable(disabled)
+        set_urlconf(None)
+
+
+def quiet_middleware(django):
+    """Those of the site's middleware that are quiet, and have what they need among these."""
+    stores = (getattr(django, 'SESSION_ENGINE', ''), getattr(django, 'MESSAGE_STORAGE', ''))
+    quiet = [name for name in django.MIDDLEWARE if name in QUIET_MIDDLEWARE]
+    if SESSIONS in quiet and all(store.startswith('django.') for store in stores):
+        return quiet
+    return [name for name in quiet if not name.startswith('django.contrib.')]
+
+
+def warm_host(django):
+    """A host name that the site answers to; None if it refuses all."""
+    from django.http.request import validate_host
+
+    allowed = django.ALLOWED_HOSTS or (['localhost'] if django.DEBUG else [])
+    for pattern in allowed:
+        host = 'localhost' if pattern == '*' else pattern.lstrip('.')
+        if validate_host(host, allowed):
+            return host
+    return None
+
+
+def warm_environ(settings, django, uri):
+    """The environ of a GET that a visitor without cookies sends, to a host that Django accepts."""
+    host = django and warm_host(django) or 'localhost'
+    path, _, query = uri.partition('?')
+    environ = base_environ(settings)
+    environ.update(
+        REQUEST_METHOD='GET', SCRIPT_NAME='', PATH_INFO=path, QUERY_STRING=query, REQUEST_URI=uri,
+        SERVER_NAME=host, SERVER_PORT='80', SERVER_PROTOCOL='HTTP/1.1', HTTP_HOST=host, REMOTE_ADDR='127.0.0.1',
+    )  # fmt: skip
+    environ['wsgi.input'] = io.BytesIO()
+    if getattr(django, 'SECURE_SSL_REDIRECT', False):
+        environ.update({'HTTPS': 'on', 'SERVER_PORT': '443', 'wsgi.url_scheme': 'https'})
+    return environ
+
+
+def warm_request(app, settings, django):
+    """One GET through the whole application; the answer is thrown away."""
+    environ = warm_environ(settings, django, settings['warm'])
+    started = []
+
+    def start_response(status, headers, exc_info=None):
+        started.append(status)
+        return lambda data: None
+
+    result = app(environ, start_response)
+    try:
+        for _ in result:
+            pass
+    finally:
+        getattr(result, 'close', lambda: None)()
+    if not started or started[-1][:1] == '5':
+        log('runfcgi: the warming request {} was answered with {}'.format(settings['warm'], started))
+
+
+def release_connections():
+    """Closes what two processes must not share: Django's connections to databases and caches."""
+    if django_settings() is None:
+        return
+    if 'django.db' in sys.modules:
+        attempt('closing the database connections', sys.modules['django.db'].connections.close_all)
+    if 'django.core.cache' in sys.modules:
+        caches = sys.modules['django.core.cache'].caches
+        attempt(
+            'closing the caches', lambda: getattr(caches, 'close_all', sys.modules['django.core.cache'].close_caches)()
+        )
+
+
+IMPORT_THRESHOLDS = (2000, 10, 10)
+USUAL_THRESHOLDS = getattr(gc, 'get_threshold', tuple)()
+
+
+def collect_seldom():
+    """While importing: seldom enough to be fast, often enough to leave few holes between what stays."""
+    if USUAL_THRESHOLDS:
+        gc.set_threshold(*IMPORT_THRESHOLDS)
+
+
+def collect_as_usual():
+    """Undoes collect_seldom, unless the application has set its own thresholds."""
+    if USUAL_THRESHOLDS and gc.get_threshold() == IMPORT_THRESHOLDS:
+        gc.set_threshold(*USUAL_THRESHOLDS)
+
+
+HOLES = []
+HOLES_LIMIT = 20000
+
+
+def fill_holes():
+    """Takes the free blocks between what has been loaded, so that what a worker makes lies together in pages of its
+    own: in those holes it would copy a page for each few bytes. It costs less than 1 MB once and saves as much in
+    each worker. Only CPython's small blocks (up to 512 bytes) lie so; there `id` is the address."""
+    if sys.implementation.name != 'cpython':
+        return
+    empty = sys.getsizeof(b'')
+    pool = 16000 if sys.version_info >= (3, 10) else 4000  # what a pool holds, nearly
+    for size in range(48, 513, 16):
+        blocks, address, run = [], 0, 0
+        while run < pool // size - 1:
+            if len(blocks) == HOLES_LIMIT:  # another allocator: no pools
+                return
+            blocks.append(bytes(size - empty))
+            run = run + 1 if id(blocks[-1]) == address + size else 0
+            address = id(blocks[-1])
+        HOLES.append(blocks[: -run - 1])  # without the run of neighbours: it was a pool not in use
