@@ -30,7 +30,7 @@
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
-//!                                └────▶ pairs, config (plain data)
+//!                                └────▶ pairs, config (plain data), bytes
 //! ```
 //!
 //! # Invariants
@@ -47,6 +47,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod bytes;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -194,6 +194,17 @@ fn files_are_short_and_say_what_they_are_for() {
             source.path.display()
         );
     }
+    let bridge = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker/bridge");
+    for part in fs::read_dir(bridge).expect("readable") {
+        let part = part.expect("readable").path();
+        let whole = fs::read_to_string(&part).expect("readable");
+        let shown = part.display();
+        assert!(whole.lines().count() <= 500, "{shown} is too long");
+        assert!(
+            whole.starts_with(['#', '"']),
+            "{shown} does not say what it is for"
+        );
+    }
 }
 
 #[test]

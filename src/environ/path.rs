@@ -5,6 +5,7 @@
 //! visitor asked for, so it decides wherever the rest can be understood with its help. Pure; knows no other variable.
 
 use super::Mount;
+use crate::bytes::percent_decode;
 use crate::config::ScriptName;
 use std::borrow::Cow;
 
@@ -55,7 +56,7 @@ impl<'a> Split<'a> {
     }
 
     fn auto(sent: &Sent<'a>, file: &[u8]) -> Split<'a> {
-        let uri = path_of(sent.request_uri).map(|path| tidy(decode(path)));
+        let uri = path_of(sent.request_uri).map(|path| tidy(percent_decode(path)));
         let script = tidy(Cow::Borrowed(sent.script_name));
         let info = tidy(Cow::Borrowed(sent.path_info));
         if info.is_empty() {
@@ -82,7 +83,7 @@ impl<'a> Split<'a> {
                 return Split::at(uri, at);
             }
             // Not decoded at all (AllowEncodedSlashes NoDecode).
-            let decoded = tidy(decode(&info));
+            let decoded = tidy(percent_decode(&info));
             if let Some(mount) = uri.strip_suffix(&*decoded) {
                 let at = mount.len();
                 return Split::at(uri, at);
@@ -136,7 +137,7 @@ impl<'a> Split<'a> {
             return Split::at(uri, at);
         }
         // Decoded twice, or not at all (mod_proxy with AllowEncodedSlashes NoDecode).
-        let same = tidy(decode(&uri)) == script || tidy(decode(&script)) == uri;
+        let same = tidy(percent_decode(&uri)) == script || tidy(percent_decode(&script)) == uri;
         Split::new(nothing, if same { uri } else { script })
     }
 
@@ -159,7 +160,7 @@ impl<'a> Split<'a> {
 
 /// Where PATH_INFO begins in a path that an internal redirect decoded once more: the visitor's own spelling counts.
 fn decoded_twice(uri: &[u8], info: &[u8]) -> Option<usize> {
-    let twice = tidy(decode(uri));
+    let twice = tidy(percent_decode(uri));
     let mount = twice.strip_suffix(info)?;
     below(uri, mount)
 }
@@ -191,34 +192,6 @@ pub(super) fn path_of(target: &[u8]) -> Option<&[u8]> {
         Some(slash) => Some(&authority[slash..]),
         None => Some(b"/"),
     }
-}
-
-/// Percent-decodes once. What is not an escape stays, and so does `%00`, which no variable can hold.
-fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
-    if !bytes.contains(&b'%') {
-        return Cow::Borrowed(bytes);
-    }
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let [first, after @ ..] = rest {
-        rest = after;
-        let value = match (first, after) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(h, l)| h << 4 | l),
-            _ => None,
-        };
-        match value {
-            Some(byte) if byte != 0 => {
-                out.push(byte);
-                rest = &after[2..];
-            }
-            _ => out.push(*first),
-        }
-    }
-    Cow::Owned(out)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|d| d as u8)
 }
 
 /// Begins a path with `/`, makes one slash of several, and resolves `.` and `..`.

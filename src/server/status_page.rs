@@ -2,12 +2,12 @@
 //! go to the app.
 
 use super::Server;
+use crate::bytes::{is_secret, percent_decode};
 use crate::pairs::Pairs;
 use crate::response::ResponseHead;
 use crate::status::collect::Site;
 use crate::status::command::Form;
 use crate::worker::pool::RequestNo;
-use std::hint::black_box;
 use std::time::{Instant, SystemTime};
 
 impl Server {
@@ -83,7 +83,7 @@ fn asked(environ: &Pairs, path: &str, secret: &str) -> Option<Form> {
     let matching = known
         .iter()
         .flatten()
-        .filter(|given| equal(given, secret.as_bytes()))
+        .filter(|given| is_secret(given, secret.as_bytes()))
         .count();
     (matching > 0).then(|| Form::named(&query(get("QUERY_STRING"), b"format").unwrap_or_default()))
 }
@@ -94,33 +94,11 @@ fn query(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     let value = pairs
         .filter_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
         .next()?;
-    let mut out = Vec::with_capacity(value.len());
-    let mut rest = value;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        let digits = after
-            .get(..2)
-            .and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok());
-        match (byte, digits) {
-            (b'%', Some(decoded)) => {
-                out.push(decoded);
-                rest = &after[2..];
-            }
-            (b'+', _) => out.push(b' '),
-            _ => out.push(byte),
-        }
-    }
-    Some(out)
-}
-
-/// Compares in a time that depends on the lengths alone.
-fn equal(given: &[u8], secret: &[u8]) -> bool {
-    let mut different = given.len() ^ secret.len();
-    for (at, byte) in secret.iter().enumerate() {
-        let other = given.get(at).copied().unwrap_or_default();
-        different |= usize::from(black_box(byte ^ other));
-    }
-    black_box(different) == 0
+    let spaced: Vec<u8> = value
+        .iter()
+        .map(|&b| if b == b'+' { b' ' } else { b })
+        .collect();
+    Some(percent_decode(&spaced).into_owned())
 }
 
 /// The request as it may be logged: no query, and nothing else that holds the secret.
