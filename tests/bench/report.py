@@ -141,7 +141,7 @@ class Report:
         aim("nginx, hello, 8 connections: front CPU us a request", front and front * 1000, 20, digits=1)
         page = dict(ours, front="nginx", app="django", connections=8)
         cpu = self.median("cpu_per_1000", **page)
-        loop = self.median("cpu_per_1000", metric="throughput", contender="loop", app="django")
+        loop = self.median("cpu_per_1000", metric="throughput", contender="loop", front="nginx", app="django")
         aim("nginx, django, 8 connections: CPU to the bare loop", cpu / loop if cpu and loop else None, 1.05)
         flup = "flup-threaded"
         about = dict(ours, front="fcgid", app="hello", connections=8)
