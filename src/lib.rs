@@ -63,6 +63,8 @@ pub mod proto;
 pub mod python;
 pub mod response;
 pub mod runtime;
+#[cfg(test)]
+mod scratch;
 pub mod server;
 pub mod start;
 pub mod status;

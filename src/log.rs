@@ -6,7 +6,7 @@
 mod file;
 mod time;
 
-pub use file::LogFile;
+pub use file::{LogFile, Trouble};
 pub use time::Utc;
 
 use std::fmt::Write as _;
@@ -51,11 +51,12 @@ pub struct Log {
     file: Option<Sink>,
 }
 
-/// A file for events, and whether it was told that it fails.
+/// A file for events, and which of its troubles were told.
 #[derive(Debug)]
 struct Sink {
     file: LogFile,
-    failed: bool,
+    lost: bool,
+    stuck: bool,
 }
 
 impl Log {
@@ -100,43 +101,38 @@ impl Log {
             file.append(now, &event);
         }
     }
-
-    /// Opens the files anew with the next event, after a signal that asks for it.
-    pub fn reopen(&mut self) {
-        let sinks = [&mut self.errors, &mut self.output, &mut self.file];
-        for sink in sinks.into_iter().flatten() {
-            sink.failed = false;
-            sink.file.reopen();
-        }
-    }
 }
 
 impl Sink {
     fn new(file: LogFile) -> Sink {
         Sink {
             file,
-            failed: false,
+            lost: false,
+            stuck: false,
         }
     }
 
     fn append(&mut self, now: SystemTime, event: &str) {
-        match self.file.append(now, event.as_bytes()) {
-            Err(error) if !self.failed => {
-                self.failed = true;
-                let text = format!(
-                    "log file {}: {error}; its events are lost",
-                    self.file.path().display()
-                );
-                let line = Line {
-                    time: now,
-                    pid: std::process::id(),
-                    level: Level::Error,
-                    text: &text,
-                };
-                to_stderr(&line.to_string());
-            }
-            _ => (),
+        let (error, what, told) = match self.file.append(now, event.as_bytes()) {
+            Ok(()) => return,
+            Err(Trouble::Lost(error)) => (error, "its events are lost", &mut self.lost),
+            Err(Trouble::Stuck(error)) => (
+                error,
+                "it is not rotated and grows on; may its directory be written?",
+                &mut self.stuck,
+            ),
+        };
+        if std::mem::replace(told, true) {
+            return;
         }
+        let text = format!("log file {}: {error}; {what}", self.file.path().display());
+        let line = Line {
+            time: now,
+            pid: std::process::id(),
+            level: Level::Error,
+            text: &text,
+        };
+        to_stderr(&line.to_string());
     }
 }
 

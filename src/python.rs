@@ -473,63 +473,64 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
-    struct Dir(PathBuf);
+    fn account(name: &str) -> Scratch {
+        let dir = Scratch::new(&format!("python-{name}"));
+        fs::create_dir(dir.join("site")).unwrap();
+        dir
+    }
 
-    impl Dir {
-        fn new(name: &str) -> Dir {
-            let path =
-                std::env::temp_dir().join(format!("runfcgi-python-{}-{name}", std::process::id()));
-            fs::create_dir_all(path.join("site")).unwrap();
-            Dir(path.canonicalize().unwrap())
-        }
-
-        fn app(&self, wsgi: &str) -> App {
-            App {
-                path: Some(self.0.join("site")),
-                wsgi: Some(wsgi.to_string()),
-                ..App::default()
-            }
-        }
-
-        /// A program that behaves at the command line like a Python of this version.
-        fn script(&self, path: &str, body: &str) -> PathBuf {
-            let path = self.0.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let text = self.0.join("text");
-            fs::write(&text, format!("#!/bin/sh\n{body}\n")).unwrap();
-            // Written by another process: a fork elsewhere in ours could hold it open, and so keep it from running.
-            let mut install = Command::new("install");
-            install.args(["-m", "755"]).args([&text, &path]);
-            assert!(install.status().unwrap().success());
-            path
+    fn app_in(dir: &Scratch, wsgi: &str) -> App {
+        App {
+            path: Some(dir.join("site")),
+            wsgi: Some(wsgi.to_string()),
+            ..App::default()
         }
     }
 
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    /// A program that behaves at the command line like a Python of this version.
+    fn script(dir: &Scratch, path: &str, body: &str) -> PathBuf {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let text = dir.write("text", format!("#!/bin/sh\n{body}\n"), 0o644);
+        // Written by another process: a fork elsewhere in ours could hold it open, and so keep it from running.
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).args([&text, &path]);
+        assert!(install.status().unwrap().success());
+        path
     }
 
     #[test]
     fn a_virtualenv_beside_the_app_comes_first() {
-        let dir = Dir::new("venv");
-        let venv = dir.script("site/.venv/bin/python3", "echo; echo runfcgi-probe 3.9.1");
-        dir.script("venv/bin/python", "echo; echo runfcgi-probe 3.13.0");
-        let got = discover(&dir.app("app:application"), Some(&dir.0)).unwrap();
+        let dir = account("venv");
+        let venv = script(
+            &dir,
+            "site/.venv/bin/python3",
+            "echo; echo runfcgi-probe 3.9.1",
+        );
+        script(&dir, "venv/bin/python", "echo; echo runfcgi-probe 3.13.0");
+        let got = discover(&app_in(&dir, "app:application"), Some(&*dir)).unwrap();
         assert_eq!((got.path, got.version.as_str()), (venv, "3.9.1"));
     }
 
     #[test]
     fn refusals_are_told_one_by_one() {
-        let dir = Dir::new("refused");
-        dir.script("site/venv/bin/python3", "echo runfcgi-probe 3.5.9");
-        dir.script("site/.venv/bin/python", "echo runfcgi-probe 3.11.2 django");
-        dir.script("venv/bin/python", "echo no such library >&2; exit 127");
-        let mut app = dir.app("no_such_module_anywhere:app");
+        let dir = account("refused");
+        script(&dir, "site/venv/bin/python3", "echo runfcgi-probe 3.5.9");
+        script(
+            &dir,
+            "site/.venv/bin/python",
+            "echo runfcgi-probe 3.11.2 django",
+        );
+        script(
+            &dir,
+            "venv/bin/python",
+            "echo no such library >&2; exit 127",
+        );
+        let mut app = app_in(&dir, "no_such_module_anywhere:app");
         app.settings = Some("site.settings".to_string());
-        let why = discover(&app, Some(&dir.0)).unwrap_err();
+        let why = discover(&app, Some(&*dir)).unwrap_err();
         for want in [
             "can import django, no_such_module_anywhere",
             "site/venv/bin/python3: version 3.5.9 is too old",
@@ -543,9 +544,9 @@ mod tests {
 
     #[test]
     fn a_silent_program_is_given_up() {
-        let dir = Dir::new("silent");
-        let path = dir.script("python3", "exec sleep 60");
-        let needs = Needs::of(&dir.app("a:b"));
+        let dir = account("silent");
+        let path = script(&dir, "python3", "exec sleep 60");
+        let needs = Needs::of(&app_in(&dir, "a:b"));
         let begin = Instant::now();
         let why = ask(&path, &needs, begin + Duration::from_millis(50)).unwrap_err();
         assert!(why.contains("no answer"), "{why}");
@@ -554,45 +555,45 @@ mod tests {
 
     #[test]
     fn the_search_stops_at_home() {
-        let dir = Dir::new("home");
-        fs::create_dir_all(dir.0.join("home/a/site")).unwrap();
-        dir.script("venv/bin/python", "");
-        let near = dir.script("home/env/bin/python", "");
-        let panel = dir.script("home/virtualenv/a/site/3.9/bin/python", "");
-        let newer = dir.script("home/virtualenv/a/site/3.11/bin/python", "");
+        let dir = account("home");
+        fs::create_dir_all(dir.join("home/a/site")).unwrap();
+        script(&dir, "venv/bin/python", "");
+        let near = script(&dir, "home/env/bin/python", "");
+        let panel = script(&dir, "home/virtualenv/a/site/3.9/bin/python", "");
+        let newer = script(&dir, "home/virtualenv/a/site/3.11/bin/python", "");
         assert_eq!(
-            venvs(&dir.0.join("home/a/site"), Some(&dir.0.join("home"))),
+            venvs(&dir.join("home/a/site"), Some(&dir.join("home"))),
             [near, newer, panel]
         );
     }
 
     #[test]
     fn installed_ones_are_found_by_name() {
-        let dir = Dir::new("installed");
-        let a = dir.script("opt/alt/python311/bin/python3.11", "");
-        std::os::unix::fs::symlink(&a, dir.0.join("opt/alt/python311/bin/python3")).unwrap();
-        dir.script("opt/alt/php80/bin/python3", "");
-        dir.script("usr/bin/python3-config", "");
-        let b = dir.script("usr/bin/python3.9", "");
-        let c = dir.script("usr/bin/python3.12", "");
-        let d = dir.script("home/.pyenv/versions/3.8.1/bin/python3", "");
-        assert_eq!(installed(&dir.0, Some(&dir.0.join("home"))), [d, a, c, b]);
+        let dir = account("installed");
+        let a = script(&dir, "opt/alt/python311/bin/python3.11", "");
+        std::os::unix::fs::symlink(&a, dir.join("opt/alt/python311/bin/python3")).unwrap();
+        script(&dir, "opt/alt/php80/bin/python3", "");
+        script(&dir, "usr/bin/python3-config", "");
+        let b = script(&dir, "usr/bin/python3.9", "");
+        let c = script(&dir, "usr/bin/python3.12", "");
+        let d = script(&dir, "home/.pyenv/versions/3.8.1/bin/python3", "");
+        assert_eq!(installed(&dir, Some(&dir.join("home"))), [d, a, c, b]);
     }
 
     #[test]
     fn the_cache_holds_until_something_changes() {
-        let dir = Dir::new("cache");
-        let app = dir.app("a:b");
-        let python = dir.script("bin/python3", "");
-        let file = dir.0.join("cache");
+        let dir = account("cache");
+        let app = app_in(&dir, "a:b");
+        let python = script(&dir, "bin/python3", "");
+        let file = dir.join("cache");
         assert_eq!(cached(&file, &app, None), None);
         remember(&file, &python, &app, None).unwrap();
         assert_eq!(cached(&file, &app, None), Some(python.clone()));
-        assert_eq!(cached(&file, &dir.app("c:d"), None), None);
-        dir.script("site/venv/bin/python", "");
+        assert_eq!(cached(&file, &app_in(&dir, "c:d"), None), None);
+        script(&dir, "site/venv/bin/python", "");
         assert_eq!(cached(&file, &app, None), None);
         remember(&file, &python, &app, None).unwrap();
-        dir.script("bin/python3", "changed");
+        script(&dir, "bin/python3", "changed");
         assert_eq!(cached(&file, &app, None), None);
         fs::write(&file, "noise").unwrap();
         assert_eq!(cached(&file, &app, None), None);

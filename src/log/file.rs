@@ -14,6 +14,15 @@ use std::time::{Duration, SystemTime};
 /// How often we look whether the file at the path is still ours, and try again to open one that would not open.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// What is wrong with a log file.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The event is lost.
+    Lost(io::Error),
+    /// The file can be neither rotated nor opened anew: the event was written to the one that is open.
+    Stuck(io::Error),
+}
+
 /// An append-only file of at most about `max_size` bytes, and its two predecessors.
 #[derive(Debug)]
 pub struct LogFile {
@@ -46,20 +55,18 @@ impl LogFile {
         &self.path
     }
 
-    /// Opens the file at the path anew with the next event.
-    pub fn reopen(&mut self) {
-        self.file = None;
-        self.looked = None;
-    }
-
-    /// Appends one event in one write. While the file cannot be opened, events are lost: `Err` each time it is tried,
-    /// `Ok` in between.
-    pub fn append(&mut self, now: SystemTime, event: &[u8]) -> io::Result<()> {
-        self.look(now)?;
-        self.make_room(event.len() as u64)?;
+    /// Appends one event in one write. While no file can be opened, events are lost: `Err` each time it is tried, `Ok`
+    /// in between.
+    pub fn append(&mut self, now: SystemTime, event: &[u8]) -> Result<(), Trouble> {
+        let ready = self
+            .look(now)
+            .and_then(|()| self.make_room(event.len() as u64));
         match &mut self.file {
-            Some(file) => file.write(event).map(|_| ()),
-            None => Ok(()),
+            Some(file) => {
+                file.write(event).map_err(Trouble::Lost)?;
+                ready.map_err(Trouble::Stuck)
+            }
+            None => ready.map_err(Trouble::Lost),
         }
     }
 
@@ -126,8 +133,8 @@ impl LogFile {
         ours.is_some() && ours.map(identity) == there.map(identity)
     }
 
+    /// Until the new file is there, the old one stays.
     fn open(&mut self) -> io::Result<()> {
-        self.file = None;
         let file = OpenOptions::new()
             .append(true)
             .create(true)
@@ -142,28 +149,8 @@ impl LogFile {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
     use std::os::unix::fs::PermissionsExt;
-
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Dir {
-            let name = format!("runfcgi-log-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            Dir(path)
-        }
-
-        fn read(&self, name: &str) -> String {
-            std::fs::read_to_string(self.0.join(name)).unwrap_or_default()
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
@@ -171,8 +158,8 @@ mod tests {
 
     #[test]
     fn it_rotates_and_keeps_two() {
-        let dir = Dir::new("rotate");
-        let mut log = LogFile::new(dir.0.join("a.log"), 11);
+        let dir = Scratch::new("log-rotate");
+        let mut log = LogFile::new(dir.join("a.log"), 11);
         for event in [
             "one\n",
             "two\n",
@@ -192,40 +179,70 @@ mod tests {
 
     #[test]
     fn a_file_moved_away_is_noticed() {
-        let dir = Dir::new("moved");
-        let mut log = LogFile::new(dir.0.join("a.log"), 0);
+        let dir = Scratch::new("log-moved");
+        let mut log = LogFile::new(dir.join("a.log"), 0);
         log.append(at(0), b"one\n").unwrap();
-        std::fs::rename(dir.0.join("a.log"), dir.0.join("b.log")).unwrap();
+        std::fs::rename(dir.join("a.log"), dir.join("b.log")).unwrap();
         log.append(at(1), b"two\n").unwrap();
         assert_eq!(dir.read("b.log"), "one\ntwo\n");
         log.append(at(2), b"three\n").unwrap();
         assert_eq!(dir.read("a.log"), "three\n");
-        std::fs::remove_file(dir.0.join("a.log")).unwrap();
-        log.reopen();
-        log.append(at(2), b"four\n").unwrap();
+        std::fs::remove_file(dir.join("a.log")).unwrap();
+        log.append(at(4), b"four\n").unwrap();
         assert_eq!(dir.read("a.log"), "four\n");
     }
 
     #[test]
+    fn a_file_that_cannot_be_rotated_loses_nothing() {
+        let dir = Scratch::new("log-stuck");
+        let mut log = LogFile::new(dir.join("a.log"), 8);
+        dir.write("a.log.1/in the way", "", 0o644);
+        dir.write("a.log.2/in the way", "", 0o644);
+        log.append(at(0), b"one two\n").unwrap();
+        for event in ["three\n", "four\n"] {
+            let trouble = log.append(at(0), event.as_bytes());
+            assert!(matches!(trouble, Err(Trouble::Stuck(_))), "{trouble:?}");
+        }
+        assert_eq!(dir.read("a.log"), "one two\nthree\nfour\n");
+        std::fs::remove_dir_all(dir.join("a.log.2")).unwrap();
+        log.append(at(0), b"five\n").unwrap();
+        assert_eq!(dir.read("a.log"), "five\n");
+        assert_eq!(dir.read("a.log.1"), "one two\nthree\nfour\n");
+    }
+
+    #[test]
+    fn where_no_new_file_can_be_made_the_old_one_takes_what_comes() {
+        let dir = Scratch::new("log-old");
+        let path = dir.write("sub/a.log", "", 0o600);
+        let mut log = LogFile::new(path, 0);
+        log.append(at(0), b"one\n").unwrap();
+        std::fs::rename(dir.join("sub"), dir.join("moved")).unwrap();
+        let trouble = log.append(at(3), b"two\n");
+        assert!(matches!(trouble, Err(Trouble::Stuck(_))), "{trouble:?}");
+        log.append(at(4), b"three\n").unwrap();
+        assert_eq!(dir.read("moved/a.log"), "one\ntwo\nthree\n");
+    }
+
+    #[test]
     fn a_missing_directory_is_told_now_and_then() {
-        let dir = Dir::new("missing");
-        let mut log = LogFile::new(dir.0.join("sub/a.log"), 0);
+        let dir = Scratch::new("log-missing");
+        let mut log = LogFile::new(dir.join("sub/a.log"), 0);
         assert!(log.append(at(0), b"one\n").is_err());
         assert!(log.append(at(1), b"two\n").is_ok());
         assert!(log.append(at(3), b"three\n").is_err());
-        std::fs::create_dir(dir.0.join("sub")).unwrap();
+        std::fs::create_dir(dir.join("sub")).unwrap();
         log.append(at(6), b"four\n").unwrap();
         assert_eq!(dir.read("sub/a.log"), "four\n");
     }
 
     #[test]
     fn several_writers_lose_no_line_and_tear_none() {
-        let dir = Dir::new("several");
+        let dir = Scratch::new("log-several");
         let (writers, events) = (4, 300);
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
                 // Each with an open file description of its own, as processes have.
-                let mut log = LogFile::new(dir.0.join("a.log"), 12_000);
+                let mut log = LogFile::new(dir.join("a.log"), 12_000);
                 std::thread::spawn(move || {
                     for event in 0..events {
                         let line = format!("{writer} {event:04} {}\n", "x".repeat(10));
@@ -243,6 +260,6 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), writers * events);
-        assert!(dir.0.join("a.log.1").exists());
+        assert!(dir.join("a.log.1").exists());
     }
 }
