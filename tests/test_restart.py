@@ -610,6 +610,25 @@ def test_a_process_spawned_while_the_configuration_is_broken_serves_the_old_code
     assert ask(manager.spawn(), "/version").text == "0"
 
 
+def test_a_restart_txt_that_is_deleted_puts_new_code_live_everywhere(make_plain, manage):  # noqa: F811
+    """Else a process that starts later would import the app once more, and older ones would stay with what they have."""
+    site = make_plain()
+    restart = site.account.project / "tmp" / "restart.txt"
+    restart.parent.mkdir()
+    restart.write_text("")
+    give(restart.parent)
+    manager = manage(site)
+    fronts = [manager.spawn()]
+    assert ask(fronts[0], "/version").text == "0"
+    site.account.code(1)
+    restart.unlink()
+    until(lambda: ask(fronts[0], "/version").text == "1", 5, "new code is live")
+    fronts.append(manager.spawn())
+    assert [ask(front, "/version").text for front in fronts] == ["1", "1"]
+    assert len(site.imports()) == 2
+    until(lambda: len(site.preloaders()) == 1, 5, "one preloader is left")
+
+
 def test_how_exit_leaves_for_the_web_server_to_start_anew(make_plain, manage):  # noqa: F811
     site = make_plain(restart='how = "exit"')
     manager = manage(site)

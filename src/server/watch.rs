@@ -1,7 +1,8 @@
 //! `Watch`: notices that the executable, the configuration or a watched file has changed.
 //!
 //! A stamp is only the trigger. A plain touch (same content) is acted on at once; content that changes means an upload,
-//! which must stand still for `SETTLE` first. The decisions are functions of stamps and `now`.
+//! which must stand still for `SETTLE` first. A watched file that goes away is a touch too, since a process that starts
+//! later names its version without it; but one that is deleted and uploaded again is one touch. The decisions are functions of stamps and `now`.
 
 use crate::runtime::{fnv, fnv_more};
 use std::fs;
@@ -29,6 +30,8 @@ struct Watched {
     stamp: Stamp,
     /// Hash of the content, for the files whose content matters.
     content: Option<u64>,
+    /// Since when it is not there, though `stamp` says that it is.
+    gone: Option<Instant>,
 }
 
 /// What has changed.
@@ -70,11 +73,16 @@ impl Watch {
         let mut change = None;
         for other in &mut self.others {
             let stamp = Stamp::of(&other.path);
-            // A watched file that goes away says nothing.
-            if stamp != other.stamp && stamp != Stamp::default() {
+            if stamp != other.stamp {
+                if stamp == Stamp::default()
+                    && now.saturating_duration_since(*other.gone.get_or_insert(now)) < SETTLE
+                {
+                    continue;
+                }
+                other.stamp = stamp;
                 change = Some(Change::Touched);
             }
-            other.stamp = stamp;
+            other.gone = None;
         }
         let files = [
             (Some(&mut self.executable), Change::Executable),
@@ -124,7 +132,7 @@ impl Watch {
 
     /// An upload is going on: look again soon.
     pub fn is_unsettled(&self) -> bool {
-        self.unsettled.is_some()
+        self.unsettled.is_some() || self.others.iter().any(|other| other.gone.is_some())
     }
 
     /// Names the state that counts as unchanged: another one for each change.
@@ -151,6 +159,7 @@ impl Watched {
             path: path.to_owned(),
             stamp: Stamp::of(path),
             content: if with_content { content(path) } else { None },
+            gone: None,
         }
     }
 }
@@ -195,13 +204,7 @@ fn content(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("runfcgi-watch-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
-        dir
-    }
+    use crate::scratch::Scratch;
 
     fn age(path: &Path, seconds: u64) {
         let time = std::time::SystemTime::now() - Duration::from_secs(seconds);
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn touch_is_at_once_and_an_upload_settles() {
-        let dir = scratch("settle");
+        let dir = Scratch::new("watch-settle");
         let (exe, toml, restart) = (
             dir.join("a.fcgi"),
             dir.join("a.toml"),
@@ -233,8 +236,6 @@ mod tests {
         assert_eq!(watch.look(now), None);
         fs::write(&restart, "").unwrap();
         assert_eq!(watch.look(now), Some(Change::Touched));
-        fs::remove_file(&restart).unwrap();
-        assert_eq!(watch.look(now), None);
 
         fs::write(&exe, "two").unwrap();
         assert_eq!(watch.look(now), None);
@@ -253,6 +254,39 @@ mod tests {
         fs::write(&toml, "y").unwrap();
         assert_eq!(watch.look(now + SETTLE * 10), None);
         assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Configuration));
-        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_watched_file_that_goes_away_is_a_touch() {
+        let dir = Scratch::new("watch-gone");
+        let exe = dir.write("a.fcgi", "one", 0o755);
+        let restart = dir.write("restart.txt", "", 0o644);
+        let now = Instant::now();
+        let new = || Watch::new(&exe, None, std::slice::from_ref(&restart));
+        let mut watch = new();
+        let first = watch.version(b"");
+
+        fs::remove_file(&restart).unwrap();
+        assert_eq!(watch.look(now), None);
+        assert!(watch.is_unsettled());
+        assert_eq!(watch.version(b""), first, "nothing is told yet");
+        dir.write("restart.txt", "again", 0o644);
+        assert_eq!(
+            watch.look(now + SETTLE * 2),
+            Some(Change::Touched),
+            "deleted and uploaded: once"
+        );
+        assert!(!watch.is_unsettled());
+
+        fs::remove_file(&restart).unwrap();
+        assert_eq!(watch.look(now + SETTLE * 3), None);
+        assert_eq!(watch.look(now + SETTLE * 4), Some(Change::Touched));
+        assert_eq!(watch.look(now + SETTLE * 9), None);
+        assert!(!watch.is_unsettled());
+        assert_eq!(
+            watch.version(b""),
+            new().version(b""),
+            "who starts now says the same"
+        );
     }
 }
