@@ -4,7 +4,7 @@
 
 mod place;
 
-use crate::config::{Config, Finding, Level, Options, locate};
+use crate::config::{Config, Finding, Level, Options, locate, owner};
 use crate::python::{self, Found};
 use crate::worker::spawn;
 use place::{account, htaccess, permissions};
@@ -29,7 +29,8 @@ pub fn run(
         warnings: 0,
     };
     let dir = exe.parent().unwrap_or(Path::new("/"));
-    let config = settings(stem, dir, explicit, &mut report)?;
+    let options = Options::of_owner(owner(exe));
+    let config = settings(stem, dir, explicit, &options, &mut report)?;
     if let Some(config) = &config {
         app(config, &mut report)?;
     }
@@ -88,9 +89,10 @@ fn settings(
     stem: &str,
     dir: &Path,
     explicit: Option<&Path>,
+    options: &Options,
     report: &mut Report,
 ) -> io::Result<Option<Config>> {
-    let path = match locate(stem, dir, explicit) {
+    let path = match locate(stem, dir, explicit, options.owner) {
         Ok(Some(path)) => path,
         Ok(None) => {
             report.add(Finding::error(
@@ -109,11 +111,11 @@ fn settings(
             return Ok(None);
         }
     };
-    match Config::load_with(Some(&path), &Options::default()) {
+    match Config::load_with(Some(&path), options) {
         Ok(mut config) => {
             report.add(Finding::good("settings", path.display().to_string()))?;
             report.all(std::mem::take(&mut config.warnings))?;
-            report.all(homeless(&path))?;
+            report.all(homeless(&path, options))?;
             if config.server.secret.is_some() {
                 report.all(secrecy(&path))?;
             }
@@ -127,8 +129,8 @@ fn settings(
 }
 
 /// What would be wrong if HOME were not set, as it is not under mod_fcgid.
-fn homeless(path: &Path) -> Vec<Finding> {
-    let findings = match Config::load_at_home(Some(path), &Options::default(), None) {
+fn homeless(path: &Path, options: &Options) -> Vec<Finding> {
+    let findings = match Config::load_at_home(Some(path), options, None) {
         Ok(_) => return Vec::new(),
         Err(findings) => findings,
     };
@@ -374,45 +376,13 @@ fn cure(text: &str, found: &Found) -> String {
 mod tests {
     use super::*;
     use crate::config::App;
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use crate::scratch::Scratch;
 
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Dir {
-            let path =
-                std::env::temp_dir().join(format!("runfcgi-check-{}-{name}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            let dir = Dir(path.canonicalize().unwrap());
-            dir.mode("", 0o755);
-            dir
-        }
-
-        fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
-            let path = self.0.join(name);
-            fs::write(&path, text).unwrap();
-            self.mode(name, mode);
-            path
-        }
-
-        fn mode(&self, name: &str, mode: u32) {
-            let path = self.0.join(name);
-            fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-        }
-
-        fn run(&self, explicit: Option<&Path>) -> (bool, String) {
-            let mut out = Vec::new();
-            let exe = self.0.join("mysite.fcgi");
-            let good = run(&exe, "mysite", explicit, &mut out).unwrap();
-            (good, String::from_utf8(out).unwrap())
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn run_in(dir: &Scratch, explicit: Option<&Path>) -> (bool, String) {
+        let mut out = Vec::new();
+        let exe = dir.join("mysite.fcgi");
+        let good = run(&exe, "mysite", explicit, &mut out).unwrap();
+        (good, String::from_utf8(out).unwrap())
     }
 
     fn codes(findings: &[Finding]) -> Vec<&'static str> {
@@ -421,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_good_site_and_then_a_broken_one() {
-        let dir = Dir::new("site");
+        let dir = Scratch::new("check-site");
         dir.write("mysite.fcgi", "", 0o755);
         dir.write(
             "mysite.toml",
@@ -434,7 +404,7 @@ mod tests {
             0o644,
         );
         dir.write("app.py", "print('noise')\napplication = print\n", 0o644);
-        let (good, text) = dir.run(None);
+        let (good, text) = run_in(&dir, None);
         assert!(good, "{text}");
         assert!(text.contains("app app:application: imported in"), "{text}");
         assert!(text.contains("hands requests to fcgid-script"), "{text}");
@@ -442,7 +412,7 @@ mod tests {
 
         dir.write("app.py", "import no_such_thing_at_all\n", 0o644);
         dir.mode("mysite.fcgi", 0o775);
-        let (good, text) = dir.run(None);
+        let (good, text) = run_in(&dir, None);
         assert!(!good, "{text}");
         for want in [
             "No module named 'no_such_thing_at_all'",
@@ -457,22 +427,22 @@ mod tests {
 
     #[test]
     fn a_home_that_the_web_server_lacks_is_told() {
-        let dir = Dir::new("homeless");
+        let dir = Scratch::new("check-homeless");
         let toml = dir.write(
             "mysite.toml",
             "[app]\nwsgi = \"app:application\"\n[log]\nfile = \"~/x.log\"\n",
             0o644,
         );
-        let findings = homeless(&toml);
+        let findings = homeless(&toml, &Options::default());
         assert_eq!(codes(&findings), ["RF0161"]);
         assert_eq!(findings[0].place, "mysite.toml:4:8");
     }
 
     #[test]
     fn no_settings_is_an_error_that_says_where() {
-        let dir = Dir::new("none");
+        let dir = Scratch::new("check-none");
         dir.write("mysite.fcgi", "", 0o755);
-        let (good, text) = dir.run(None);
+        let (good, text) = run_in(&dir, None);
         assert!(!good);
         assert!(text.contains("there is no mysite.toml in"), "{text}");
         assert!(text.contains("RF0220"), "{text}");
@@ -480,23 +450,23 @@ mod tests {
 
     #[test]
     fn permissions_that_suexec_refuses() {
-        let dir = Dir::new("modes");
+        let dir = Scratch::new("check-modes");
         let exe = dir.write("mysite.fcgi", "", 0o755);
-        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0000"]);
+        assert_eq!(codes(&permissions(&exe, &dir)), ["RF0000"]);
         dir.mode("mysite.fcgi", 0o644);
-        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0213"]);
+        assert_eq!(codes(&permissions(&exe, &dir)), ["RF0213"]);
         dir.mode("mysite.fcgi", 0o777);
         dir.mode("", 0o775);
-        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0211", "RF0211"]);
+        assert_eq!(codes(&permissions(&exe, &dir)), ["RF0211", "RF0211"]);
         dir.mode("", 0o755);
         dir.mode("mysite.fcgi", 0o4755);
-        assert_eq!(codes(&permissions(&exe, &dir.0)), ["RF0215"]);
-        assert_eq!(codes(&permissions(&dir.0.join("gone"), &dir.0)), ["RF0210"]);
+        assert_eq!(codes(&permissions(&exe, &dir)), ["RF0215"]);
+        assert_eq!(codes(&permissions(&dir.join("gone"), &dir)), ["RF0210"]);
     }
 
     #[test]
     fn htaccess_must_name_a_handler_and_us() {
-        let dir = Dir::new("htaccess");
+        let dir = Scratch::new("check-htaccess");
         for (text, want) in [
             (
                 "AddHandler fcgid-script .fcgi\nRewriteRule ^(.*)$ mysite.fcgi/$1\n",
@@ -513,15 +483,15 @@ mod tests {
             ("AddHandler fastcgi-script .fcgi\n", &["RF0000", "RF0223"]),
         ] {
             dir.write(".htaccess", text, 0o644);
-            assert_eq!(codes(&htaccess(&dir.0, "mysite")), want, "{text}");
+            assert_eq!(codes(&htaccess(&dir, "mysite")), want, "{text}");
         }
         dir.mode(".htaccess", 0o600);
-        assert!(codes(&htaccess(&dir.0, "mysite")).contains(&"RF0224"));
+        assert!(codes(&htaccess(&dir, "mysite")).contains(&"RF0224"));
     }
 
     #[test]
     fn what_the_import_says_becomes_findings() {
-        let dir = Dir::new("said");
+        let dir = Scratch::new("check-said");
         let python = dir.write("python3", "", 0o644);
         let found = python::Found::named_for_test(python);
         let config = Config {

@@ -385,7 +385,7 @@ mod tests {
             (
                 "mysite",
                 "",
-                "Serve(Serve { options: Options { config: None, help: false, settings: [], listeners: [], directory: None }, asked: false })",
+                "Serve(Serve { options: Options { config: None, help: false, settings: [], listeners: [], directory: None, owner: None }, asked: false })",
             ),
             ("mysite", "check", "Check(Common { config: None })"),
             (

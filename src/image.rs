@@ -1,7 +1,7 @@
 //! The running image: a private copy of the uploaded executable, so that the uploaded file may be overwritten in place
 //! while it runs (a running image answers ETXTBSY), and so that a new one can be tried before it is trusted.
 
-use crate::runtime::{RuntimeDir, fnv, fnv_more};
+use crate::runtime::{RuntimeDir, fnv, fnv_more, is_at};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, Pid, access};
 use std::fs::{self, File, OpenOptions};
@@ -22,8 +22,8 @@ pub struct Image {
     pub memory: Option<OwnedFd>,
 }
 
-/// Copies the executable at `original`, after looking at it: whole, executable, ours or root's, and not for others to
-/// write.
+/// Copies the executable at `original`, after looking at it: whole, executable, and for nobody to write but its owner,
+/// and its group if it is ours or root's. The owner may be anyone: it is the owner's program that we are.
 pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
     let content = read_checked(original)?;
     if let Some(dir) = dir
@@ -82,12 +82,12 @@ fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
     if !meta.is_file() {
         return refuse("is not a file");
     }
-    let us = nix::unistd::geteuid().as_raw();
-    if meta.uid() != us && meta.uid() != 0 && us != 0 && meta.mode() & 0o022 != 0 {
-        return refuse("belongs to someone else");
-    }
     if meta.mode() & 0o002 != 0 {
         return refuse("may be written by anyone (chmod 755 it)");
+    }
+    let (owner, us) = (meta.uid(), nix::unistd::geteuid().as_raw());
+    if owner != us && owner != 0 && meta.mode() & 0o020 != 0 {
+        return refuse("may be written by another user's group (chmod 755 it)");
     }
     if access(original, AccessFlags::X_OK).is_err() {
         return refuse("is not executable (chmod 755 it)");
@@ -109,9 +109,7 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
     for _ in 0..8 {
         if let Ok(file) = File::open(&path) {
             file.lock_shared()?;
-            let is_there = fs::symlink_metadata(&path)
-                .is_ok_and(|there| file.metadata().is_ok_and(|held| held.ino() == there.ino()));
-            if is_there {
+            if is_at(&file, &path) {
                 let image = Image {
                     path: Some(path),
                     lock: Some(file.into()),
@@ -156,4 +154,42 @@ fn copy_to_memory(content: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memory);
     file.write_all(content)?;
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+    use std::os::unix::fs::chown;
+
+    #[test]
+    fn what_may_be_executed() {
+        let dir = Scratch::new("image");
+        let refused = |bytes: &str, mode, owner: Option<u32>| {
+            let path = dir.write("a.fcgi", bytes, mode);
+            if nix::unistd::geteuid().is_root() {
+                chown(&path, owner, None).unwrap();
+            } else if owner.is_some() {
+                return None;
+            }
+            let read = read_checked(&path).map(|content| assert_eq!(content, bytes.as_bytes()));
+            Some(read.err().map(|error| error.to_string()))
+        };
+        let elf = "\x7fELF and so on";
+        for (bytes, mode, owner, want) in [
+            (elf, 0o755, None, ""),
+            (elf, 0o775, None, ""),
+            (elf, 0o757, None, "by anyone"),
+            (elf, 0o644, None, "not executable"),
+            ("#!/bin/sh", 0o755, None, "uploaded as text"),
+            (elf, 0o755, Some(4321), ""),
+            (elf, 0o775, Some(4321), "another user's group"),
+        ] {
+            match refused(bytes, mode, owner) {
+                None => (), // only root can make it so
+                Some(None) => assert_eq!(want, "", "{mode:o} {owner:?}"),
+                Some(Some(why)) => assert!(!want.is_empty() && why.contains(want), "{why}"),
+            }
+        }
+    }
 }

@@ -129,14 +129,19 @@ fn remove_unused(path: &Path, companions: &[PathBuf]) {
     if file.try_lock().is_err() {
         return;
     }
-    let same = |a: &fs::Metadata, b: &fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
-    if let (Ok(held), Ok(there)) = (file.metadata(), fs::symlink_metadata(path))
-        && same(&held, &there)
-    {
+    if is_at(&file, path) {
         for companion in companions {
             let _ = fs::remove_file(companion);
         }
         let _ = fs::remove_file(path);
+    }
+}
+
+/// Whether an open file is still the one at `path`.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(there)) => held.ino() == there.ino() && held.dev() == there.dev(),
+        _ => false,
     }
 }
 

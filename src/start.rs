@@ -7,7 +7,7 @@ mod handover;
 mod sockets;
 
 use crate::cli::{self, Command, Serve};
-use crate::config::{self, Config, Finding};
+use crate::config::{self, Config, Finding, Options};
 use crate::daemon::{self, Surroundings};
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
@@ -28,7 +28,7 @@ use std::time::SystemTime;
 
 /// Does what the command line, the environment and descriptor 0 ask for. Returns the exit status.
 pub fn run() -> u8 {
-    let left = Left::read();
+    let mut left = Left::read();
     let activated = match left.again {
         true => Vec::new(),
         false => systemd::activated(),
@@ -47,6 +47,9 @@ pub fn run() -> u8 {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
+    // While it is being uploaded anew, it still is whose it was.
+    let owner = config::owner(&original).or(left.owner);
+    left.owner = owner;
     let listening = socket::getsockopt(&io::stdin(), sockopt::AcceptConn).unwrap_or(false);
     let forced = force_cgi();
     let has = |name: &str| std::env::var_os(name).is_some();
@@ -93,7 +96,7 @@ pub fn run() -> u8 {
             serve_site(site, original, left, activated)
         }
         Command::Serve(_) => {
-            let found = locate(&stem, &original, None).ok().flatten();
+            let found = locate(&stem, &original, None, owner).ok().flatten();
             say(&cli::alone(
                 &called_as.to_string_lossy(),
                 &stem,
@@ -123,7 +126,7 @@ pub fn run() -> u8 {
         Command::Launch(launch) => launch.run(),
         Command::SelfTest => 0,
         Command::Status { json, common } => {
-            match locate(&stem, &original, common.config.as_deref()) {
+            match locate(&stem, &original, common.config.as_deref(), owner) {
                 Ok(found) => tell_status(&original, &stem, found, json),
                 Err(finding) => refuse(&[finding]),
             }
@@ -134,10 +137,10 @@ pub fn run() -> u8 {
 fn tell_status(original: &Path, stem: &str, found: Option<PathBuf>, json: bool) -> u8 {
     let beside = original.parent().unwrap_or(Path::new("/"));
     let file = found.unwrap_or_else(|| original.with_file_name(format!("{stem}.toml")));
-    let config = Config::load(&file).ok();
-    let (text, alive) = status::command::report(&file, config.as_ref(), beside, json);
+    let options = Options::of_owner(config::owner(original));
+    let (text, runs) = status::command::report(&file, &options, beside, json);
     say(&text);
-    if alive { 0 } else { cli::EXIT_FAILED }
+    if runs { 0 } else { cli::EXIT_FAILED }
 }
 
 /// What is to be served, and as what.
@@ -159,6 +162,7 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
             .spawned_as
             .unwrap_or_else(|| Stamp::of(&original).inode()),
         original,
+        owner: left.owner,
         directory: here.unwrap_or_else(|| PathBuf::from("/")),
         background: left.background,
         ready: left.ready.take(),
@@ -169,8 +173,14 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
     }
     let options = &mut site.serve.options;
     options.directory = Some(own.directory.clone());
+    options.owner = own.owner;
     options.config = options.config.take().map(|file| own.directory.join(file));
-    let located = locate(&site.stem, &own.original, options.config.as_deref());
+    let located = locate(
+        &site.stem,
+        &own.original,
+        options.config.as_deref(),
+        own.owner,
+    );
     let config_file = match &located {
         Ok(Some(path)) => own.directory.join(path),
         _ => own.original.with_file_name(format!("{}.toml", site.stem)),
@@ -235,7 +245,7 @@ fn start(
     let known = config.as_ref().ok();
     let named = match known {
         Some(config) => config.server.runtime_dir.clone(),
-        None => config::runtime_dir_of_broken(&config_file),
+        None => config::runtime_dir_of_broken(&config_file, own.owner),
     };
     let dir = RuntimeDir::open(
         named.as_deref(),
@@ -251,6 +261,11 @@ fn start(
         log.event(SystemTime::now(), Level::Warning, &error.to_string());
     }
     let mut note = |text: &str| log.event(SystemTime::now(), Level::Warning, text);
+    if let Some(why) = left.refused.take() {
+        note(&format!(
+            "restart: the new image cannot be executed, the old one goes on: {why}"
+        ));
+    }
     let again = left.again;
     // A server that has been serving goes on without what it cannot get.
     let mut or_go_on = |error: anyhow::Error| match again {
@@ -385,10 +400,11 @@ fn locate(
     stem: &str,
     original: &Path,
     explicit: Option<&Path>,
+    owner: Option<u32>,
 ) -> Result<Option<PathBuf>, Finding> {
     let from_env = config::explicit_from_env();
     let dir = original.parent().unwrap_or(Path::new("/"));
-    config::locate(stem, dir, explicit.or(from_env.as_deref()))
+    config::locate(stem, dir, explicit.or(from_env.as_deref()), owner)
 }
 
 fn no_settings(stem: &str, original: &Path) -> Finding {

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -437,6 +438,58 @@ def test_it_stays_one_daemon_through_a_restart(site):
     os.kill(pid, signal.SIGTERM)
     site.gone()
     assert not site.socket.exists() and not (site.directory / "my.pid").exists()
+
+
+def test_a_restart_with_more_connections_than_can_be_handed_over(site):
+    """Their numbers stand in one variable of the environment, and Linux bounds its size."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16384, max(16384, limits[1])))
+    site.config.write_text(site.config.read_text() + "[limits]\nmax_connections = 8000\n")
+    kept = []
+    try:
+        site.daemon("socket=my.sock", "pidfile=my.pid")
+        pid, before = site.pid(), site.ask()["pid"]
+        for _ in range(7600):
+            peer = socket.socket(socket.AF_UNIX)
+            kept.append(peer)
+            peer.connect(str(site.socket))
+        site.config.write_text(site.config.read_text() + "# changed\n")
+        until(lambda: site.ask()["pid"] != before, 20, "the restart")
+        assert site.fronts() == [pid]
+        still = []
+        for peer in kept:
+            peer.settimeout(0)
+            try:
+                assert peer.recv(1) == b""
+            except BlockingIOError:
+                still.append(peer)
+        assert 6000 < len(still) < len(kept)
+        still[0].settimeout(10)
+        peers.begin_fastcgi(still[0], "/page")
+        assert peers.end_fastcgi(still[0]).startswith("Status: 200")
+    finally:
+        for peer in kept:
+            peer.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_restart_without_an_executable_goes_on_in_the_old_one(site):
+    good = site.config.read_text()
+    site.config.write_text("[app\n" + good)
+    errors = site.directory / "err.log"
+    with socket.socket(socket.AF_UNIX) as listener, open(errors, "wb") as log:
+        listener.bind(str(site.socket))
+        listener.listen()
+        front = subprocess.Popen(["./mysite.fcgi"], stdin=listener, stderr=log, cwd=site.directory)
+    assert peers.fastcgi(site.socket).startswith("Status: 500")
+    site.executable.unlink()
+    site.config.write_text(good)
+    front.send_signal(signal.SIGHUP)
+    until(lambda: peers.fastcgi(site.socket).startswith("Status: 200"), 20, "the mended settings are live")
+    assert front.poll() is None
+    assert "restart: the new image cannot be executed, the old one goes on: " in errors.read_text()
+    front.terminate()
+    assert front.wait(10) == 0
 
 
 def test_many_signals_do_not_end_it(site):

@@ -195,6 +195,18 @@ def test_a_hung_worker_and_a_stopped_front_do_not_stop_status(site):
         front.send_signal(signal.SIGCONT)
 
 
+def test_a_site_whose_settings_are_wrong_does_not_run(site):
+    good = site.settings.read_text()
+    site.settings.write_text("[app\n" + good)
+    site.start()
+    until(lambda: site.json()["state"] == "fault", 10, "the front has told")
+    told = site.status()
+    assert told.returncode == 1 and "fault" in told.stdout, told
+    site.settings.write_text(good)
+    until(lambda: site.status().returncode == 0, 10, "the site runs")
+    assert site.json()["state"] == "serving"
+
+
 def test_what_is_dead_is_not_shown(site):
     front = site.start()
     site.get("/a")

@@ -1,29 +1,21 @@
 //! From a settings file and the options of a command line to a checked `Config`, or to everything that is wrong.
 //!
-//! Finds and reads the file; knows no server, no Python and no output. Whoever may write the file may run code as us,
-//! so only a file that nobody else may write is taken.
+//! Knows no server, no Python and no output.
 
 use super::findings::{Finding, nearest};
 use super::value::{Base, Raw, normalise, tidy};
-use super::{Config, Options, checks, limits, table};
+use super::{Config, Options, checks, file, table};
 use serde::Deserialize;
-use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
 
 impl Config {
-    /// Reads and checks a settings file; what is wrong comes all at once.
-    pub fn load(path: &Path) -> Result<Config, Vec<Finding>> {
-        Config::load_with(Some(path), &Options::default())
-    }
-
-    /// The same with the options of a command line, which win over the file; the file may be absent.
+    /// Reads and checks a settings file with the options of a command line, which win over it; the file may be absent.
+    /// What is wrong comes all at once.
     pub fn load_with(path: Option<&Path>, options: &Options) -> Result<Config, Vec<Finding>> {
-        let home = std::env::var_os("HOME").filter(|h| !h.is_empty());
-        Config::load_at_home(path, options, home.map(PathBuf::from))
+        Config::load_at_home(path, options, file::home())
     }
 
     /// The same with this as `~`.
@@ -39,7 +31,7 @@ impl Config {
         let mut draft = Draft::new(home);
         if let Some(path) = path {
             let path = tidy(&cwd.join(path));
-            match read(&path) {
+            match file::read(&path, options.owner) {
                 Ok(text) => draft.file(&path, &text),
                 Err(finding) => draft.findings.push(finding),
             }
@@ -47,46 +39,6 @@ impl Config {
         draft.options(options, &cwd);
         draft.finish(options, &cwd)
     }
-}
-
-/// The settings file of the executable `<stem>.fcgi` in `exe_dir`: `<stem>.toml` there or in the two directories above.
-/// `explicit` (from `--config` or `RUNFCGI_CONFIG`) is taken as it is. A file that must not be used is an error, so
-/// that nothing else is run in its stead.
-pub fn locate(
-    stem: &str,
-    exe_dir: &Path,
-    explicit: Option<&Path>,
-) -> Result<Option<PathBuf>, Finding> {
-    if let Some(path) = explicit {
-        return acceptable(path).map(|()| Some(path.to_path_buf()));
-    }
-    for dir in exe_dir.ancestors().take(1 + limits::CONFIG_PARENTS) {
-        let path = dir.join(format!("{stem}.toml"));
-        if path.symlink_metadata().is_ok() {
-            return acceptable(&path).map(|()| Some(path));
-        }
-    }
-    Ok(None)
-}
-
-/// The `runtime_dir` of a settings file that cannot be used: where the processes that still serve its last good form
-/// are to be found.
-pub fn runtime_dir_of_broken(path: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text
-        .lines()
-        .map(str::trim)
-        .find(|line| line.starts_with("runtime_dir"))?;
-    let table: toml::Table = toml::from_str(line).ok()?;
-    let named = table.get("runtime_dir")?.as_str()?;
-    Some(path.parent()?.join(named))
-}
-
-/// What `RUNFCGI_CONFIG` names.
-pub fn explicit_from_env() -> Option<PathBuf> {
-    std::env::var_os("RUNFCGI_CONFIG")
-        .filter(|v| !v.is_empty())
-        .map(PathBuf::from)
 }
 
 /// A configuration in the making.
@@ -352,99 +304,6 @@ fn line_and_column(place: &str) -> (usize, usize) {
     (parts.next().unwrap_or(0), column)
 }
 
-/// Whether whoever can change the file is only us or root.
-fn acceptable(path: &Path) -> Result<(), Finding> {
-    let place = path.display().to_string();
-    let error = |what: String, fix: String| Err(Finding::error("RF0101", &place, what, fix));
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(e) => {
-            return error(
-                format!("the settings file cannot be read: {e}"),
-                "create it, or name another with --config FILE or RUNFCGI_CONFIG".to_string(),
-            );
-        }
-    };
-    judge(path, &meta)
-}
-
-fn judge(path: &Path, meta: &std::fs::Metadata) -> Result<(), Finding> {
-    let place = path.display().to_string();
-    let error = |what: String, fix: String| Err(Finding::error("RF0101", &place, what, fix));
-    if !meta.is_file() {
-        return error(
-            "this is not a regular file".to_string(),
-            "put a settings file there".to_string(),
-        );
-    }
-    let us = nix::unistd::geteuid().as_raw();
-    if meta.uid() != us && meta.uid() != 0 {
-        return error(
-            format!(
-                "the settings file belongs to user {}, but we run as user {us}",
-                meta.uid()
-            ),
-            format!("chown {us} {place}"),
-        );
-    }
-    if meta.mode() & 0o022 != 0 {
-        return error(
-            format!(
-                "others may write the settings file (mode {:04o}), and so could run code as us",
-                meta.mode() & 0o7777
-            ),
-            format!("chmod go-w {place}"),
-        );
-    }
-    Ok(())
-}
-
-fn read(path: &Path) -> Result<String, Finding> {
-    acceptable(path)?;
-    let error = |place: String, what: String, fix: &str| Finding::error("RF0101", place, what, fix);
-    let place = path.display().to_string();
-    let unreadable = |e: std::io::Error| {
-        error(
-            place.clone(),
-            format!("the settings file cannot be read: {e}"),
-            &format!("chmod u+r {place}"),
-        )
-    };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    // Once more, of what is open now: the name may have come to mean another file.
-    judge(path, &file.metadata().map_err(unreadable)?)?;
-    file.take(limits::CONFIG_SIZE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > limits::CONFIG_SIZE {
-        return Err(error(
-            place,
-            format!("the file is larger than {} bytes", limits::CONFIG_SIZE),
-            "this is hardly a settings file",
-        ));
-    }
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(error(
-            place,
-            "the file is saved as UTF-16".to_string(),
-            "save it as UTF-8 (\"Encoding\" in the editor)",
-        ));
-    }
-    let body = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    match std::str::from_utf8(body) {
-        Ok(text) => Ok(text.to_string()),
-        Err(e) => {
-            let line = body[..e.valid_up_to()].split(|b| *b == b'\n').count();
-            Err(error(
-                format!("{place}:{line}"),
-                "this line is not UTF-8".to_string(),
-                "save the file as UTF-8 (\"Encoding\" in the editor)",
-            ))
-        }
-    }
-}
-
 /// The value without spans; numbers too large become text, so that they are named as they were written.
 fn plain(value: &Spanned<DeValue>) -> Raw {
     let mut octal = false;
@@ -471,51 +330,25 @@ fn plain(value: &Spanned<DeValue>) -> Raw {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Address, Level, Method, Protocol, ScriptName};
+    use super::super::{Address, Method, Protocol, ScriptName};
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use crate::scratch::Scratch;
 
-    /// A directory of one test, removed with it.
-    struct Dir(PathBuf);
-
-    impl Dir {
-        fn new(name: &str) -> Dir {
-            let path =
-                std::env::temp_dir().join(format!("runfcgi-load-{}-{name}", std::process::id()));
-            std::fs::create_dir_all(path.join("a/b")).unwrap();
-            Dir(path.canonicalize().unwrap())
-        }
-
-        fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
-            let path = self.0.join(name);
-            std::fs::write(&path, bytes).unwrap();
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-            path
-        }
-
-        fn load(&self, text: &str) -> Result<Config, Vec<Finding>> {
-            Config::load(&self.write("mysite.toml", text.as_bytes()))
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn load(dir: &Scratch, text: impl AsRef<[u8]>) -> Result<Config, Vec<Finding>> {
+        let path = dir.write("mysite.toml", text, 0o644);
+        Config::load_with(Some(&path), &Options::default())
     }
 
     #[test]
     fn a_whole_file() {
-        let dir = Dir::new("whole");
-        let config = dir
-            .load(
-                "[app]\r\nsettings = \"mysite.settings\"\r\nscript_name = \"/shop/\"\r\npath = \"a\"\r\n\
+        let dir = Scratch::new("load-whole");
+        std::fs::create_dir(dir.join("a")).unwrap();
+        let config = load(&dir, "[app]\r\nsettings = \"mysite.settings\"\r\nscript_name = \"/shop/\"\r\npath = \"a\"\r\n\
                  [env]\r\nA = \"1\"\r\nB = 2\r\n[server]\r\nprotocol = \"ajp13\"\r\nmethod = \"thread\"\r\n\
                  host = \"localhost\"\r\nport = 8009\r\numask = 0o002\r\nsocket_mode = \"0660\"\r\n\
-                 linger = \"5m\"\r\n[limits]\r\nmax_body = \"10M\"\r\n[log]\r\nslow_log = 3\r\nfile = \"x.log\"\r\n",
-            )
+                 linger = \"5m\"\r\n[limits]\r\nmax_body = \"10M\"\r\n[log]\r\nslow_log = 3\r\nfile = \"x.log\"\r\n")
             .unwrap();
-        assert_eq!(config.app.path, Some(dir.0.join("a")));
+        assert_eq!(config.app.path, Some(dir.join("a")));
         assert_eq!(config.app.script_name, ScriptName::Forced("/shop".into()));
         assert_eq!(config.env["B"], "2");
         assert_eq!(config.server.method, Method::Threaded);
@@ -524,35 +357,30 @@ mod tests {
         assert_eq!(config.server.linger, 300);
         assert_eq!(config.limits.max_body, 10 << 20);
         assert_eq!(config.log.slow_log, 3.0);
-        assert_eq!(config.log.file, Some(dir.0.join("x.log")));
-        assert_eq!(config.restart.watch, [dir.0.join("a/tmp/restart.txt")]);
+        assert_eq!(config.log.file, Some(dir.join("x.log")));
+        assert_eq!(config.restart.watch, [dir.join("a/tmp/restart.txt")]);
         assert_eq!(config.server.endpoints.len(), 1);
         assert_eq!(config.server.endpoints[0].protocol, Protocol::Ajp);
         assert_eq!(
             config.server.endpoints[0].address,
             Address::Tcp("127.0.0.1:8009".parse().unwrap())
         );
-        assert_eq!(config.file, Some(dir.0.join("mysite.toml")));
+        assert_eq!(config.file, Some(dir.join("mysite.toml")));
     }
 
     #[test]
     fn a_bom_is_no_matter() {
-        let dir = Dir::new("bom");
-        let config = dir
-            .load("\u{feff}[app]\nwsgi = \"app:application\"\n")
-            .unwrap();
-        assert_eq!(config.app.path, Some(dir.0.clone()));
+        let dir = Scratch::new("load-bom");
+        let config = load(&dir, "\u{feff}[app]\nwsgi = \"app:application\"\n").unwrap();
+        assert_eq!(config.app.path, Some(dir.to_path_buf()));
     }
 
     #[test]
     fn everything_wrong_is_said_at_once() {
-        let dir = Dir::new("wrong");
-        let findings = dir
-            .load(
-                "settings = \"x\"\n[app]\nsetings = \"x.settings\"\npath = \"nowhere\"\nqueue = 3\n\
+        let dir = Scratch::new("load-wrong");
+        let findings = load(&dir, "settings = \"x\"\n[app]\nsetings = \"x.settings\"\npath = \"nowhere\"\nqueue = 3\n\
                  [sever]\n[server]\nmethod = \"forked\"\nport = \"x\"\nminspare = 5\nmaxspare = 3\n\
-                 umask = 22\nmaxchildren = 2\n[env]\n\"A B\" = \"x\"\nC = true\n[limits]\nqueue = -1\nqueue_timeout = 99999999\n",
-            )
+                 umask = 22\nmaxchildren = 2\n[env]\n\"A B\" = \"x\"\nC = true\n[limits]\nqueue = -1\nqueue_timeout = 99999999\n")
             .unwrap_err();
         let text: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
         let text = text.join("\n");
@@ -582,10 +410,12 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place() {
-        let dir = Dir::new("syntax");
-        let findings = dir
-            .load("[app]\nsettings = mysite.settings\nwsgi = 'a:b'\n[log\nx = 1\n")
-            .unwrap_err();
+        let dir = Scratch::new("load-syntax");
+        let findings = load(
+            &dir,
+            "[app]\nsettings = mysite.settings\nwsgi = 'a:b'\n[log\nx = 1\n",
+        )
+        .unwrap_err();
         let places: Vec<&str> = findings.iter().map(|f| f.place.as_str()).collect();
         assert!(places[0].starts_with("mysite.toml:2:"), "{findings:?}");
         assert!(places.iter().any(|p| p.starts_with("mysite.toml:4:")));
@@ -593,41 +423,10 @@ mod tests {
 
     #[test]
     fn wrong_encodings_are_named() {
-        let dir = Dir::new("encoding");
-        let path = dir.write("mysite.toml", b"[app]\n# caf\xe9\n");
-        let findings = Config::load(&path).unwrap_err();
+        let dir = Scratch::new("load-encoding");
+        let findings = load(&dir, b"[app]\n# caf\xe9\n").unwrap_err();
         assert!(findings[0].place.ends_with("mysite.toml:2"), "{findings:?}");
-        let path = dir.write("mysite.toml", b"\xff\xfe[\0");
-        let findings = Config::load(&path).unwrap_err();
+        let findings = load(&dir, b"\xff\xfe[\0").unwrap_err();
         assert!(findings[0].what.contains("UTF-16"), "{findings:?}");
-    }
-
-    #[test]
-    fn the_file_is_found_beside_or_above() {
-        let dir = Dir::new("locate");
-        let exe_dir = dir.0.join("a/b");
-        assert_eq!(locate("mysite", &exe_dir, None), Ok(None));
-        let far = dir.write("mysite.toml", b"");
-        assert_eq!(locate("mysite", &exe_dir, None), Ok(Some(far)));
-        let near = dir.write("a/b/mysite.toml", b"");
-        assert_eq!(locate("mysite", &exe_dir, None), Ok(Some(near)));
-        let gone = dir.0.join("gone.toml");
-        assert!(locate("mysite", &exe_dir, Some(&gone)).is_err());
-    }
-
-    #[test]
-    fn a_file_that_others_may_write_is_refused() {
-        let dir = Dir::new("writable");
-        let path = dir.write("mysite.toml", b"");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o664)).unwrap();
-        symlink(&path, dir.0.join("a/mysite.toml")).unwrap();
-        for exe_dir in [dir.0.clone(), dir.0.join("a")] {
-            let finding = locate("mysite", &exe_dir, None).unwrap_err();
-            assert_eq!(finding.level, Level::Error);
-            assert!(finding.fix.starts_with("chmod go-w /"), "{finding}");
-        }
-        std::fs::create_dir(dir.0.join("a/b/mysite.toml")).unwrap();
-        let finding = locate("mysite", &dir.0.join("a/b"), None).unwrap_err();
-        assert!(finding.what.contains("regular"), "{finding}");
     }
 }

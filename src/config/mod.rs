@@ -2,6 +2,7 @@
 
 mod checks;
 mod defaults;
+mod file;
 pub mod findings;
 pub mod limits;
 pub mod load;
@@ -9,8 +10,8 @@ pub mod options;
 pub mod table;
 mod value;
 
+pub use file::{explicit_from_env, locate, owner, runtime_dir_of_broken};
 pub use findings::{Finding, Level};
-pub use load::{explicit_from_env, locate, runtime_dir_of_broken};
 pub use options::Options;
 
 use serde::Deserialize;

@@ -23,6 +23,8 @@ pub struct Options {
     listeners: Vec<Listener>,
     /// What relative paths are relative to; None: the current directory.
     pub directory: Option<PathBuf>,
+    /// The user of the executable, who may own the settings file too.
+    pub owner: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,14 @@ enum Place {
 }
 
 impl Options {
+    /// No words at all; for an executable of this user.
+    pub fn of_owner(owner: Option<u32>) -> Options {
+        Options {
+            owner,
+            ..Options::default()
+        }
+    }
+
     /// Takes the words apart; all that is wrong comes at once.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Options, Vec<Finding>> {
         let mut parser = Parser::default();

@@ -4,6 +4,7 @@
 use super::restart::Restart;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
+use crate::runtime::is_at;
 use crate::status::collect::millis;
 use crate::status::command::site_name;
 use crate::status::{
@@ -15,8 +16,8 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::request::Phase;
@@ -173,11 +174,6 @@ impl Report {
             self.started = before.started;
         }
     }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let there = fs::symlink_metadata(path);
-    matches!((file.metadata(), there), (Ok(ours), Ok(there)) if ours.ino() == there.ino())
 }
 
 impl Server {

@@ -22,10 +22,15 @@ use std::process::Command;
 
 /// `key=value` words, all of them descriptors or plain numbers.
 const HANDOVER: &str = "RUNFCGI_HANDOVER";
+/// The last of them may be this one, and a text.
+const REFUSED: &str = "refused=";
 /// The path of the uploaded executable, beside `HANDOVER`.
 const ORIGINAL: &str = "RUNFCGI_ORIGINAL";
 /// The directory in which the words of the command line were written.
 const DIRECTORY: &str = "RUNFCGI_DIRECTORY";
+/// Bytes of `HANDOVER`. Linux executes nothing with a variable of 128 KiB, so of very many idle connections some are
+/// closed instead.
+const HANDOVER_SIZE: usize = 120 << 10;
 
 /// How far this process is in the background.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub(super) struct Own {
     pub(super) original: PathBuf,
     /// Its inode when this process was started.
     pub(super) spawned_as: (u64, u64),
+    /// Whose it is.
+    pub(super) owner: Option<u32>,
     /// Where the words of the command line were written.
     pub(super) directory: PathBuf,
     pub(super) background: Background,
@@ -61,11 +68,14 @@ pub(super) struct Own {
 pub(super) struct Left {
     pub(super) original: Option<PathBuf>,
     pub(super) spawned_as: Option<(u64, u64)>,
+    pub(super) owner: Option<u32>,
     pub(super) directory: Option<PathBuf>,
     /// We are the copy of the executable.
     pub(super) is_copy: bool,
     /// The image before this one has served.
     pub(super) again: bool,
+    /// Why this is still the same image, though another one was to be executed.
+    pub(super) refused: Option<String>,
     pub(super) background: Background,
     pub(super) ready: Option<OwnedFd>,
     pub(super) pidfile: Option<OwnedFd>,
@@ -87,6 +97,11 @@ impl Left {
         };
         left.original = Some(PathBuf::from(original));
         left.directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
+        let (words, refused) = match words.split_once(REFUSED) {
+            Some((words, refused)) => (words, Some(refused.to_owned())),
+            None => (words.as_str(), None),
+        };
+        left.refused = refused;
         for word in words.split(' ') {
             let Some((name, value)) = word.split_once('=') else {
                 continue;
@@ -95,6 +110,7 @@ impl Left {
             let descriptor = || fd::adopt(first.parse().ok().filter(|n| *n > 2)?);
             match name {
                 "spawned" => left.spawned_as = first.parse().ok().zip(second.parse().ok()),
+                "owner" => left.owner = first.parse().ok(),
                 "copy" => left.is_copy = true,
                 "again" => left.again = true,
                 "leader" => left.background = Background::Leader,
@@ -187,34 +203,52 @@ impl Own {
         }
     }
 
-    /// Executes an image in this process and leaves it what it needs. Returns only when that fails.
+    /// Executes an image in this process and leaves it what it needs. A process that has served goes on in the image
+    /// that it has when the new one cannot be executed. Returns only when that fails too.
     pub(super) fn execute(&self, image: Image, hand: Option<HandOver>) -> io::Error {
         let image = match image.exec_path() {
-            Some(_) => image,
-            None => match image::stage(&self.original, None) {
-                Ok(image) => image,
-                Err(error) => return error,
-            },
-        };
-        let Some(path) = image.exec_path() else {
-            return io::ErrorKind::NotFound.into();
+            Some(_) => Ok(image),
+            None => image::stage(&self.original, None),
         };
         let again = hand.is_some();
-        let hand = hand.unwrap_or_default();
-        let mut words = Words(vec![
-            format!("spawned={}.{}", self.spawned_as.0, self.spawned_as.1),
-            String::from("copy=1"),
-        ]);
         if again {
-            words.0.push(String::from("again=1"));
             systemd::notify(&systemd::reloading());
         }
+        let hand = hand.unwrap_or_default();
+        let mut words = self.words(&hand, again);
+        let error = match &image {
+            Ok(image) => {
+                let path = image.exec_path().unwrap_or_default();
+                words.leave("lock", image.lock.as_ref(), "");
+                self.execute_with(&path, &words)
+            }
+            Err(error) => io::Error::other(error.to_string()),
+        };
+        if !again {
+            return error;
+        }
+        words.add(format!("{REFUSED}{error}"));
+        self.execute_with(&own_image(&self.original), &words)
+    }
+
+    /// What the next image is told.
+    fn words(&self, hand: &HandOver, again: bool) -> Words {
+        let mut words = Words::default();
+        words.add(format!(
+            "spawned={}.{} copy=1",
+            self.spawned_as.0, self.spawned_as.1
+        ));
+        if let Some(owner) = self.owner {
+            words.add(format!("owner={owner}"));
+        }
+        if again {
+            words.add("again=1");
+        }
         if self.background == Background::Daemon {
-            words.0.push(String::from("daemon=1"));
+            words.add("daemon=1");
         }
         words.leave("ready", self.ready.as_ref(), "");
         words.leave("pidfile", self.pidfile.as_ref().map(Pidfile::file), "");
-        words.leave("lock", image.lock.as_ref(), "");
         words.leave("control", hand.control.as_ref(), &hand.version);
         words.leave("report", hand.report.as_ref(), "");
         words.leave("turn", hand.turn.as_ref(), "");
@@ -229,12 +263,18 @@ impl Own {
             words.leave("listener", Some(socket), &more);
         }
         for (connection, listener) in &hand.connections {
-            words.leave("connection", Some(connection), &listener.to_string());
+            if words.has_room() {
+                words.leave("connection", Some(connection), &listener.to_string());
+            }
         }
+        words
+    }
+
+    fn execute_with(&self, path: &Path, words: &Words) -> io::Error {
         let ours: [(&str, OsString); 3] = [
             (ORIGINAL, self.original.clone().into()),
             (DIRECTORY, self.directory.clone().into()),
-            (HANDOVER, words.0.join(" ").into()),
+            (HANDOVER, words.0.clone().into()),
         ];
         // By hand, because `Command` would let go of the signals that are held back.
         let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
@@ -247,7 +287,7 @@ impl Own {
                 c_string(name)
             })
             .collect();
-        let Some(path) = c_string(path.into_os_string()) else {
+        let Some(path) = c_string(path.as_os_str().to_owned()) else {
             return io::ErrorKind::InvalidInput.into();
         };
         match nix::unistd::execve(&path, &arguments, &environment) {
@@ -257,15 +297,29 @@ impl Own {
     }
 }
 
-struct Words(Vec<String>);
+/// The value of `HANDOVER`.
+#[derive(Debug, Default)]
+struct Words(String);
 
 impl Words {
+    fn add(&mut self, word: impl AsRef<str>) {
+        if !self.0.is_empty() {
+            self.0.push(' ');
+        }
+        self.0.push_str(word.as_ref());
+    }
+
+    /// For one more connection; the other words are few and short.
+    fn has_room(&self) -> bool {
+        self.0.len() < HANDOVER_SIZE
+    }
+
     /// Leaves a descriptor to the next image.
     fn leave(&mut self, name: &str, descriptor: Option<&(impl AsFd + AsRawFd)>, more: &str) {
         if let Some(descriptor) = descriptor {
             inherit(descriptor);
             let raw = descriptor.as_raw_fd();
-            self.0.push(match more {
+            self.add(match more {
                 "" => format!("{name}={raw}"),
                 more => format!("{name}={raw}.{more}"),
             });

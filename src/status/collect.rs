@@ -229,6 +229,13 @@ impl Site {
         }
     }
 
+    /// Whether a front serves: one that only tells what is wrong does not, nor does one that hangs.
+    pub fn runs(&self) -> bool {
+        self.fronts
+            .iter()
+            .any(|front| front.snapshot.state != State::Fault && front.silent.is_none())
+    }
+
     /// What the settings file is called, without directory and extension.
     pub fn name(&self) -> String {
         Path::new(&self.config)
@@ -419,6 +426,12 @@ pub(super) mod tests {
             (site.state(), site.queued(), site.workers(Doing::Busy)),
             ("hanging", 2, 2)
         );
+        assert!(!site.runs());
+        site.fronts[0].silent = None;
+        site.fronts[0].snapshot.state = State::Restarting;
+        assert!(site.runs());
+        site.fronts[0].snapshot.state = State::Fault;
+        assert!(!site.runs(), "one has a fault, one hangs");
         assert_eq!(site.name(), "my site");
         assert_eq!(Site::default().state(), "not running");
     }

@@ -2,7 +2,7 @@
 
 use super::collect::{Places, Site};
 use super::{html, json, prometheus, text};
-use crate::config::Config;
+use crate::config::{Config, Options, runtime_dir_of_broken};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -51,22 +51,20 @@ impl Form {
     }
 }
 
-/// What `status` says about the site of a settings file, and whether a front is alive. `beside`: the directory of the
-/// executable.
-pub fn report(
-    file: &Path,
-    config: Option<&Config>,
-    beside: &Path,
-    as_json: bool,
-) -> (String, bool) {
-    let named = config.and_then(|config| config.server.runtime_dir.as_deref());
-    let places = Places::find(file, named, beside);
+/// What `status` says about the site of a settings file, and whether it runs. `beside`: the directory of the executable.
+pub fn report(file: &Path, options: &Options, beside: &Path, as_json: bool) -> (String, bool) {
+    let config = Config::load_with(Some(file), options).ok();
+    let named = match &config {
+        Some(config) => config.server.runtime_dir.clone(),
+        None => runtime_dir_of_broken(file, options.owner),
+    };
+    let places = Places::find(file, named.as_deref(), beside);
     let mut site = Site::collect(&places.dirs, &site_name(file), SystemTime::now());
     for (dir, uid) in &places.foreign {
         site.notes.push(format!(
             "{} belongs to user {uid}: that user's processes of this site cannot be seen from here. {}",
             dir.display(),
-            page(config)
+            page(config.as_ref())
         ));
     }
     if site.fronts.is_empty() && places.foreign.is_empty() {
@@ -74,16 +72,15 @@ pub fn report(
             "No process of user {} serves this site where it can be seen from here. One that the web server runs as \
              another user, on another machine or with a private /tmp cannot be seen. {}",
             nix::unistd::geteuid(),
-            page(config)
+            page(config.as_ref())
         ));
     }
-    let alive = !site.fronts.is_empty();
     let out = if as_json {
         json::render(&site)
     } else {
         text::render(&site, speaks_utf8())
     };
-    (out, alive)
+    (out, site.runs())
 }
 
 /// By what fronts and those who ask know a site: its settings file, by its real path.

@@ -13,14 +13,14 @@ use super::channel::Channel;
 use super::spawn::{self, Outputs, Start};
 use super::wire;
 use crate::pairs::Pairs;
-use crate::runtime::RuntimeDir;
+use crate::runtime::{RuntimeDir, is_at};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::unistd::Pid;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// First pause of a front that finds the lock taken and nobody listening yet; doubles up to `MAX_PAUSE`.
@@ -385,13 +385,6 @@ fn listen(dir: &RuntimeDir, name: &str) -> io::Result<OwnedFd> {
     socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
     socket::listen(&listener, Backlog::new(BACKLOG)?)?;
     Ok(listener)
-}
-
-fn is_at(file: &File, path: &std::path::Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
-        _ => false,
-    }
 }
 
 /// The process whose end means that no more fronts are spawned: our parent, or the ancestor of the same name that is

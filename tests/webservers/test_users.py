@@ -62,6 +62,45 @@ def test_a_web_server_of_the_same_group_and_umask_0002(model, build, owner):
         assert site.client.get("/echo/x/").status == 502
 
 
+@AS_ROOT
+def test_without_suexec_the_files_may_belong_to_their_owner(model, build, owner):
+    """Apache runs the site as its own user, and who uploads by FTP can give no file away."""
+    account = Account(model, build)
+    account.configure('[app]\npath = "{project}"\nsettings = "myproject.settings"\n')
+    text = account.config.read_text()
+
+    def ask_as_owner(command):
+        as_owner = dict(user=owner.pw_uid, group=owner.pw_gid, extra_groups=[])
+        return subprocess.run([account.executable, command], cwd=account.site, capture_output=True, text=True, **as_owner)
+
+    try:
+        take(account.home, owner)
+        with Apache(account) as apache:
+            told = apache.client.get("/echo/x/")
+            assert told.status == 200, (told.status, apache.log())
+            assert os.stat(f"/proc/{told.json['pid']}").st_uid == USER.pw_uid
+            account.code(1)
+            take(account.project, owner)
+            account.config.write_text(text + "# changed\n")
+            until(lambda: apache.client.get("/version/").text == "1", 5, "the changed configuration is live")
+            account.code(2)
+            take(account.project, owner)
+            with open(account.executable, "ab") as executable:
+                executable.write(b"\0")
+            until(lambda: apache.client.get("/version/").text == "2", 5, "the executable uploaded anew is live")
+            checked = ask_as_owner("check")
+            assert checked.returncode == 0 and "the site can be served" in checked.stdout, checked.stdout
+            status = ask_as_owner("status")
+            assert f"belongs to user {USER.pw_uid}" in status.stdout and status.returncode == 1, status
+            os.chown(account.config, 1, 1)
+            account.config.write_text(text + "# changed again\n")
+            reason = f"belongs to user 1, but we run as user {USER.pw_uid}, and the executable belongs to user {owner.pw_uid}"
+            until(lambda: reason in apache.log(), 5, "a third user's file is refused")
+            assert apache.client.get("/version/").text == "2"
+    finally:
+        account.remove()
+
+
 SUEXEC_SITE = """\
 <IfDefine !SUEXEC_LOADED>
     LoadModule suexec_module /usr/lib/apache2/modules/mod_suexec.so
