@@ -12,8 +12,11 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ConnNo(pub u64);
 
-/// Above this many bytes waiting, nothing more is taken from the workers that answer here.
+/// Above this many bytes waiting, nothing more is read here, nor taken from the workers that answer here.
 pub(super) const HIGH_MARK: usize = 256 << 10;
+
+/// Requests that one connection may hold: a web server that sends many at a time opens more connections before that.
+pub(super) const MAX_REQUESTS: usize = 128;
 
 /// A connection from a web server.
 pub(super) struct Connection {
@@ -24,14 +27,20 @@ pub(super) struct Connection {
     /// What is to be sent; codecs append here.
     pub out: Vec<u8>,
     sent: usize,
+    /// It became full while this was decoded: to go on with, also when it is empty.
+    pub kept: Option<Vec<u8>>,
     /// Its requests that are not over.
     pub requests: Vec<(RequestId, RequestNo)>,
     /// What becomes of it.
     pub stage: Stage,
     /// What epoll watches for.
     pub registered: Option<EpollFlags>,
-    /// Last time a byte came or went.
-    pub moved: Instant,
+    /// Last time a byte came; while draining, at least when that began.
+    pub last_in: Instant,
+    /// Since when it is read: it was full until then.
+    pub read_since: Instant,
+    /// Since when the peer has taken nothing of what waits.
+    pub stuck: Option<Instant>,
     /// When it was accepted.
     pub came: Instant,
     /// The number of its endpoint, for a hand-over.
@@ -71,10 +80,13 @@ impl Connection {
             codec,
             out: Vec::new(),
             sent: 0,
+            kept: None,
             requests: Vec::new(),
             stage: Stage::Open,
             registered: None,
-            moved: now,
+            last_in: now,
+            read_since: now,
+            stuck: None,
             came: now,
             endpoint,
             half_closed: false,
@@ -88,7 +100,7 @@ impl Connection {
             match nix::unistd::read(&self.input, buffer) {
                 Err(Errno::EINTR) => (),
                 Ok(count) => {
-                    self.moved = now;
+                    self.last_in = now;
                     return Ok(count);
                 }
                 Err(error) => return Err(error.into()),
@@ -98,15 +110,19 @@ impl Connection {
 
     /// Sends what waits, as far as the socket takes it.
     pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
+        if self.is_full() {
+            self.read_since = now;
+        }
         while self.sent < self.out.len() {
             let output = self.output.as_ref().unwrap_or(&self.input);
             match nix::unistd::write(output, &self.out[self.sent..]) {
                 Ok(taken) => {
                     self.sent += taken;
-                    self.moved = now;
+                    self.stuck = None;
                 }
                 Err(Errno::EINTR) => (),
                 Err(Errno::EAGAIN) => {
+                    self.stuck.get_or_insert(now);
                     if self.sent >= HIGH_MARK {
                         self.out.drain(..self.sent);
                         self.sent = 0;
@@ -130,25 +146,26 @@ impl Connection {
     /// It was accepted a moment ago and its request is on the way: until when to wait for that.
     pub(super) fn expected(&self, now: Instant) -> Option<Instant> {
         let until = self.came + EXPECTED;
-        (self.moved == self.came && now < until).then_some(until)
+        (self.last_in == self.came && now < until).then_some(until)
     }
 
-    /// Too much waits: workers that answer here have to wait.
+    /// Too much waits: who sends here, and workers that answer here, have to wait.
     pub(super) fn is_full(&self) -> bool {
         self.waiting() >= HIGH_MARK
     }
 
     /// Says that nothing more will be sent.
-    pub(super) fn shut_down(&mut self) {
+    pub(super) fn shut_down(&mut self, now: Instant) {
         let _ =
             nix::sys::socket::shutdown(self.input.as_raw_fd(), nix::sys::socket::Shutdown::Write);
         self.stage = Stage::Draining;
+        self.last_in = now;
     }
 
     /// What to wait for.
     pub(super) fn interest(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        if !self.half_closed {
+        if !self.half_closed && !self.is_full() {
             flags |= EpollFlags::EPOLLIN;
         }
         if self.waiting() > 0 {

@@ -46,16 +46,21 @@ impl Server {
             self.time_out(number, status, now);
         }
         let stalled = |conn: &super::Connection| {
-            let still = now.saturating_duration_since(conn.moved);
-            let sending = conn.waiting() > 0 && still >= write;
-            let receiving = !conn.codec.is_idle()
+            let since = |at| now.saturating_duration_since(at);
+            let still = since(conn.last_in.max(conn.read_since));
+            let sending = conn.stuck.is_some_and(|at| since(at) >= write);
+            let receiving = !conn.is_full()
+                && !conn.codec.is_idle()
                 && still >= read
                 && conn.requests.iter().any(|(_, r)| {
                     self.requests
                         .get(r)
                         .is_some_and(|r| r.phase == Phase::Receiving)
                 });
-            let half_begun = conn.requests.is_empty() && !conn.codec.is_idle() && still >= read;
+            let half_begun = conn.requests.is_empty()
+                && !conn.is_full()
+                && !conn.codec.is_idle()
+                && still >= read;
             let draining = conn.stage == super::connection::Stage::Draining && still >= DRAIN;
             sending || receiving || half_begun || draining
         };

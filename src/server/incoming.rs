@@ -91,7 +91,8 @@ impl Server {
     pub(super) fn read(&mut self, number: ConnNo, now: Instant) {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS {
-            let Some(conn) = self.conns.get_mut(&number) else {
+            // Who takes no answers is not asked for more.
+            let Some(conn) = self.conns.get_mut(&number).filter(|c| !c.is_full()) else {
                 break;
             };
             match conn.read(&mut scratch, now) {
@@ -122,6 +123,10 @@ impl Server {
             let Some(conn) = self.conns.get_mut(&number) else {
                 return;
             };
+            if conn.is_full() {
+                conn.kept = Some(input.to_vec());
+                return;
+            }
             match conn.codec.decode(&mut input, &mut conn.out) {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_event(number, event, now),

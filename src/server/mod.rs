@@ -421,7 +421,7 @@ impl Server {
         Some(match self.listeners.get(endpoint)?.protocol {
             Protocol::Fcgi => Box::new(fastcgi::FastCgi::new(
                 limits.max_params,
-                limits.max_connections,
+                connection::MAX_REQUESTS.min(limits.max_connections),
                 limits.max_connections,
             )),
             Protocol::Scgi => Box::new(scgi::Scgi::new(limits.max_params)),

@@ -67,6 +67,10 @@ pub(super) struct Request {
     pub answer: Answer,
     /// When it began.
     pub began: Instant,
+    /// Last time a byte of it came.
+    pub last_in: Instant,
+    /// Bytes of its body that came; the body itself goes once the worker is done.
+    pub received: u64,
     /// When it was put into the queue, or given to a worker.
     pub since: Instant,
     /// Its stack was logged already.
@@ -99,6 +103,8 @@ impl Request {
             phase: Phase::Receiving,
             answer: Answer::Owed,
             began: now,
+            last_in: now,
+            received: 0,
             since: now,
             slow_logged: false,
             head_only,

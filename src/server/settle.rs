@@ -30,7 +30,14 @@ impl Server {
                 self.drop_conn(number, now);
                 return;
             }
-            if conn.is_full() || !self.pump(number, now) {
+            if conn.is_full() {
+                break;
+            }
+            if let Some(kept) = conn.kept.take() {
+                self.decode(number, &kept, now);
+                // For the requests in it there has been no dispatch in this turn.
+                self.due(now);
+            } else if !self.pump(number, now) {
                 break;
             }
         }
@@ -43,7 +50,7 @@ impl Server {
                 return;
             }
             // The request has not come in whole: to close now would reset the connection and lose the answer.
-            conn.shut_down();
+            conn.shut_down(now);
             self.due(now + DRAIN);
         }
         if self
