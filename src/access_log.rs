@@ -27,9 +27,9 @@ pub struct Record<'a> {
     pub head: Option<&'a ResponseHead>,
     /// Bytes of the response's body that were sent.
     pub body: u64,
-    /// Bytes that came in and went out for this request, protocol and all.
+    /// Bytes of the request's body that came in. What heads and protocol take beside them only the web server knows.
     pub input: u64,
-    /// See `input`.
+    /// Bytes of the response's body that were sent, as `body`.
     pub output: u64,
     /// When the request came.
     pub time: SystemTime,

@@ -1,20 +1,29 @@
 """Peers that send rubbish, half a request or nothing cost their own connection and nothing else, on every protocol."""
 
+import contextlib
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 APP = '''
 def application(environ, start_response):
     body = environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/cut":
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
+        return [b"four"]
     start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/parts":
+        return iter([b"got ", b"%d" % len(body)])
     return [b"got %d" % len(body)]
 '''
 IDLE, HOSTILE = 1000, 200
@@ -34,11 +43,15 @@ def pairs(**variables):
 VARIABLES = {"REQUEST_METHOD": "POST", "REQUEST_URI": "/", "SCRIPT_NAME": "", "PATH_INFO": "/", "CONTENT_LENGTH": "5"}
 
 
-def fcgi():
-    return (
-        record(1, struct.pack(">HB5x", 1, 0)) + record(4, pairs(**VARIABLES)) + record(4, b"")
-        + record(5, b"hello") + record(5, b"")
-    )
+def head(number=1, path="/", length=5, keep=1):
+    """The records of a request up to its body."""
+    variables = pairs(**{**VARIABLES, "PATH_INFO": path, "CONTENT_LENGTH": str(length)})
+    return record(1, struct.pack(">HB5x", 1, keep), number) + record(4, variables, number) + record(4, b"", number)
+
+
+def fcgi(number=1, path="/", body=b"hello", keep=0):
+    pieces = [record(5, body[at : at + 60000], number) for at in range(0, len(body), 60000)]
+    return head(number, path, len(body), keep) + b"".join(pieces) + record(5, b"", number)
 
 
 def scgi():
@@ -57,22 +70,39 @@ def ajp():
 
 
 PROTOCOLS = {"fcgi": fcgi, "scgi": scgi, "ajp": ajp}
+SETTINGS = '''
+[app]
+path = "."
+wsgi = "hostile:application"
+python = "/usr/bin/python3"
+[server]
+maxchildren = 1
+ping = "/ping"
+[log]
+access = "access.log"
+format = "%U %I %s %X"
+[limits]
+'''
 
 
 @pytest.fixture(params=PROTOCOLS)
 def server(request, build, tmp_path):
+    with running(build, tmp_path, request.param, "read_timeout = 2") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(build, tmp_path, protocol, limits):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     (tmp_path / "hostile.py").write_text(APP)
-    (tmp_path / "site.toml").write_text(
-        '[app]\npath = "."\nwsgi = "hostile:application"\npython = "/usr/bin/python3"\n[server]\nmaxchildren = 1\n[limits]\nread_timeout = 2\n'
-    )
+    (tmp_path / "site.toml").write_text(SETTINGS + limits)
     os.chmod(tmp_path / "site.toml", 0o644)
     path = str(tmp_path / "s.sock")
-    words = ["runfcgi", "--config", str(tmp_path / "site.toml"), f"socket={path}", f"protocol={request.param}"]
+    words = ["runfcgi", "--config", str(tmp_path / "site.toml"), f"socket={path}", f"protocol={protocol}"]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([str(build), *words, "daemonize=false"], stderr=log, cwd=tmp_path)
-    server = Server(process, path, PROTOCOLS[request.param]())
+    server = Server(process, path, PROTOCOLS[protocol]())
     until(lambda: os.path.exists(path), "the socket is there")
     server.ask()
     yield server
@@ -83,7 +113,7 @@ def server(request, build, tmp_path):
 
 class Server:
     def __init__(self, process, path, good):
-        self.process, self.path, self.good = process, path, good
+        self.process, self.path, self.good, self.dir = process, path, good, Path(path).parent
 
     def connect(self):
         peer = socket.socket(socket.AF_UNIX)
@@ -91,12 +121,12 @@ class Server:
         peer.settimeout(20)
         return peer
 
-    def ask(self):
+    def ask(self, request=None, expected=b"got 5"):
         """A good request gets its good answer."""
         with self.connect() as peer:
-            peer.sendall(self.good)
+            peer.sendall(request or self.good)
             answer = b""
-            while b"got 5" not in answer:
+            while expected not in answer:
                 more = peer.recv(65536)
                 assert more, answer
                 answer += more
@@ -104,6 +134,9 @@ class Server:
     def memory(self):
         with open(f"/proc/{self.process.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    def log(self, name="log"):
+        return (self.dir / name).read_text()
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -168,3 +201,127 @@ def test_many_good_requests_beside_peers_that_do_not_read(server):
         server.ask()
     for peer in stalled:
         peer.close()
+
+
+def records(peer):
+    """The FastCGI records that come: (type, request, content)."""
+    with peer.makefile("rb") as stream:
+        while header := stream.read(8):
+            _, kind, number, length, padding = struct.unpack(">BBHHBx", header)
+            yield kind, number, stream.read(length + padding)[:length]
+
+
+# What costs the peer little to send and is answered: protocol, bytes.
+FLOODS = {
+    "management-records": ("fcgi", lambda: record(20, b"", 0) * 100_000),
+    "cpings": ("ajp", lambda: b"\x12\x34\0\1\x0a" * 100_000),
+    "requests": ("fcgi", lambda: b"".join(fcgi(number, "/", keep=1) for number in range(1, 60_000))),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_who_only_sends_is_not_read_and_then_dropped(build, tmp_path, kind):
+    protocol, data = FLOODS[kind]
+    data = memoryview(data())
+    with running(build, tmp_path, protocol, "write_timeout = 1") as server:
+        # The requests fill the queue: then others get what needs no worker.
+        ask = (lambda: server.ask(fcgi(1, "/ping"), b"pong")) if kind == "requests" else server.ask
+        before, descriptors, at = server.memory(), server.descriptors(), 0
+        with server.connect() as peer:
+            peer.setblocking(False)
+            began, dropped = time.monotonic(), False
+            while not dropped:
+                try:
+                    at = (at + peer.send(data[at : at + 65536])) % len(data)
+                except BlockingIOError:
+                    select.select([], [peer], [], 0.05)
+                except OSError:
+                    dropped = True
+                ask()
+                assert server.memory() < before + 8000, "kB for a peer that takes nothing"
+                assert time.monotonic() < began + 6, "still connected long after write_timeout"
+        assert "its peer has stalled" in server.log()
+        server.ask()
+        until(lambda: server.descriptors() <= descriptors, "its descriptor is free again")
+
+
+def test_what_was_sent_while_no_answers_were_taken_is_not_lost(build, tmp_path):
+    count = 8000
+    with running(build, tmp_path, "fcgi", "write_timeout = 5") as server, server.connect() as peer:
+        data = b"".join(fcgi(number, "/ping", keep=1) + record(20, b"", 0) for number in range(1, count + 1))
+        sender = threading.Thread(target=peer.sendall, args=(data,), daemon=True)
+        sender.start()
+        sender.join(0.3)
+        assert sender.is_alive(), "the server took all of it, so this shows nothing"
+        ended, unknown = [], 0
+        for kind, number, _ in records(peer):
+            ended += [number] if kind == 3 else []
+            unknown += kind == 11
+            if len(ended) == unknown == count:
+                break
+        assert ended == list(range(1, count + 1))
+        sender.join()
+
+
+def test_half_requests_of_one_connection_are_bounded(build, tmp_path):
+    limits = "read_timeout = 2\nmax_connections = 200"
+    with running(build, tmp_path, "fcgi", limits) as server:
+        before, descriptors = server.memory(), server.descriptors()
+        with server.connect() as first, server.connect() as second, server.connect() as third:
+            half = [head(number) + record(5, b"he", number) for number in range(1, 301)]
+            first.sendall(b"".join(half))
+            came = records(first)
+            refused = [next(came) for _ in range(300 - 128)]
+            assert refused == [(3, number, b"\0\0\0\0\x02\0\0\0") for number in range(129, 301)], "FCGI_OVERLOADED"
+            server.ask()
+            # As many as there may be connections are all that there may be.
+            second.sendall(b"".join(half[:128]))
+            came = records(second)
+            turned_away = set()
+            while len(turned_away) < 128 - (200 - 128):
+                kind, number, content = next(came)
+                if kind == 6 and content.startswith(b"Status: 503"):
+                    turned_away.add(number)
+            assert turned_away == set(range(73, 129))
+            # Params that have no end.
+            for number in range(1, 129):
+                third.sendall(head(number)[:16] + record(4, bytes(60_000), number) * 4)
+            assert server.memory() < before + 8000, "kB for half requests"
+            assert server.log().count("requests are going on already") == 1, server.log()
+            until(lambda: server.descriptors() <= descriptors, "they are given up after read_timeout", 5)
+        server.ask()
+
+
+def test_a_half_request_beside_good_ones_ends_alone(build, tmp_path):
+    with running(build, tmp_path, "fcgi", "read_timeout = 1") as server, server.connect() as peer:
+        peer.sendall(head(1) + record(5, b"he", 1))
+        began, came, page = time.monotonic(), records(peer), b""
+        for number in range(2, 100):
+            peer.sendall(fcgi(number, keep=1))
+            ended = set()
+            while number not in ended:
+                kind, of, content = next(came)
+                ended |= {of} if kind == 3 else set()
+                page += content if of == 1 and kind == 6 else b""
+            if page:
+                break
+            assert time.monotonic() < began + 5
+            time.sleep(0.1)
+        assert page.startswith(b"Status: 408") and time.monotonic() > began + 1
+        peer.sendall(fcgi(200, keep=1))
+        assert any(kind == 3 and of == 200 for kind, of, _ in came)
+
+
+def test_the_access_log_tells_what_came_and_what_broke_off(build, tmp_path):
+    with running(build, tmp_path, "fcgi", "read_timeout = 2") as server:
+        server.ask(fcgi(1, "/large", bytes(100_000)), b"got 100000")
+        server.ask(fcgi(1, "/parts", bytes(100_000)), b"100000")
+        with server.connect() as peer:
+            peer.sendall(head(1, "/abort") + record(5, b"he") + record(2, b""))
+            assert (3, 1, bytes(8)) in records(peer)
+        with server.connect() as peer:
+            peer.sendall(fcgi(1, "/cut"))
+            assert not any(kind == 3 for kind, _, _ in records(peer)), "an answer that is cut looks complete"
+        assert server.log("access.log").splitlines() == [
+            "/ 5 200 -", "/large 100000 200 -", "/parts 100000 200 -", "/abort 2 - X", "/cut 5 200 X",
+        ]  # fmt: skip

@@ -152,14 +152,20 @@ impl Server {
         }
     }
 
-    /// The answer is complete: its last bytes are encoded, and the connection goes on or closes.
+    /// The answer is complete.
     pub(super) fn end_answer(&mut self, number: RequestNo, now: Instant) {
+        self.finish(number, true, now);
+    }
+
+    /// Nothing more of the answer follows: its last bytes are encoded, and the connection goes on or closes. `whole`: it
+    /// was sent to its end.
+    pub(super) fn finish(&mut self, number: RequestNo, whole: bool, now: Instant) {
         if self
             .requests
             .get(&number)
             .is_some_and(|request| request.conn.is_some())
         {
-            self.log_access(number, true, now);
+            self.log_access(number, whole, now);
         }
         let Some(request) = self.requests.get_mut(&number) else {
             return;
@@ -197,7 +203,7 @@ impl Server {
             request: &request.environ,
             head: request.head.as_ref(),
             body: request.sent,
-            input: request.body.len(),
+            input: request.received,
             output: request.sent,
             time: time.checked_sub(took).unwrap_or(time),
             took,
@@ -218,6 +224,7 @@ impl Server {
             .get(&conn_no)
             .is_none_or(|conn| conn.requests.len() <= 1);
         if alone {
+            self.log_access(number, false, now);
             if let Some(conn) = self.conns.get_mut(&conn_no) {
                 let _ = conn.flush(now);
             }
@@ -233,7 +240,7 @@ impl Server {
                 self.tell_abort(slot);
             }
         } else {
-            self.end_answer(number, now);
+            self.finish(number, false, now);
         }
     }
 

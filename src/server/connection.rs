@@ -47,6 +47,8 @@ pub(super) struct Connection {
     pub endpoint: usize,
     /// The peer sends nothing more.
     pub half_closed: bool,
+    /// A request on it was turned away because there were too many, and the log was told.
+    pub turned_away: bool,
     /// A request was answered before all of it had come in: closing at once would reset the connection.
     pub answered_early: bool,
 }
@@ -90,6 +92,7 @@ impl Connection {
             came: now,
             endpoint,
             half_closed: false,
+            turned_away: false,
             answered_early: false,
         }
     }

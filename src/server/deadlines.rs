@@ -8,6 +8,7 @@ use crate::log::Level;
 use crate::worker::pool::{RequestNo, SlotNo, SlotState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// A worker that ran too long has this much time to write its stack.
@@ -26,6 +27,8 @@ impl Server {
         let slow = Duration::try_from_secs_f64(self.config.log.slow_log).unwrap_or_default();
         let mut late = Vec::new();
         let mut slow_ones = Vec::new();
+        let mut stopped = HashSet::new();
+        let since = |at| now.saturating_duration_since(at);
         for (number, request) in &self.requests {
             let waited = now.saturating_duration_since(request.since);
             match request.phase {
@@ -35,6 +38,13 @@ impl Server {
                     if !slow.is_zero() && waited >= slow && !request.slow_logged =>
                 {
                     slow_ones.push((*number, slot));
+                }
+                Phase::Receiving => {
+                    let conn = request.conn.and_then(|conn| self.conns.get(&conn));
+                    let read_since = conn.filter(|c| !c.is_full()).map(|c| c.read_since);
+                    if read_since.is_some_and(|at| since(request.last_in.max(at)) >= read) {
+                        stopped.insert(*number);
+                    }
                 }
                 _ => (),
             }
@@ -46,17 +56,11 @@ impl Server {
             self.time_out(number, status, now);
         }
         let stalled = |conn: &super::Connection| {
-            let since = |at| now.saturating_duration_since(at);
             let still = since(conn.last_in.max(conn.read_since));
             let sending = conn.stuck.is_some_and(|at| since(at) >= write);
-            let receiving = !conn.is_full()
-                && !conn.codec.is_idle()
-                && still >= read
-                && conn.requests.iter().any(|(_, r)| {
-                    self.requests
-                        .get(r)
-                        .is_some_and(|r| r.phase == Phase::Receiving)
-                });
+            let receiving = still >= read
+                && !conn.requests.is_empty()
+                && conn.requests.iter().all(|(_, r)| stopped.contains(r));
             let half_begun = conn.requests.is_empty()
                 && !conn.is_full()
                 && !conn.codec.is_idle()
@@ -77,6 +81,21 @@ impl Server {
             );
             self.drop_conn(number, now);
         }
+        for number in stopped {
+            self.time_out_body(number, read.as_secs(), now);
+        }
+    }
+
+    /// The rest of a request does not come, while other things on its connection go on.
+    fn time_out_body(&mut self, number: RequestNo, seconds: u64, now: Instant) {
+        let Some(conn) = self.requests.get(&number).and_then(|r| r.conn) else {
+            return;
+        };
+        self.answers_early(conn);
+        let reason =
+            format!("nothing of its body has come for {seconds} s ([limits] read_timeout)");
+        self.fail(number, 408, &reason, None, now);
+        self.forget(number);
     }
 
     pub(super) fn time_out(&mut self, number: RequestNo, status: u16, now: Instant) {

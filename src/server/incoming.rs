@@ -6,6 +6,7 @@ use super::request::{Answer, Phase, Request};
 use super::{ACCEPTS, Server};
 use crate::environ::{has_unchecked_user, normalise};
 use crate::log::Level;
+use crate::pages::Page;
 use crate::proto::{Codec, Eof, Event, RequestId};
 use crate::response::ResponseHead;
 use crate::status::Count;
@@ -142,7 +143,12 @@ impl Server {
     pub(super) fn on_event(&mut self, conn_no: ConnNo, event: Event<'_>, now: Instant) {
         match event {
             Event::Begin { id, environ } => {
-                self.begin(conn_no, id, environ, now);
+                let number = self.begin(conn_no, id, environ, now);
+                if self.has_too_many_requests() {
+                    self.answers_early(conn_no);
+                    self.turn_away(conn_no, number, now);
+                    self.forget(number);
+                }
             }
             Event::Reject { id, status, reason } => {
                 let number = self.begin(conn_no, id, crate::pairs::Pairs::new(), now);
@@ -158,6 +164,8 @@ impl Server {
                 let Some(request) = self.requests.get_mut(&number) else {
                     return;
                 };
+                request.last_in = now;
+                request.received += bytes.len() as u64;
                 if request.body.len() + bytes.len() as u64 > max {
                     self.answers_early(conn_no);
                     self.fail(
@@ -188,14 +196,36 @@ impl Server {
             Event::Abort { id } => {
                 if let Some(number) = self.find(conn_no, id) {
                     self.report.count(Count::Aborted, 1);
-                    self.end_answer(number, now);
+                    self.finish(number, false, now);
                     self.abandon(number);
                 }
             }
         }
     }
 
-    fn answers_early(&mut self, conn_no: ConnNo) {
+    /// Connections are bounded, but some carry many requests.
+    fn has_too_many_requests(&self) -> bool {
+        let max = self.config.limits.max_connections;
+        let awaited = || self.requests.values().filter(|r| r.conn.is_some());
+        self.requests.len() > max && awaited().count() > max
+    }
+
+    /// Answers a request for which there is no room. The log is told of the first on each connection: thousands may follow.
+    fn turn_away(&mut self, conn_no: ConnNo, number: RequestNo, now: Instant) {
+        let conn = self.conns.get_mut(&conn_no);
+        if conn.is_some_and(|conn| !std::mem::replace(&mut conn.turned_away, true)) {
+            let max = self.config.limits.max_connections;
+            let reason = format!("{max} requests are going on already ([limits] max_connections)");
+            self.fail(number, 503, &reason, None, now);
+        } else if let Some(request) = self.requests.get(&number) {
+            self.report.count(Count::TurnedAway, 1);
+            let accept = request.environ.get(b"HTTP_ACCEPT");
+            let (head, body) = Page::new(503).render(accept);
+            self.answer(number, head, &body, now);
+        }
+    }
+
+    pub(super) fn answers_early(&mut self, conn_no: ConnNo) {
         if let Some(conn) = self.conns.get_mut(&conn_no) {
             conn.answered_early = true;
         }

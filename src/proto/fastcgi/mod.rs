@@ -12,6 +12,10 @@ use self::request::{Answer, Input, Request, Role};
 use super::head::{cgi_head, cgi_head_status_last};
 use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
 
+/// The unfinished params of all requests of a connection may take so many times what those of one may. Web servers send
+/// each request's in one go.
+const UNFINISHED: usize = 4;
+
 /// One FastCGI connection.
 pub struct FastCgi {
     max_params: usize,
@@ -112,7 +116,7 @@ impl FastCgi {
         let mut known = [
             (&b"FCGI_MAX_CONNS"[..], Some(self.max_connections)),
             (b"FCGI_MAX_REQS", Some(self.max_requests)),
-            (b"FCGI_MPXS_CONNS", Some(1)),
+            (b"FCGI_MPXS_CONNS", Some(usize::from(self.max_requests > 1))),
         ];
         record::append_record(out, record::GET_VALUES_RESULT, 0, |out| {
             for (asked, _) in params::pairs(&self.content).map_while(Result::ok) {
@@ -172,6 +176,8 @@ impl FastCgi {
     fn params<'a>(&mut self, id: u16, piece: &[u8]) -> Option<Event<'a>> {
         let max_params = self.max_params;
         let index = self.requests.iter().position(|r| r.id == id)?;
+        let max_unfinished = max_params.saturating_mul(UNFINISHED);
+        let unfinished: usize = self.requests.iter().map(Request::unfinished_params).sum();
         let request = &mut self.requests[index];
         let event = match &mut request.input {
             Input::Params(bytes) if piece.is_empty() => {
@@ -179,18 +185,22 @@ impl FastCgi {
                 request.answer = Answer::Owed;
                 Some(request.announce(&bytes))
             }
-            Input::Params(bytes) if bytes.len() + piece.len() <= max_params => {
-                bytes.extend_from_slice(piece);
-                None
-            }
-            Input::Params(_) => {
+            Input::Params(bytes) => {
+                let fits = bytes.len() + piece.len() <= max_params;
+                if fits && unfinished + piece.len() <= max_unfinished {
+                    bytes.extend_from_slice(piece);
+                    return None;
+                }
                 request.input = Input::Refused;
                 request.answer = Answer::Owed;
-                Some(Event::Reject {
-                    id: RequestId(id),
-                    status: 431,
-                    reason: format!("params of more than {max_params} bytes"),
-                })
+                let (status, reason) = if fits {
+                    let reason = "unfinished params of many requests at once: more than";
+                    (503, format!("{reason} {max_unfinished} bytes"))
+                } else {
+                    (431, format!("params of more than {max_params} bytes"))
+                };
+                let id = RequestId(id);
+                Some(Event::Reject { id, status, reason })
             }
             Input::Refused if piece.is_empty() => {
                 request.input = Input::Drain;

@@ -67,6 +67,14 @@ impl Request {
         }
     }
 
+    /// Bytes of params that are kept until all have come.
+    pub(super) fn unfinished_params(&self) -> usize {
+        match &self.input {
+            Input::Params(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// The event of complete params.
     pub(super) fn announce<'a>(&mut self, bytes: &[u8]) -> Event<'a> {
         let id = RequestId(self.id);
