@@ -4,6 +4,7 @@ Most of it plays mod_fcgid (webservers/manager.py), so that each process can be 
 looked at; the rest stands behind a real Apache. RUNFCGI_CHAOS_SECONDS makes the random kills last longer than 12 s.
 """
 
+import json
 import os
 import random
 import re
@@ -66,6 +67,11 @@ class Plain:
 
     def log(self):
         return self.logged.read_text(errors="replace") if self.logged.exists() else ""
+
+    def status(self):
+        """What `status` tells."""
+        command = [str(self.account.executable), "status", "--json"]
+        return json.loads(subprocess.run(command, cwd="/", capture_output=True, check=True, timeout=20).stdout)
 
     def imports(self):
         """The processes that imported the app, in turn."""
@@ -408,6 +414,7 @@ def test_request_timeout_ends_the_worker_and_tells_where_it_was(make_plain, mana
     until(lambda: "faults.py" in site.log() and "in sleep" in site.log(), 5, "the stack is in the log")
     until(lambda: state(worker) in "ZX", 5, "the worker was ended")
     ask(fronts[0], "/pid")
+    assert_failed_once(site, "/sleep?")
 
 
 def test_request_timeout_ends_a_worker_that_spins(make_plain, manage):
@@ -418,6 +425,20 @@ def test_request_timeout_ends_a_worker_that_spins(make_plain, manage):
     worker = int(site.mark("spins"))
     until(lambda: state(worker) in "ZX", 5, "the worker was ended")
     ask(front, "/pid")
+    assert_failed_once(site, "/spin?")
+
+
+def assert_failed_once(site, path):
+    """A request that ran too long: one line in the log, counted once, and the reason is what `status` tells."""
+    lines = [line for line in site.log().splitlines() if "incident" in line]
+    assert len(lines) == 1 and path in lines[0] and "request_timeout" in lines[0], lines
+
+    def failed():
+        return [front for front in site.status()["fronts"] if front["counters"]["failed"]]
+
+    (front,) = until(failed, 12, "the front has written how it does")
+    assert front["counters"]["failed"] == 1 and front["counters"]["timed_out"] == 1, front["counters"]
+    assert "request_timeout" in front["last_failure"]["text"]
 
 
 def test_slow_log_shows_the_stack_without_disturbing(make_plain, manage):

@@ -279,12 +279,16 @@ impl Server {
         }
         for number in gone {
             self.read_outputs(number);
-            if let Some(process) = self.pool.processes.remove(&number) {
-                drop(process.lifeline);
-                for slot in process.slots {
-                    self.lose_slot(slot, now);
-                }
+            let Some(process) = self.pool.processes.get_mut(&number) else {
+                continue;
+            };
+            process.retiring = true;
+            process.lifeline = None;
+            // Before it is forgotten: those that it served are told which process it was, and why it was ended.
+            for slot in process.slots.clone() {
+                self.lose_slot(slot, now);
             }
+            self.pool.processes.remove(&number);
         }
         if let Some(at) = next {
             self.due(at);

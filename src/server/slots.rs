@@ -307,10 +307,15 @@ impl Server {
                     .and_then(|p| p.ended_for)
                     .unwrap_or("the worker died in the middle of the request");
                 let pid = process.and_then(|p| p.pid).unwrap_or(0);
+                let mut waits = false;
                 if let Some(found) = self.requests.get_mut(&request) {
                     found.phase = Phase::Sending;
+                    // One that ran too long has been told so, and a visitor who left is told nothing.
+                    waits = found.answer != Answer::Done;
                 }
-                self.fail(request, 500, &format!("{reason} (pid {pid})"), None, now);
+                if waits {
+                    self.fail(request, 500, &format!("{reason} (pid {pid})"), None, now);
+                }
                 self.forget(request);
             }
             _ => (),
