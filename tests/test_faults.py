@@ -541,11 +541,11 @@ def test_a_preloader_that_stands_still_is_replaced(make_plain, manage, who):
 
 def external(site, *words, **options):
     """`mysite.fcgi` as a person starts it for an external web server, on a socket of its own."""
-    user = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
+    user = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": [], **options} if RUN_AS else options
     path = str(site.account.base / "home" / "external.sock")
     command = [str(site.account.executable), "runfcgi", "daemonize=false", f"socket={path}", *words]
     errors = open(site.account.base / "external.log", "ab")
-    process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stderr=errors, **user, **options)
+    process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stderr=errors, **user)
     until(lambda: os.path.exists(path) or process.poll() is not None, 10, "it listens")
     return process, path
 
@@ -790,6 +790,33 @@ def test_new_code_goes_live_where_old_and_new_have_no_room_beside_each_other(mak
     site.account.touch()
     for front in fronts:
         until(lambda: ask(front, "/version").text == "1", 8, "new code is live")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
+def test_at_the_limit_of_processes_some_serve_while_new_code_takes_their_place(make_plain):
+    site = make_plain(server="preload = false\nmaxchildren = 3\nminspare = 3", env='IMPORT_SECONDS = "1.5"')
+    give_to_limited(site)
+    process, path = external(site, user=LIMITED, group=LIMITED)
+    fewest = []
+    try:
+        assert request(path, "/version").text == "0"
+        until(lambda: len(site.workers()) == 3, 8, "all workers are there")
+        subprocess.run(
+            ["prlimit", f"--pid={process.pid}", f"--nproc={tasks_of(LIMITED)}"],
+            user=LIMITED, group=LIMITED, extra_groups=[], check=True,
+        )
+        site.account.code(1)
+        site.account.touch()
+
+        def is_live():
+            fewest.append(len(site.workers()))
+            return request(path, "/version").text == "1"
+
+        until(is_live, 12, "new code is live")
+        print(f"workers meanwhile: {Counter(fewest)}")
+        assert min(fewest) > 0
+    finally:
+        finish(site, process)
 
 
 def tasks_of(uid):

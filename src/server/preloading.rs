@@ -8,6 +8,7 @@ use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, Link, State};
 use crate::worker::wire::Frame;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,7 @@ impl Server {
                 started_here: false,
                 connect_only: None,
                 deaths: 0,
+                asked: VecDeque::new(),
             };
             let stand_in = Generation {
                 number,
@@ -256,7 +258,11 @@ impl Server {
             }
             Frame::Refused(text) => {
                 let reason = String::from_utf8_lossy(&text).into_owned();
-                self.refused(generation.number, &reason, now);
+                let process = generation.link.answered();
+                self.refused(process, &reason, now);
+            }
+            Frame::Forked { .. } => {
+                generation.link.answered();
             }
             Frame::Release => self.give_back(now),
             Frame::Exited { pid, how } => self.on_worker_exit(pid, &how),

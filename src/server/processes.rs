@@ -225,6 +225,9 @@ impl Server {
             ended_for: None,
         };
         let number = self.pool.add(process, channels);
+        if !self.current.plain {
+            self.current.link.has_asked_for(number);
+        }
         let Some(process) = self.pool.processes.get(&number) else {
             return Ok(());
         };

@@ -50,12 +50,16 @@ impl Server {
     /// The system refused a process: who waits goes on waiting, and tries again soon.
     pub(super) fn wait_for_room(&mut self, text: &str, now: Instant) {
         self.note_limit(text, now);
-        // An idle worker with old code makes room for one with new code: there may be no other room.
-        let mut idle = self.pool.idle_since(now);
-        let outdated: Vec<_> = self.outdated().collect();
-        idle.retain(|process| outdated.contains(process));
-        for process in idle {
-            self.pool.retire(process, now);
+        // An idle worker with old code makes room for the first one with new code: there may be no other room. One, so
+        // that the others go on serving whoever takes that room, and until the new one has started.
+        let current = self.current.number;
+        let comes = |p: &Process| p.generation == current && !p.retiring && !p.refused;
+        if !self.pool.processes.values().any(comes) {
+            let idle = self.pool.idle_since(now);
+            let outdated: Vec<_> = self.outdated().collect();
+            if let Some(process) = idle.into_iter().find(|p| outdated.contains(p)) {
+                self.pool.retire(process, now);
+            }
         }
         self.given_back = self.queue.is_empty();
         self.fork_after = Some(now + REFUSED_PAUSE);
@@ -120,12 +124,9 @@ impl Server {
         asked
     }
 
-    /// The preloader was refused a worker of this generation.
-    pub(super) fn refused(&mut self, generation: u64, reason: &str, now: Instant) {
-        let unborn = |p: &&mut Process| {
-            p.generation == generation && p.pid.is_none() && !p.retiring && !p.refused
-        };
-        if let Some(process) = self.pool.processes.values_mut().find(unborn) {
+    /// The preloader was refused this worker.
+    pub(super) fn refused(&mut self, process: Option<ProcessNo>, reason: &str, now: Instant) {
+        if let Some(process) = process.and_then(|number| self.pool.processes.get_mut(&number)) {
             process.refused = true;
         }
         self.wait_for_room(&format!("the system refused a worker: {reason}"), now);

@@ -10,6 +10,7 @@
 //! app is imported. Nobody but the holder of the lock removes the socket. Takes `now` as an argument; never blocks.
 
 use super::channel::Channel;
+use super::pool::ProcessNo;
 use super::spawn::{self, Outputs, Start};
 use super::wire;
 use crate::pairs::Pairs;
@@ -17,6 +18,7 @@ use crate::runtime::{RuntimeDir, is_at};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::unistd::Pid;
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -52,6 +54,8 @@ pub struct Link {
     pub connect_only: Option<String>,
     /// Preloaders that ended, one after the other, before they told how the import went.
     pub deaths: u32,
+    /// Workers that it was asked for and has not answered for yet: it answers in turn.
+    pub asked: VecDeque<ProcessNo>,
 }
 
 /// See the diagram above.
@@ -106,6 +110,7 @@ impl Link {
             started_here: false,
             connect_only: None,
             deaths: 0,
+            asked: VecDeque::new(),
         }
     }
 
@@ -118,6 +123,7 @@ impl Link {
             started_here: false,
             connect_only: None,
             deaths: 0,
+            asked: VecDeque::new(),
         })
     }
 
@@ -201,6 +207,7 @@ impl Link {
     /// so again and again.
     pub fn lost(&mut self, now: Instant) {
         self.channel = None;
+        self.asked.clear();
         match self.state {
             State::Failed { .. } => (),
             State::Waiting { .. } if self.deaths + 1 >= DEATHS => self.fail(
@@ -227,6 +234,7 @@ impl Link {
     /// The import has failed; try again in a while.
     pub fn fail(&mut self, now: Instant, reason: String) {
         self.channel = None;
+        self.asked.clear();
         self.state = State::Failed {
             reason,
             retry: now + RETRY,
@@ -247,6 +255,16 @@ impl Link {
             Some(channel) if self.state == State::Ready => channel.send(&frame, descriptors),
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// `process` is the worker that was just asked for.
+    pub fn has_asked_for(&mut self, process: ProcessNo) {
+        self.asked.push_back(process);
+    }
+
+    /// It has forked a worker, or the system refused one: which.
+    pub fn answered(&mut self) -> Option<ProcessNo> {
+        self.asked.pop_front()
     }
 
     /// Ends a preloader that does not come to an end with its import, or does not fork. Its pid is in the file whose lock it holds.
@@ -478,6 +496,22 @@ mod tests {
         assert!(matches!(link.state, State::Electing { .. }));
         assert!(!child.wait().unwrap().success(), "it was ended");
         finish(&dir, child);
+    }
+
+    #[test]
+    fn answers_belong_to_those_asked_for_in_turn() {
+        let now = Instant::now();
+        let mut link = Link::new(String::from("v"), now);
+        for number in 1..=3 {
+            link.has_asked_for(ProcessNo(number));
+        }
+        // FORKED, then REFUSED: it is the second one that was refused.
+        assert_eq!(link.answered(), Some(ProcessNo(1)));
+        assert_eq!(link.answered(), Some(ProcessNo(2)));
+        link.lost(now);
+        link.has_asked_for(ProcessNo(4));
+        assert_eq!(link.answered(), Some(ProcessNo(4)), "the third is forgotten");
+        assert_eq!(link.answered(), None);
     }
 
     #[test]
