@@ -42,7 +42,7 @@ pub fn run(
     if !external {
         report.all(htaccess(dir, stem))?;
     }
-    report.all(account())?;
+    report.all(account(config.as_ref()))?;
     report.end()
 }
 

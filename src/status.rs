@@ -9,7 +9,7 @@ pub mod command;
 mod counts;
 mod html;
 mod json;
-mod limits;
+pub mod limits;
 mod process;
 mod prometheus;
 mod text;

@@ -70,8 +70,10 @@ class Plain:
 
     def status(self):
         """What `status` tells."""
+        owner = os.stat(self.account.executable).st_uid
+        user = {"user": owner, "group": owner, "extra_groups": []} if RUN_AS else {}
         command = [str(self.account.executable), "status", "--json"]
-        return json.loads(subprocess.run(command, cwd="/", capture_output=True, check=True, timeout=20).stdout)
+        return json.loads(subprocess.run(command, cwd="/", capture_output=True, check=True, timeout=20, **user).stdout)
 
     def imports(self):
         """The processes that imported the app, in turn."""
@@ -819,10 +821,56 @@ def test_at_the_limit_of_processes_some_serve_while_new_code_takes_their_place(m
         finish(site, process)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
+@pytest.mark.parametrize(
+    "server", ["maxchildren = 50", 'method = "threaded"\nthreads = 50'], ids=["processes", "threads"]
+)
+def test_more_is_not_planned_than_the_account_has_room_for(make_plain, server):
+    site = make_plain(server=server)
+    give_to_limited(site)
+    most = 14
+    process, path = external(
+        site,
+        user=LIMITED,
+        group=LIMITED,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (most, most)),
+    )
+    try:
+        assert request(path, "/pid").status == 200
+        time.sleep(1.1)  # from now on what is in use is looked at again
+        replies, used = [], []
+        threads = [
+            threading.Thread(target=lambda: replies.append(request(path, "/version?seconds=0.3"))) for _ in range(30)
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            used.append(tasks_of(LIMITED))
+            time.sleep(0.02)
+        assert Counter(reply.status for reply in replies) == {200: 30}
+        print(f"at most {max(used)} of {most} processes and threads")
+        # Four stay free but for the processes that pass by, as the preloader's do when it starts.
+        assert 3 < max(used) <= most - 2
+        log = site.log()
+        assert log.count("= 50 is cut to") == 1 and log.count("RLIMIT_NPROC allows 14") == 1, log
+        assert "refused" not in log and "cannot be started" not in log, log
+        if "maxchildren" in server:
+            (front,) = site.status()["fronts"]
+            assert 1 < front["max_workers"] <= 9
+    finally:
+        finish(site, process)
+
+
 def tasks_of(uid):
     """What the kernel counts for the user: threads."""
-    theirs = [pid for pid in all_processes() if os.path.exists(f"/proc/{pid}") and os.stat(f"/proc/{pid}").st_uid == uid]
-    return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in theirs)
+    count = 0
+    for pid in all_processes():
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                count += len(os.listdir(f"/proc/{pid}/task"))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return count
 
 
 def allow(fronts, tasks):

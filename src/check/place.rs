@@ -1,9 +1,10 @@
 //! What of a site's place stands in its way: modes and owners, `.htaccess`, and the account's limits.
 //!
-//! Only looks; knows no settings and no Python.
+//! Only looks; knows no Python, and of the settings only how many processes they want.
 
-use crate::config::{Finding, limits};
-use nix::sys::resource::{Resource, getrlimit};
+use crate::account::{self, Account};
+use crate::config::{Config, Finding, limits};
+use crate::status::limits::Limit;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs;
 use std::io;
@@ -164,73 +165,55 @@ pub(super) fn htaccess(dir: &Path, stem: &str) -> Vec<Finding> {
     findings
 }
 
-/// What the account may have.
-pub(super) fn account() -> Vec<Finding> {
-    let soft = |resource| match getrlimit(resource) {
-        Ok((soft, _)) if soft != nix::libc::RLIM_INFINITY => Some(soft),
-        _ => None,
-    };
-    let processes = soft(Resource::RLIMIT_NPROC);
-    let memory = soft(Resource::RLIMIT_AS);
-    let used = own_threads();
+/// What the account may have, and what `config` sets beyond that.
+pub(super) fn account(config: Option<&Config>) -> Vec<Finding> {
+    let known = Account::read();
     let mut findings = Vec::new();
-    if let Some(limit) = processes
-        && used + limits::FEW_PROCESSES > limit
-    {
-        findings.push(Finding::warning(
-            "RF0230",
-            "processes",
-            format!(
-                "{used} of {limit} processes and threads of this account are in use (RLIMIT_NPROC)"
-            ),
-            "end other processes, or set maxchildren = 1 below [server]",
-        ));
+    for limit in known.limits() {
+        let Some(most) = limit.most else { continue };
+        let (used, source) = (limit.used, account::source(limit.key));
+        if account::TASKS.contains(&limit.key) && used + limits::FEW_PROCESSES > most {
+            findings.push(Finding::warning(
+                "RF0230",
+                "processes",
+                format!(
+                    "{used} of {most} processes and threads of this account are in use ({source})"
+                ),
+                "end other processes, or set maxchildren = 1 below [server]",
+            ));
+        }
+        if limit.key == account::ADDRESSES && most < limits::LITTLE_MEMORY {
+            findings.push(Finding::warning(
+                "RF0231",
+                "memory",
+                format!(
+                    "a process may only have {} MB of address space ({source})",
+                    most >> 20
+                ),
+                "a larger app will not start; ask the host for more",
+            ));
+        }
     }
-    if let Some(limit) = memory
-        && limit < limits::LITTLE_MEMORY
-    {
+    // Which of the processes in use are the site's own workers cannot be told from here: none is counted.
+    if let Some(text) = config.and_then(|config| known.clone().unused().cut(config)) {
         findings.push(Finding::warning(
-            "RF0231",
-            "memory",
-            format!(
-                "a process may only have {} MB of address space (RLIMIT_AS)",
-                limit >> 20
-            ),
-            "a larger app will not start; ask the host for more",
+            "RF0232",
+            "processes",
+            text,
+            "set what the account has room for, or leave it out: the server then looks by itself",
         ));
     }
     if findings.is_empty() {
-        let words = |n: Option<u64>, unit: &str| match n {
-            Some(n) => format!("{n}{unit}"),
-            None => "unlimited".to_string(),
+        let words = |limit: &Limit| match (limit.most, limit.bytes) {
+            (None, _) => format!("{} unlimited ({} in use)", limit.name, limit.used),
+            (Some(most), false) => format!("{} {most} ({} in use)", limit.name, limit.used),
+            (Some(most), true) => format!("{} {} MB", limit.name, most >> 20),
         };
-        findings.push(Finding::good(
-            "limits",
-            format!(
-                "processes and threads {} ({used} in use), address space {}",
-                words(processes, ""),
-                words(memory.map(|m| m >> 20), " MB")
-            ),
-        ));
+        let mut said: Vec<String> = known.limits().iter().map(words).collect();
+        if !known.limits().iter().any(|l| l.key == account::ADDRESSES) {
+            said.push(String::from("address space of a process unlimited"));
+        }
+        findings.push(Finding::good("limits", said.join(", ")));
     }
     findings
-}
-
-/// Processes and threads of our user, as far as /proc shows them.
-fn own_threads() -> u64 {
-    let us = nix::unistd::getuid().as_raw();
-    let Ok(list) = fs::read_dir("/proc") else {
-        return 0;
-    };
-    list.flatten()
-        .filter(|e| {
-            e.file_name()
-                .to_string_lossy()
-                .bytes()
-                .all(|b| b.is_ascii_digit())
-        })
-        .filter(|e| e.metadata().is_ok_and(|m| m.uid() == us))
-        .filter_map(|e| fs::read_dir(e.path().join("task")).ok())
-        .map(|tasks| tasks.count() as u64)
-        .sum()
 }

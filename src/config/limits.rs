@@ -84,6 +84,9 @@ pub const PYTHON_OLDEST: (u32, u32) = (3, 6);
 /// Free processes below which `check` warns: a preloader, two workers, and a shell beside them.
 pub const FEW_PROCESSES: u64 = 5;
 
+/// Address space of a worker beside its threads' stacks: Django with a database driver maps about 200 MB.
+pub const APP_ADDRESSES: u64 = 200 << 20;
+
 /// Address space below which `check` warns: Django with a database driver maps about 200 MB.
 pub const LITTLE_MEMORY: u64 = 256 << 20;
 

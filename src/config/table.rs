@@ -123,7 +123,7 @@ pub const OPTIONS: &[Opt] = &[
     cli("server", "maxrequests", Kind::Count(0, u32::MAX as u64), "0", "1000", "requests after which a worker is replaced; 0: never"),
     cli("server", "minspare", Kind::Count(0, 10_000), "(0; one worker is always there)", "2", "idle workers kept in readiness at the least"),
     cli("server", "maxspare", Kind::Count(0, 10_000), "(what suits the place, at most 5)", "5", "idle workers kept at the most"),
-    cli("server", "maxchildren", Kind::Count(1, 10_000), "(8, or what the account has room for; 1 under mod_fcgid)", "8", "workers at the most"),
+    cli("server", "maxchildren", Kind::Count(1, 10_000), "(8, or what the account has room for; 1 under mod_fcgid)", "8", "workers at the most; fewer where the account has no room for them"),
     cli("server", "daemonize", Kind::Bool, "(yes when socket or port is given)", "false", "go into the background"),
     cli("server", "pidfile", Kind::Path, "(none)", "\"mysite.pid\"", "file that holds the process id while the server runs"),
     cli("server", "workdir", Kind::Path, "(/)", "\"/tmp\"", "working directory when daemonized"),

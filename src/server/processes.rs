@@ -1,9 +1,10 @@
 //! Worker processes: how many there should be, starting and ending them.
 
 use super::{Role, Server, Token, sharing};
+use crate::account::Account;
 use crate::log::Level;
 use crate::worker::channel::Channel;
-use crate::worker::pool::{self, Process, Sizes};
+use crate::worker::pool::{self, Counts, Process, Sizes};
 use crate::worker::preloader::{ANSWERS_WITHIN, State};
 use crate::worker::spawn::{self, Outputs, Start};
 use crate::worker::wire::{self};
@@ -32,21 +33,14 @@ impl Server {
         if self.fork_after.is_some_and(|at| at <= now) {
             self.fork_after = None;
         }
-        let sizes = self.sizes();
         let counts = self.pool.counts(self.queue.len(), self.current.number);
         let spared = self.is_spared();
         self.given_back = spared;
         let leaving = self.restart.is_leaving() && self.queue.is_empty();
-        let wanted = if self.is_faulty() || leaving || spared {
-            0
-        } else {
-            pool::growth(sizes, counts)
-        };
-        for _ in 0..wanted {
-            if self.fork_after.is_some() || !self.start_worker(sizes.slots, now) {
-                break;
-            }
+        if !(self.is_faulty() || leaving || spared) {
+            self.grow(counts, now);
         }
+        let sizes = self.sizes();
         let old = |p: &Process| !p.retiring && p.old_at.is_some_and(|at| at <= now);
         let old = self
             .pool
@@ -70,6 +64,36 @@ impl Server {
                 .take(counts.idle - sizes.maxspare)
             {
                 self.pool.retire(process, now);
+            }
+        }
+    }
+
+    /// Starts workers, as many as are needed and as the account has room for.
+    fn grow(&mut self, counts: Counts, now: Instant) {
+        if self.fork_after.is_some() {
+            return;
+        }
+        let (started, here) = self.pool.tasks();
+        // Not before one can be forked: what starts a preloader passes by.
+        let can = self.current.plain || self.current.link.state == State::Ready;
+        let more = || pool::growth(self.sizes_in(&Account::default()), counts) > 0;
+        if can && !self.is_alone() && more() {
+            self.account.look(started, !self.queue.is_empty(), now);
+            if let Some(text) = self.account.tell_cut(&self.config) {
+                self.note(Level::Warning, &text);
+            }
+        }
+        let sizes = self.sizes();
+        let mut wanted = pool::growth(sizes, counts);
+        // Those with old code, and those that leave, are still there. But never none at all.
+        let room = self.account.tasks().map(|most| most.saturating_sub(here));
+        if counts.processes > 0 {
+            wanted = wanted.min(room.unwrap_or(wanted));
+        }
+        let slots = room.map_or(sizes.slots, |room| sizes.slots.min(room).max(1));
+        for _ in 0..wanted {
+            if self.fork_after.is_some() || !self.start_worker(slots, now) {
+                break;
             }
         }
     }
@@ -106,25 +130,34 @@ impl Server {
 
     /// How many workers this front may have.
     pub(super) fn sizes(&self) -> Sizes {
-        let server = &self.config.server;
-        let slots = crate::worker::threads(&self.config) as usize;
-        let alone = matches!(
+        self.sizes_in(&self.account)
+    }
+
+    /// Whether it is given one request at a time.
+    fn is_alone(&self) -> bool {
+        matches!(
             self.place.role,
             Role::Spawned { mod_fcgid: true } | Role::Cgi
-        );
+        )
+    }
+
+    fn sizes_in(&self, account: &Account) -> Sizes {
+        let server = &self.config.server;
+        let slots = crate::worker::threads(&self.config) as usize;
+        let alone = self.is_alone();
         let max = match (alone, slots) {
             (true, _) | (_, 2..) => 1,
-            _ => server
-                .maxchildren
-                .map_or_else(|| self.account.fitting(CHILDREN), |n| n as usize)
-                .max(1),
+            _ => account.fitting(server.maxchildren.map_or(CHILDREN, |n| n as usize)),
         };
         let minspare = server.minspare.map_or(0, |n| n as usize).min(max);
         let maxspare = server
             .maxspare
             .map_or(max.min(5), |n| n as usize)
             .max(minspare);
-        let slots = if alone { 1 } else { slots };
+        let slots = match alone {
+            true => 1,
+            false => account.fitting_threads(slots),
+        };
         Sizes {
             minspare,
             maxspare,

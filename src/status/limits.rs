@@ -50,7 +50,7 @@ impl Limit {
 }
 
 /// The limits that hold for the process `pid` of user `uid`. `largest`: address space of its largest process.
-pub(super) fn limits(pid: u32, uid: u32, largest: u64) -> Vec<Limit> {
+pub fn limits(pid: u32, uid: u32, largest: u64) -> Vec<Limit> {
     let text = |path: &Path| fs::read_to_string(path).ok();
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let own = text(&proc.join("limits")).unwrap_or_default();

@@ -342,6 +342,16 @@ impl Pool {
         found.into_iter().map(|(_, number)| number).collect()
     }
 
+    /// Processes and threads of those that have started, and of all that were asked for: what a host counts.
+    pub fn tasks(&self) -> (usize, usize) {
+        let tasks = |p: &Process| p.slots.len().max(1);
+        let started = self.processes.values().filter(|p| p.pid.is_some());
+        (
+            started.map(tasks).sum(),
+            self.processes.values().map(tasks).sum(),
+        )
+    }
+
     /// Nothing is being served.
     pub fn is_quiet(&self) -> bool {
         self.slots.values().all(|slot| {

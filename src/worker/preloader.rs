@@ -510,7 +510,11 @@ mod tests {
         assert_eq!(link.answered(), Some(ProcessNo(2)));
         link.lost(now);
         link.has_asked_for(ProcessNo(4));
-        assert_eq!(link.answered(), Some(ProcessNo(4)), "the third is forgotten");
+        assert_eq!(
+            link.answered(),
+            Some(ProcessNo(4)),
+            "the third is forgotten"
+        );
         assert_eq!(link.answered(), None);
     }
 
