@@ -4,7 +4,7 @@
 //! (RFC 3875 section 4.4, a query without `=`), so there none is ever heeded.
 
 use crate::config::table::{self, Kind, Opt};
-use crate::config::{Finding, Options, findings::nearest};
+use crate::config::{Finding, Options, findings::did_you_mean};
 use crate::python::Launch;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -126,10 +126,7 @@ pub fn parse(stem: &str, words: Vec<OsString>, cgi: bool) -> Result<Command, Vec
         word if word.contains('=') || stem == "runfcgi" || is_flag(word) => serve(&text),
         word => {
             let names = COMMANDS.iter().map(|(usage, _)| first_word(usage));
-            let fix = match nearest(word, names) {
-                Some(near) => format!("did you mean {near}?"),
-                None => format!("`{stem} help` lists the commands"),
-            };
+            let fix = did_you_mean(word, names, &format!("`{stem} help` lists the commands"));
             usage(word, "unknown command", &fix)
         }
     }
@@ -205,10 +202,8 @@ fn help(stem: &str, rest: &[String]) -> Result<Command, Vec<Finding>> {
                 Some(opt) => Topic::One(opt),
                 None if is_command(word) => Topic::General,
                 None => {
-                    let fix = match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
-                        Some(near) => format!("did you mean {near}?"),
-                        None => "`help runfcgi` lists the options".to_string(),
-                    };
+                    let known = table::OPTIONS.iter().map(|o| o.key);
+                    let fix = did_you_mean(key, known, "`help runfcgi` lists the options");
                     return usage(word, "there is no such option or setting", &fix);
                 }
             }
@@ -330,17 +325,9 @@ fn options() -> String {
          may stand there; a protocol= holds for those after it. A bare word means true.\n\n",
     );
     for o in table::OPTIONS.iter().filter(|o| o.cli) {
-        let default = match o.default.strip_prefix('(') {
-            Some(words) => words.trim_end_matches(')').to_string(),
-            None => o.default.to_string(),
-        };
+        let default = o.default_in_words().unwrap_or(o.default);
         let _ = writeln!(out, "  {:<13} {}", o.key, o.help);
-        let _ = writeln!(
-            out,
-            "  {:<13} {}; default: {default}",
-            "",
-            table::describe(o.kind)
-        );
+        let _ = writeln!(out, "  {:<13} {}; default: {default}", "", o.kind);
     }
     out.push_str(
         "  config        settings file\n  help          this list\n\n\
@@ -354,18 +341,13 @@ fn options() -> String {
 }
 
 fn one(o: &Opt) -> String {
-    let default = o.default.trim_start_matches('(').trim_end_matches(')');
+    let default = o.default_in_words().unwrap_or(o.default);
     let mut out = format!(
         "{}: {}\n\n  takes    {}\n  default  {default}\n  in file  [{}]\n           {} = {}\n",
-        o.key,
-        o.help,
-        table::describe(o.kind),
-        o.section,
-        o.key,
-        o.example
+        o.key, o.help, o.kind, o.section, o.key, o.example
     );
     if o.cli {
-        let _ = writeln!(out, "  as word  {}={}", o.key, o.example.trim_matches('"'));
+        let _ = writeln!(out, "  as word  {}", o.word());
     }
     out
 }

@@ -32,6 +32,8 @@
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
 //!                                └────▶ pairs, config (plain data), bytes
 //! ```
+//! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
+//! field.
 //!
 //! # Invariants
 //! Stated as absences, and tested by `tests/tidy.rs`:

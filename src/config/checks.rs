@@ -3,100 +3,99 @@
 //! Looks at the file system only to see whether the app's directory is there.
 
 use super::findings::Finding;
-use super::{Address, Config, Endpoint, Protocol, Server, Status};
+use super::{Address, App, Config, Endpoint, Protocol, Server, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Where each setting was written.
+/// Where each setting was written, by `section.key`.
 #[derive(Default)]
 pub(crate) struct Places {
-    known: BTreeMap<(String, String), String>,
+    known: BTreeMap<String, String>,
     /// Written, but with a bad value that is already reported.
-    spoilt: BTreeSet<(String, String)>,
+    spoilt: BTreeSet<String>,
 }
 
 impl Places {
-    pub(crate) fn set(&mut self, section: &str, key: &str, place: String) {
-        let name = (section.to_string(), key.to_string());
+    pub(crate) fn set(&mut self, name: String, place: String) {
         self.known.insert(name, place);
     }
 
-    pub(crate) fn spoil(&mut self, section: &str, key: &str) {
-        let name = (section.to_string(), key.to_string());
+    pub(crate) fn spoil(&mut self, name: String) {
         self.spoilt.insert(name);
     }
 
-    fn spoilt(&self, section: &str, key: &str) -> bool {
-        let name = (section.to_string(), key.to_string());
-        self.spoilt.contains(&name)
+    /// Whether one of them is.
+    fn spoilt(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.spoilt.contains(*name))
     }
 
-    fn of(&self, section: &str, key: &str) -> String {
-        let name = (section.to_string(), key.to_string());
-        match self.known.get(&name) {
-            Some(place) => place.clone(),
-            None => format!("[{section}]"),
-        }
+    fn of(&self, name: &str) -> String {
+        let (section, _) = name.split_once('.').unwrap_or((name, ""));
+        let known = self.known.get(name).cloned();
+        known.unwrap_or_else(|| format!("[{section}]"))
+    }
+
+    fn error(&self, code: &'static str, name: &str, what: impl Into<String>, fix: &str) -> Finding {
+        Finding::error(code, self.of(name), what, fix)
     }
 }
 
 /// Appends all that is wrong.
 pub(crate) fn check(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
-    app(config, places, findings);
-    env(config, places, findings);
-    children(&config.server, places, findings);
-    secret(&config.server, places, findings);
-    status(&config.status, places, findings);
+    findings.extend(app(&config.app, places));
+    findings.extend(env(config, places));
+    findings.extend(children(&config.server, places));
+    findings.extend(secret(&config.server, places));
+    findings.extend(status(&config.status, places));
 }
 
-fn app(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
-    let app = &config.app;
+fn app(app: &App, places: &Places) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let named = app.settings.is_some() || app.wsgi.is_some();
-    if !named && !places.spoilt("app", "settings") && !places.spoilt("app", "wsgi") {
-        findings.push(Finding::error(
+    if !named && !places.spoilt(&["app.settings", "app.wsgi"]) {
+        findings.push(places.error(
             "RF0110",
-            places.of("app", "settings"),
+            "app.settings",
             "neither settings nor wsgi is given, so there is no app to run",
             "below [app] write settings = \"mysite.settings\" (Django), or wsgi = \"module:callable\"",
         ));
     }
     if let Some(path) = &app.path
         && !path.is_dir()
-        && !places.spoilt("app", "path")
+        && !places.spoilt(&["app.path"])
     {
         let what = match path.symlink_metadata() {
             Ok(_) => "is not a directory that we may enter",
             Err(_) => "does not exist",
         };
-        findings.push(Finding::error(
+        findings.push(places.error(
             "RF0111",
-            places.of("app", "path"),
+            "app.path",
             format!("path: {} {what}", path.display()),
             "name the directory in which the package of the app lies",
         ));
     }
+    findings
 }
 
-fn env(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
+fn env(config: &Config, places: &Places) -> Vec<Finding> {
+    let mut findings = Vec::new();
     for (name, value) in &config.env {
-        let place = places.of("env", name);
+        let place = places.of(&format!("env.{name}"));
         let good = !name.is_empty()
             && !name.starts_with(|c: char| c.is_ascii_digit())
             && name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric());
         if !good {
+            let what = format!("{name:?} is no name of an environment variable");
             findings.push(Finding::error(
                 "RF0112",
                 place,
-                format!("{name:?} is no name of an environment variable"),
+                what,
                 "use letters, digits and _",
             ));
         } else if value.contains('\0') {
-            findings.push(Finding::error(
-                "RF0112",
-                place,
-                format!("the value of {name} holds a NUL byte"),
-                "remove it",
-            ));
+            let what = format!("the value of {name} holds a NUL byte");
+            findings.push(Finding::error("RF0112", place, what, "remove it"));
         } else if name == "DJANGO_SETTINGS_MODULE"
             && config.app.settings.as_ref().is_some_and(|s| s != value)
         {
@@ -108,123 +107,107 @@ fn env(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
             ));
         }
     }
+    findings
 }
 
-fn children(server: &Server, places: &Places, findings: &mut Vec<Finding>) {
-    let ordered = [
-        ("minspare", server.minspare, "maxspare", server.maxspare),
-        (
-            "maxspare",
-            server.maxspare,
-            "maxchildren",
-            server.maxchildren,
-        ),
-        (
-            "minspare",
-            server.minspare,
-            "maxchildren",
-            server.maxchildren.filter(|_| server.maxspare.is_none()),
-        ),
+fn children(server: &Server, places: &Places) -> Vec<Finding> {
+    let given = [
+        ("minspare", server.minspare),
+        ("maxspare", server.maxspare),
+        ("maxchildren", server.maxchildren),
     ];
-    for (low, a, high, b) in ordered {
-        if let (Some(a), Some(b)) = (a, b)
-            && a > b
-        {
-            findings.push(Finding::error(
+    let given: Vec<_> = given
+        .iter()
+        .filter_map(|(key, n)| Some((key, (*n)?)))
+        .collect();
+    let wrong = given.windows(2).filter(|pair| pair[0].1 > pair[1].1);
+    wrong
+        .map(|pair| {
+            let ((low, a), (high, b)) = (pair[0], pair[1]);
+            places.error(
                 "RF0114",
-                places.of("server", low),
+                &format!("server.{low}"),
                 format!("{low} = {a} is above {high} = {b}"),
                 "minspare <= maxspare <= maxchildren must hold",
-            ));
-        }
-    }
+            )
+        })
+        .collect()
 }
 
 /// A secret that is shorter is easily found by trying.
 const SHORT_SECRET: usize = 12;
 
-fn status(status: &Status, places: &Places, findings: &mut Vec<Finding>) {
+fn status(status: &Status, places: &Places) -> Option<Finding> {
     let secret = status.secret.as_deref().filter(|s| !s.is_empty());
-    let (key, what) = match (&status.path, secret) {
+    let (name, what) = match (&status.path, secret) {
         (Some(_), None) => (
-            "path",
+            "status.path",
             "path is given without secret, so there is no status page",
         ),
         (None, Some(_)) => (
-            "secret",
+            "status.secret",
             "secret is given without path, so there is no status page",
         ),
         (Some(_), Some(secret)) if secret.len() < SHORT_SECRET => (
-            "secret",
+            "status.secret",
             "the secret of the status page is short enough to be guessed",
         ),
-        _ => return,
+        _ => return None,
     };
-    if !places.spoilt("status", "path") && !places.spoilt("status", "secret") {
-        findings.push(Finding::warning(
-            "RF0119",
-            places.of("status", key),
-            what,
-            "below [status] write path = \"/-/status\" and secret = a long random text",
-        ));
-    }
+    let fix = "below [status] write path = \"/-/status\" and secret = a long random text";
+    let new = !places.spoilt(&["status.path", "status.secret"]);
+    new.then(|| Finding::warning("RF0119", places.of(name), what, fix))
 }
 
-fn secret(server: &Server, places: &Places, findings: &mut Vec<Finding>) {
-    if server.secret.as_ref().is_some_and(|s| !s.is_empty()) {
-        return;
-    }
-    for endpoint in &server.endpoints {
-        if let Address::Tcp(address) = endpoint.address
-            && endpoint.protocol == Protocol::Ajp
-            && !address.ip().is_loopback()
-        {
-            findings.push(Finding::error(
+fn secret(server: &Server, places: &Places) -> Vec<Finding> {
+    let exposed = server
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| match endpoint.address {
+            Address::Tcp(address) if endpoint.protocol == Protocol::Ajp => Some(address),
+            _ => None,
+        });
+    let exposed = exposed.filter(|address| {
+        !address.ip().is_loopback() && server.secret.as_deref().is_none_or(str::is_empty)
+    });
+    exposed
+        .map(|address| {
+            places.error(
                 "RF0115",
-                places.of("server", "host"),
+                "server.host",
                 format!("AJP at {address} without a secret would believe whoever can reach it"),
                 "set secret here and in the web server, or listen at 127.0.0.1 or at a socket",
-            ));
-        }
-    }
+            )
+        })
+        .collect()
 }
 
 /// Where the file's `host`, `port` and `socket` say to listen.
 pub(crate) fn endpoints(server: &Server, places: &Places) -> Result<Vec<Endpoint>, Finding> {
-    let error = |key: &str, what: &str, fix: &str| {
-        Err(Finding::error(
-            "RF0116",
-            places.of("server", key),
-            what,
-            fix,
-        ))
-    };
-    let spoilt = |key| places.spoilt("server", key);
+    let error = |name, what: &str, fix| Err(places.error("RF0116", name, what, fix));
     let address = match (&server.socket, &server.host, server.port) {
         (None, None, None) => return Ok(Vec::new()),
         (Some(path), None, None) => Address::Unix(path.clone()),
         (None, Some(host), Some(port)) => match ip(host) {
             Ok(ip) => Address::Tcp(SocketAddr::new(ip, port)),
-            Err(what) => return error("host", &what, HOST_FIX),
+            Err(what) => return error("server.host", &what, HOST_FIX),
         },
         (Some(_), _, _) => {
+            let what = "socket is given together with host or port";
+            return error("server.socket", what, "keep socket, or host and port");
+        }
+        (None, _, None) if places.spoilt(&["server.port"]) => return Ok(Vec::new()),
+        (None, _, None) => {
             return error(
-                "socket",
-                "socket is given together with host or port",
-                "keep socket, or host and port",
+                "server.host",
+                "host is given without port",
+                "add port = 3033",
             );
         }
-        (None, Some(_), None) if spoilt("port") => return Ok(Vec::new()),
-        (None, Some(_), None) => {
-            return error("host", "host is given without port", "add port = 3033");
-        }
-        (None, None, Some(_)) if spoilt("host") => return Ok(Vec::new()),
-        (None, None, Some(_)) => {
-            return error(
-                "port",
-                "port is given without host",
-                "add host = \"127.0.0.1\"",
-            );
+        (None, None, _) if places.spoilt(&["server.host"]) => return Ok(Vec::new()),
+        (None, None, _) => {
+            let fix = "add host = \"127.0.0.1\"";
+            return error("server.port", "port is given without host", fix);
         }
     };
     Ok(vec![Endpoint {

@@ -5,7 +5,7 @@
 //! Apache's user, and its files belong to the user of the FTP account.) Knows no setting but `runtime_dir`.
 
 use super::findings::Finding;
-use super::value::{Base, Raw, normalise};
+use super::value::{Base, Raw, field};
 use super::{limits, table};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -50,18 +50,10 @@ fn runtime_dir_at_home(path: &Path, owner: Option<u32>, home: Option<PathBuf>) -
         .map(str::trim)
         .find(|line| line.starts_with("runtime_dir"))?;
     let table: toml::Table = toml::from_str(line).ok()?;
-    let named = table.get("runtime_dir")?.clone();
-    let base = Base {
-        dir: path.parent()?.to_path_buf(),
-        home,
-    };
-    let whole = normalise(
-        table::find("server", "runtime_dir")?,
-        Raw::text(named),
-        &base,
-    )
-    .ok()?;
-    Some(PathBuf::from(whole.as_str()?))
+    let named = Raw::text(table.get("runtime_dir")?.clone());
+    let dir = path.parent()?.to_path_buf();
+    let opt = table::find("server", "runtime_dir")?;
+    field(opt, named, &Base { dir, home }).ok()
 }
 
 /// What `RUNFCGI_CONFIG` names.

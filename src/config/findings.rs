@@ -120,6 +120,18 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     best.map(|(_, name)| name)
 }
 
+/// The cure for a name that is not known: the nearest of `known`, or `otherwise`.
+pub fn did_you_mean<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    otherwise: &str,
+) -> String {
+    match nearest(given, known) {
+        Some(near) => format!("did you mean {near}?"),
+        None => otherwise.to_string(),
+    }
+}
+
 /// Insertions, deletions, replacements and swaps of neighbours that lead from `a` to `b`.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();

@@ -3,9 +3,9 @@
 //! Knows no server, no Python and no output.
 
 use super::findings::{Finding, nearest};
-use super::value::{Base, Raw, normalise, tidy};
-use super::{Config, Options, checks, file, table};
-use serde::Deserialize;
+use super::table::{self, OPTIONS, SECTIONS};
+use super::value::{Base, Raw, tidy};
+use super::{Config, Options, checks, file};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -28,7 +28,12 @@ impl Config {
             Some(directory) => directory.clone(),
             None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         };
-        let mut draft = Draft::new(home);
+        let mut draft = Draft {
+            config: Config::default(),
+            home,
+            findings: Vec::new(),
+            places: checks::Places::default(),
+        };
         if let Some(path) = path {
             let path = tidy(&cwd.join(path));
             match file::read(&path, options.owner) {
@@ -43,8 +48,7 @@ impl Config {
 
 /// A configuration in the making.
 struct Draft {
-    table: toml::Table,
-    file: Option<PathBuf>,
+    config: Config,
     home: Option<PathBuf>,
     findings: Vec<Finding>,
     /// Where each setting was written, for what is found out later.
@@ -52,40 +56,23 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(home: Option<PathBuf>) -> Draft {
-        Draft {
-            table: toml::Table::new(),
-            file: None,
-            home,
-            findings: Vec::new(),
-            places: checks::Places::default(),
-        }
-    }
-
     /// Takes a file's settings in.
     fn file(&mut self, path: &Path, text: &str) {
-        self.file = Some(path.to_path_buf());
+        self.config.file = Some(path.to_path_buf());
+        let name = path.file_name().unwrap_or(path.as_os_str());
         let source = Source {
-            name: path
-                .file_name()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy()
-                .into_owned(),
+            name: name.to_string_lossy().into_owned(),
             text,
         };
-        let base = Base {
-            dir: path.parent().unwrap_or(Path::new("/")).to_path_buf(),
-            home: self.home.clone(),
-        };
+        let base = self.base(path.parent().unwrap_or(Path::new("/")));
         let (document, errors) = DeTable::parse_recoverable(text);
         for e in errors {
-            let place = source.place(e.span().unwrap_or(0..0));
-            self.findings.push(Finding::error(
+            self.error(
                 "RF0102",
-                place,
+                source.place(e.span().unwrap_or(0..0)),
                 e.message().trim().replace('\n', ", "),
                 "texts stand in double quotes, one `key = value` to a line, sections in [brackets]",
-            ));
+            );
         }
         for (name, value) in document.get_ref() {
             let place = source.place(name.span());
@@ -98,19 +85,13 @@ impl Draft {
     }
 
     fn section(&mut self, name: &str, place: String, keys: &DeTable, source: &Source, base: &Base) {
-        if !table::SECTIONS.iter().any(|(s, _)| *s == name) {
-            let all = table::SECTIONS.iter().map(|(s, _)| *s);
-            let fix = match nearest(name, all.clone()) {
+        let sections = SECTIONS.iter().map(|(section, _)| *section);
+        if !sections.clone().any(|section| section == name) {
+            let fix = match nearest(name, sections.clone()) {
                 Some(near) => format!("did you mean [{near}]?"),
-                None => format!("known are: {}", all.collect::<Vec<_>>().join(", ")),
+                None => format!("known are: {}", sections.collect::<Vec<_>>().join(", ")),
             };
-            self.findings.push(Finding::error(
-                "RF0103",
-                place,
-                format!("unknown section [{name}]"),
-                fix,
-            ));
-            return;
+            return self.error("RF0103", place, format!("unknown section [{name}]"), fix);
         }
         for (key, value) in keys {
             let place = source.place(key.span());
@@ -118,14 +99,11 @@ impl Draft {
             if name == "env" {
                 self.variable(key, value, place);
             } else if let Some(opt) = table::find(name, key) {
-                let written = plain(value);
-                match normalise(opt, written, base) {
-                    Ok(value) => self.put(name, key, value, place),
+                match (opt.set)(&mut self.config, opt, plain(value), base) {
+                    Ok(()) => self.places.set(opt.name(), place),
                     Err(p) => {
-                        let place = source.place(value.span());
-                        let finding = Finding::error("RF0104", place, p.what, p.fix);
-                        self.findings.push(finding);
-                        self.places.spoil(name, key);
+                        self.error("RF0104", source.place(value.span()), p.what, p.fix);
+                        self.places.spoil(opt.name());
                     }
                 }
             } else {
@@ -140,112 +118,81 @@ impl Draft {
             Value::Integer(n) => n.to_string(),
             Value::Float(n) => n.to_string(),
             _ => {
-                let fix = format!("write {name} = \"...\"");
                 let what = format!("the value of the variable {name} is not text");
-                self.findings
-                    .push(Finding::error("RF0104", place, what, fix));
-                return;
+                return self.error("RF0104", place, what, format!("write {name} = \"...\""));
             }
         };
-        self.put("env", name, Value::String(text), place);
-    }
-
-    fn put(&mut self, section: &str, key: &str, value: Value, place: String) {
-        let inner = self
-            .table
-            .entry(section)
-            .or_insert_with(|| Value::Table(toml::Table::new()));
-        if let Value::Table(inner) = inner {
-            inner.insert(key.to_string(), value);
-        }
-        self.places.set(section, key, place);
+        self.places.set(format!("env.{name}"), place);
+        self.config.env.insert(name.to_string(), text);
     }
 
     fn unknown_key(&mut self, section: &str, key: &str, place: String) {
-        let elsewhere = table::OPTIONS.iter().find(|o| o.key == key);
-        let here = table::OPTIONS.iter().filter(|o| o.section == section);
-        let fix = match (elsewhere, nearest(key, here.clone().map(|o| o.key))) {
-            (Some(o), _) => format!("it belongs below [{}]", o.section),
-            (None, Some(near)) => format!("did you mean {near}?"),
-            (None, None) => match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
-                Some(near) => format!("did you mean {near}, in another section?"),
-                None => format!(
-                    "known in [{section}]: {}",
-                    here.map(|o| o.key).collect::<Vec<_>>().join(", ")
-                ),
-            },
+        let here = OPTIONS
+            .iter()
+            .filter(|o| o.section == section)
+            .map(|o| o.key);
+        let fix = if let Some(o) = OPTIONS.iter().find(|o| o.key == key) {
+            format!("it belongs below [{}]", o.section)
+        } else if let Some(near) = nearest(key, here.clone()) {
+            format!("did you mean {near}?")
+        } else if let Some(near) = nearest(key, OPTIONS.iter().map(|o| o.key)) {
+            format!("did you mean {near}, in another section?")
+        } else {
+            format!(
+                "known in [{section}]: {}",
+                here.collect::<Vec<_>>().join(", ")
+            )
         };
-        self.findings.push(Finding::error(
+        self.error(
             "RF0103",
             place,
             format!("unknown key {key} in [{section}]"),
             fix,
-        ));
+        );
     }
 
     fn stray_key(&mut self, key: &str, place: String) {
-        let fix = if table::SECTIONS.iter().any(|(s, _)| *s == key) {
+        let fix = if SECTIONS.iter().any(|(s, _)| *s == key) {
             format!("{key} is a section: write [{key}] on a line of its own")
-        } else if let Some(o) = table::OPTIONS.iter().find(|o| o.key == key) {
+        } else if let Some(o) = OPTIONS.iter().find(|o| o.key == key) {
             format!("put a line [{}] above it", o.section)
+        } else if let Some(near) = nearest(key, OPTIONS.iter().map(|o| o.key)) {
+            format!("did you mean {near}? It also needs its section above it")
         } else {
-            match nearest(key, table::OPTIONS.iter().map(|o| o.key)) {
-                Some(near) => format!("did you mean {near}? It also needs its section above it"),
-                None => "each key stands below its section, such as [app]".to_string(),
-            }
+            "each key stands below its section, such as [app]".to_string()
         };
-        self.findings.push(Finding::error(
+        self.error(
             "RF0103",
             place,
             format!("{key} stands outside of any section"),
             fix,
-        ));
+        );
     }
 
     /// Lays the command line's options over the file's.
     fn options(&mut self, options: &Options, cwd: &Path) {
-        let base = Base {
-            dir: cwd.to_path_buf(),
-            home: self.home.clone(),
-        };
-        if options.listens()
-            && let Some(Value::Table(server)) = self.table.get_mut("server")
-        {
-            for key in ["host", "port", "socket"] {
-                server.remove(key);
-            }
+        let base = self.base(cwd);
+        if options.listens() {
+            let server = &mut self.config.server;
+            (server.host, server.port, server.socket) = (None, None, None);
         }
         for (opt, text) in options.settings() {
-            let place = format!("option {}={text}", opt.key);
-            match normalise(opt, Raw::text(text), &base) {
-                Ok(value) => self.put(opt.section, opt.key, value, place),
+            match (opt.set)(&mut self.config, opt, Raw::text(text), &base) {
+                Ok(()) => self
+                    .places
+                    .set(opt.name(), format!("option {}={text}", opt.key)),
                 Err(p) => {
-                    let fix = p.fix.replace(" = ", "=").replace('"', "");
-                    let what = p.what.replacen(" = ", "=", 1);
-                    let place = format!("option {}", opt.key);
-                    self.findings
-                        .push(Finding::error("RF0105", place, what, fix));
-                    self.places.spoil(opt.section, opt.key);
+                    self.findings.push(p.of_option(opt));
+                    self.places.spoil(opt.name());
                 }
             }
         }
     }
 
     fn finish(mut self, options: &Options, cwd: &Path) -> Result<Config, Vec<Finding>> {
-        let mut config = match Config::deserialize(self.table) {
-            Ok(config) => config,
-            Err(e) => {
-                let place = match &self.file {
-                    Some(f) => f.display().to_string(),
-                    None => "options".to_string(),
-                };
-                let what = e.message().to_string();
-                self.findings
-                    .push(Finding::error("RF0104", place, what, ""));
-                return Err(self.findings);
-            }
-        };
-        let dir = self.file.as_deref().and_then(Path::parent).unwrap_or(cwd);
+        let base = self.base(cwd);
+        let config = &mut self.config;
+        let dir = config.file.as_deref().and_then(Path::parent).unwrap_or(cwd);
         let app = config.app.path.get_or_insert_with(|| dir.to_path_buf());
         for watched in &mut config.restart.watch {
             *watched = match (watched.strip_prefix("~"), &self.home) {
@@ -253,32 +200,35 @@ impl Draft {
                 _ => tidy(&app.join(&watched)),
             };
         }
-        config.file = self.file;
-        let base = Base {
-            dir: cwd.to_path_buf(),
-            home: self.home,
+        let endpoints = match options.listens() {
+            true => options.endpoints(&config.server, &base),
+            false => checks::endpoints(&config.server, &self.places).map_err(|f| vec![f]),
         };
-        match options.endpoints(&config.server, &base) {
+        match endpoints {
             Ok(endpoints) => config.server.endpoints = endpoints,
-            Err(findings) => {
-                let new = |f: &Finding| !self.findings.contains(f);
-                let new: Vec<Finding> = findings.into_iter().filter(new).collect();
+            Err(mut new) => {
+                new.retain(|f| !self.findings.contains(f));
                 self.findings.extend(new);
             }
         }
-        if !options.listens() {
-            match checks::endpoints(&config.server, &self.places) {
-                Ok(endpoints) => config.server.endpoints = endpoints,
-                Err(finding) => self.findings.push(finding),
-            }
-        }
-        self.findings.extend(options.warnings(&config));
-        checks::check(&config, &self.places, &mut self.findings);
+        self.findings.extend(options.warnings(config));
+        checks::check(config, &self.places, &mut self.findings);
         if self.findings.iter().any(|f| f.level == super::Level::Error) {
             return Err(self.findings);
         }
-        config.warnings = self.findings;
-        Ok(config)
+        self.config.warnings = self.findings;
+        Ok(self.config)
+    }
+
+    fn base(&self, dir: &Path) -> Base {
+        Base {
+            dir: dir.to_path_buf(),
+            home: self.home.clone(),
+        }
+    }
+
+    fn error(&mut self, code: &'static str, place: String, what: String, fix: impl Into<String>) {
+        self.findings.push(Finding::error(code, place, what, fix));
     }
 }
 

@@ -4,13 +4,14 @@
 //! traps of old are gone: `debug=false` is false, an unknown option is an error, `maxrequests` counts requests.
 
 use super::checks::{HOST_FIX, ip};
-use super::findings::{Finding, nearest};
-use super::table::{self, Kind, Opt};
-use super::value::{Base, Raw, normalise};
-use super::{Address, Config, Endpoint, Protocol, Server};
+use super::findings::{Finding, did_you_mean};
+use super::row::{Kind, Opt};
+use super::table::{self, OPTIONS};
+use super::value::{Base, Raw, field};
+use super::{Address, Config, Endpoint, Server};
+use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use toml::Value;
 
 /// What a command line says.
 #[derive(Clone, Debug, Default)]
@@ -86,20 +87,16 @@ impl Options {
         for l in &self.listeners {
             let protocol = match l.protocol.as_deref() {
                 None => Ok(server.protocol),
-                Some(name) => protocol(name),
+                Some(name) => checked("protocol", name, base),
             };
             match (protocol, address(&l.place, base)) {
                 (Ok(protocol), Ok(address)) => good.push(Endpoint { protocol, address }),
-                (p, a) => {
-                    findings.extend(p.err());
-                    findings.extend(a.err().into_iter().flatten());
-                }
+                (p, a) => findings.extend(p.err().into_iter().chain(a.err().into_iter().flatten())),
             }
         }
-        if findings.is_empty() {
-            Ok(good)
-        } else {
-            Err(findings)
+        match findings.is_empty() {
+            true => Ok(good),
+            false => Err(findings),
         }
     }
 
@@ -123,23 +120,13 @@ impl Options {
                 "put secret into the settings file, below [server]",
             ));
         }
-        let relative = |(o, v): &&(&Opt, String)| {
-            o.kind == Kind::Path && o.key != "workdir" && !v.starts_with(['/', '~'])
-        };
-        let mut names: Vec<&str> = self
-            .settings
-            .iter()
-            .filter(relative)
-            .map(|(o, _)| o.key)
-            .collect();
-        let sockets = self.listeners.iter();
-        if sockets
-            .filter_map(|l| match &l.place {
-                Place::Socket(s) => Some(s),
-                Place::Tcp { .. } => None,
-            })
-            .any(|s| !s.starts_with(['/', '~']))
-        {
+        let relative = |path: &str| !path.starts_with(['/', '~']);
+        let paths = self.settings.iter().filter_map(|(o, v)| {
+            (o.kind == Kind::Path && o.key != "workdir" && relative(v)).then_some(o.key)
+        });
+        let mut names: Vec<&str> = paths.collect();
+        let socket = |l: &Listener| matches!(&l.place, Place::Socket(path) if relative(path));
+        if self.listeners.iter().any(socket) {
             names.push("socket");
         }
         if given("workdir") && !names.is_empty() {
@@ -182,11 +169,7 @@ impl Parser {
             _ => match (table::find_cli(&key), value) {
                 (Some(opt), Some(value)) => self.option(opt, value),
                 (Some(opt), None) if opt.kind == Kind::Bool => self.option(opt, "true"),
-                (Some(opt), None) => self.error(
-                    word,
-                    "the option needs a value",
-                    &format!("{key}={}", opt.example.trim_matches('"')),
-                ),
+                (Some(opt), None) => self.error(word, "the option needs a value", &opt.word()),
                 (None, _) => self.unknown(word, &key),
             },
         }
@@ -236,12 +219,13 @@ impl Parser {
     }
 
     fn unknown(&mut self, word: &str, key: &str) {
-        let file_only = table::OPTIONS.iter().find(|o| o.key == key);
-        let known = table::OPTIONS.iter().filter(|o| o.cli).map(|o| o.key);
-        let fix = match (file_only, nearest(key, known.chain(["config", "help"]))) {
-            (Some(o), _) => format!("it can stand in the settings file, below [{}]", o.section),
-            (None, Some(near)) => format!("did you mean {near}?"),
-            (None, None) => "`runfcgi help` lists all options".to_string(),
+        let fix = match OPTIONS.iter().find(|o| o.key == key) {
+            Some(o) => format!("it can stand in the settings file, below [{}]", o.section),
+            None => {
+                let known = OPTIONS.iter().filter(|o| o.cli).map(|o| o.key);
+                let known = known.chain(["config", "help"]);
+                did_you_mean(key, known, "`runfcgi help` lists all options")
+            }
         };
         self.error(word, "unknown option", &fix);
     }
@@ -254,11 +238,7 @@ impl Parser {
 
     fn finish(mut self) -> Result<Options, Vec<Finding>> {
         // One protocol= holds wherever it stands among the words, as it did with runfcgi.
-        if let [only] = self.protocols.as_slice() {
-            for l in &mut self.options.listeners {
-                l.protocol.get_or_insert_with(|| only.clone());
-            }
-        } else if let Some(first) = self.protocols.first() {
+        if let Some(first) = self.protocols.first() {
             for l in &mut self.options.listeners {
                 l.protocol.get_or_insert_with(|| first.clone());
             }
@@ -288,43 +268,23 @@ impl Parser {
     }
 }
 
-fn checked(key: &'static str, value: &str, base: &Base) -> Result<Value, Finding> {
-    let Some(opt) = table::find_cli(key) else {
-        return Ok(Value::String(value.to_string()));
-    };
-    normalise(opt, Raw::text(value), base).map_err(|p| {
-        let what = p.what.replacen(" = ", "=", 1);
-        Finding::error(
-            "RF0105",
-            format!("option {key}"),
-            what,
-            p.fix.replace('"', ""),
-        )
-    })
-}
-
-fn protocol(name: &str) -> Result<Protocol, Finding> {
-    let value = checked("protocol", name, &Base::default())?;
-    serde::Deserialize::deserialize(value).map_err(|e: toml::de::Error| {
-        Finding::error("RF0105", "option protocol", e.message().to_string(), "")
-    })
+/// The value of the option `key`, as its field takes it.
+fn checked<T: DeserializeOwned>(key: &str, value: &str, base: &Base) -> Result<T, Finding> {
+    let opt = table::find_cli(key).expect("an option");
+    field(opt, Raw::text(value), base).map_err(|p| p.of_option(opt))
 }
 
 fn address(place: &Place, base: &Base) -> Result<Address, Vec<Finding>> {
     match place {
-        Place::Socket(path) => {
-            let value = checked("socket", path, base).map_err(|f| vec![f])?;
-            Ok(Address::Unix(PathBuf::from(
-                value.as_str().unwrap_or_default(),
-            )))
-        }
+        Place::Socket(path) => match checked("socket", path, base) {
+            Ok(path) => Ok(Address::Unix(path)),
+            Err(finding) => Err(vec![finding]),
+        },
         Place::Tcp { host, port } => {
             let ip =
                 ip(host).map_err(|what| Finding::error("RF0105", "option host", what, HOST_FIX));
-            let port = checked("port", port, base)
-                .map(|p| p.as_integer().and_then(|p| u16::try_from(p).ok()));
-            match (ip, port) {
-                (Ok(ip), Ok(port)) => Ok(Address::Tcp(SocketAddr::new(ip, port.unwrap_or(0)))),
+            match (ip, checked("port", port, base)) {
+                (Ok(ip), Ok(port)) => Ok(Address::Tcp(SocketAddr::new(ip, port))),
                 (ip, port) => Err([ip.err(), port.err()].into_iter().flatten().collect()),
             }
         }
@@ -333,7 +293,7 @@ fn address(place: &Place, base: &Base) -> Result<Address, Vec<Finding>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Method;
+    use super::super::{Method, Protocol};
     use super::*;
 
     fn config(words: &str) -> Result<Config, Vec<Finding>> {

@@ -1,9 +1,10 @@
-//! One value of one setting: from what somebody wrote to the plain form that `Config` is read from.
+//! One value of one setting: from what somebody wrote to the plain form that a field of `Config` takes.
 //!
-//! A pure function; knows no file and no command line, only the directories that paths are relative to.
+//! Pure functions; they know no file and no command line, only the directories that paths are relative to.
 
-use super::findings::nearest;
-use super::table::{Kind, Opt, describe, names};
+use super::findings::{Finding, nearest};
+use super::row::{Kind, Opt, names};
+use serde::de::{DeserializeOwned, value::UnitDeserializer};
 use std::path::{Component, Path, PathBuf};
 use toml::Value;
 
@@ -39,112 +40,139 @@ pub(crate) struct Problem {
     pub(crate) fix: String,
 }
 
-/// The plain form: numbers for sizes, times and modes, the first name of a choice, absolute paths.
-pub(crate) fn normalise(opt: &Opt, raw: Raw, base: &Base) -> Result<Value, Problem> {
-    let bad = |what: &str| {
-        Err(Problem {
-            what: format!("{} = {} {what}", opt.key, show(&raw.value)),
-            fix: format!("write {}, such as: {}", describe(opt.kind), opt.example),
-        })
-    };
-    match (opt.kind, &raw.value) {
-        (Kind::Bool, Value::Boolean(b)) => Ok(Value::Boolean(*b)),
-        (Kind::Bool, Value::String(s)) => match boolean(s) {
-            Some(b) => Ok(Value::Boolean(b)),
-            None => bad("is neither true nor false"),
-        },
-        (Kind::Text, Value::String(s)) => {
-            if s.contains('\0') {
-                bad("holds a NUL byte")
-            } else {
-                Ok(Value::String(s.clone()))
-            }
-        }
-        (Kind::Module, Value::String(s)) => {
-            let name = s.trim();
-            if dotted(name) {
-                return Ok(Value::String(name.to_string()));
-            }
-            let path = name.trim_end_matches(".py").replace('/', ".");
-            match dotted(path.trim_matches('.')) {
-                true => Err(Problem {
-                    what: format!("{} = {} is a path, not a module", opt.key, show(&raw.value)),
-                    fix: format!("write {} = \"{}\"", opt.key, path.trim_matches('.')),
-                }),
-                false => bad("is not the name of a module"),
-            }
-        }
-        (Kind::Callable, Value::String(s)) => callable(s.trim(), bad),
-        (Kind::Path, Value::String(s)) => path(s, base, bad),
-        (Kind::Program, Value::String(s)) => {
-            if s.contains('/') || s == "~" {
-                path(s, base, bad)
-            } else if s.is_empty() {
-                bad("is empty")
-            } else {
-                Ok(Value::String(s.clone()))
-            }
-        }
-        (Kind::Paths, Value::String(s)) => Ok(Value::Array(vec![Value::String(s.clone())])),
-        (Kind::Paths, Value::Array(list)) => {
-            if list
-                .iter()
-                .all(|v| v.as_str().is_some_and(|s| !s.is_empty()))
-            {
-                Ok(raw.value.clone())
-            } else {
-                bad("holds something else than paths")
-            }
-        }
-        (Kind::UrlPath, Value::String(s)) => {
-            if s.starts_with('/') && !s.bytes().any(|b| b <= b' ' || b == b'#') {
-                Ok(Value::String(s.clone()))
-            } else {
-                bad("is not the path of a page")
-            }
-        }
-        (Kind::ScriptName, Value::String(s)) => script_name(s, bad),
-        (Kind::Count(low, high), Value::Integer(n)) => within(*n, low, high, bad),
-        (Kind::Count(low, high), Value::String(s)) => match s.trim().parse() {
-            Ok(n) => within(n, low, high, bad),
-            Err(_) => bad("is not a whole number"),
-        },
-        (Kind::Seconds(low, high), Value::Integer(n)) => within(*n, low, high, bad),
-        (Kind::Seconds(low, high), Value::String(s)) => match duration(s) {
-            Some(d) if d.fract() == 0.0 && d < 1e15 => within(d as i64, low, high, bad),
-            Some(_) => bad("is not a whole number of seconds"),
-            None => bad("is not a time"),
-        },
-        (Kind::Fraction, Value::Integer(n)) if *n >= 0 => Ok(Value::Float(*n as f64)),
-        (Kind::Fraction, Value::Float(n)) if n.is_finite() && *n >= 0.0 => Ok(Value::Float(*n)),
-        (Kind::Fraction, Value::String(s)) => match duration(s) {
-            Some(d) => Ok(Value::Float(d)),
-            None => bad("is not a time"),
-        },
-        (Kind::Size(low, high), Value::Integer(n)) => within(*n, low, high, bad),
-        (Kind::Size(low, high), Value::String(s)) => match size(s) {
-            Some(n) => within(n, low, high, bad),
-            None => bad("is not a size"),
-        },
-        (Kind::Mode, Value::String(s)) => match mode(s.trim()) {
-            Some(m) => Ok(Value::Integer(m)),
-            None => bad("is not an octal mode from 0 to 0777"),
-        },
-        (Kind::Mode, Value::Integer(n)) if raw.octal && (0..=0o777).contains(n) => {
-            Ok(Value::Integer(*n))
-        }
-        (Kind::Mode, Value::Integer(n)) if !raw.octal => Err(Problem {
-            what: format!("{} = {n} is a decimal number, but modes are octal", opt.key),
-            fix: format!("write {} = \"0{n}\" or 0o{n}", opt.key),
-        }),
-        (Kind::OneOf(groups), Value::String(s)) => choice(opt, groups, s),
-        (_, Value::Integer(_) | Value::Float(_)) => bad("is out of range or not expected here"),
-        (_, v) => bad(&format!("is {}", type_name(v))),
+impl Problem {
+    /// As a finding about a word of the command line.
+    pub(crate) fn of_option(self, opt: &Opt) -> Finding {
+        let what = self.what.replacen(" = ", "=", 1);
+        let fix = self.fix.replace(" = ", "=").replace('"', "");
+        Finding::error("RF0105", format!("option {}", opt.key), what, fix)
     }
 }
 
-/// true/yes/t/on/1 and their opposites, in any case.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
+/// The same before the setting has a name: `what` comes after `key = value`.
+struct Wrong {
+    what: String,
+    cure: Cure,
+}
+
+enum Cure {
+    /// Another value of the kind.
+    Usual,
+    /// This value, as one would write it.
+    Value(String),
+    Words(String),
+}
+
+impl From<&str> for Wrong {
+    fn from(what: &str) -> Wrong {
+        Wrong::with(what, Cure::Usual)
+    }
+}
+
+impl Wrong {
+    fn with(what: impl Into<String>, cure: Cure) -> Wrong {
+        let what = what.into();
+        Wrong { what, cure }
+    }
+}
+
+/// The plain form: numbers for sizes, times and modes, the first name of a choice, absolute paths.
+pub(crate) fn normalise(opt: &Opt, raw: Raw, base: &Base) -> Result<Value, Problem> {
+    read(opt.kind, &raw, base).map_err(|wrong| Problem {
+        what: format!("{} = {} {}", opt.key, show(&raw.value), wrong.what),
+        fix: match wrong.cure {
+            Cure::Usual => format!("write {}, such as: {}", opt.kind, opt.example),
+            Cure::Value(value) => format!("write {} = {value}", opt.key),
+            Cure::Words(fix) => fix,
+        },
+    })
+}
+
+/// What a field takes.
+pub(crate) fn field<T: DeserializeOwned>(opt: &Opt, raw: Raw, base: &Base) -> Result<T, Problem> {
+    let value = normalise(opt, raw, base)?;
+    value.try_into().map_err(|e: toml::de::Error| Problem {
+        what: format!("{}: {}", opt.key, e.message()),
+        fix: String::new(),
+    })
+}
+
+/// What a field holds when nothing is given: what `text` in the table says, or None for words in brackets.
+pub(super) fn default<T: DeserializeOwned>(kind: Kind, text: &str) -> T {
+    let value = match text.starts_with('(') {
+        true => T::deserialize(UnitDeserializer::<toml::de::Error>::new()).ok(),
+        false => read(kind, &Raw::text(text), &Base::default())
+            .ok()
+            .and_then(|value| value.try_into().ok()),
+    };
+    value.unwrap_or_else(|| panic!("{text} is no {kind}"))
+}
+
+fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
+    Ok(match (kind, &raw.value) {
+        (_, Value::String(s)) => return read_text(kind, s, base),
+        (Kind::Bool, Value::Boolean(b)) => Value::from(*b),
+        (Kind::Paths, Value::Array(list)) => {
+            let path = |v: &Value| v.as_str().is_some_and(|s| !s.is_empty());
+            match list.iter().all(path) {
+                true => raw.value.clone(),
+                false => return Err("holds something else than paths".into()),
+            }
+        }
+        (
+            Kind::Count(low, high) | Kind::Seconds(low, high) | Kind::Size(low, high),
+            Value::Integer(n),
+        ) => within(*n, low, high)?,
+        (Kind::Fraction, Value::Integer(n)) if *n >= 0 => Value::from(*n as f64),
+        (Kind::Fraction, Value::Float(n)) if n.is_finite() && *n >= 0.0 => Value::from(*n),
+        (Kind::Mode, Value::Integer(n)) if raw.octal && (0..=0o777).contains(n) => Value::from(*n),
+        (Kind::Mode, Value::Integer(n)) if !raw.octal => {
+            let cure = Cure::Value(format!("\"0{n}\" or 0o{n}"));
+            return Err(Wrong::with(
+                "is a decimal number, but modes are octal",
+                cure,
+            ));
+        }
+        (_, Value::Integer(_) | Value::Float(_)) => {
+            return Err("is out of range or not expected here".into());
+        }
+        (_, v) => return Err(format!("is {}", type_name(v)).as_str().into()),
+    })
+}
+
+fn read_text(kind: Kind, s: &str, base: &Base) -> Result<Value, Wrong> {
+    Ok(match kind {
+        Kind::Bool => boolean(s).ok_or("is neither true nor false")?.into(),
+        Kind::Text if s.contains('\0') => return Err("holds a NUL byte".into()),
+        Kind::Text => s.into(),
+        Kind::Module => module(s.trim())?.into(),
+        Kind::Callable => callable(s.trim())?.into(),
+        Kind::Program if !s.is_empty() && !s.contains('/') && s != "~" => s.into(),
+        Kind::Path | Kind::Program => path(s, base)?.into(),
+        Kind::Paths => Value::Array(vec![s.into()]),
+        Kind::UrlPath if s.starts_with('/') && !s.bytes().any(|b| b <= b' ' || b == b'#') => {
+            s.into()
+        }
+        Kind::UrlPath => return Err("is not the path of a page".into()),
+        Kind::ScriptName => script_name(s)?.into(),
+        Kind::Count(low, high) => {
+            let n = s.trim().parse().map_err(|_| "is not a whole number")?;
+            within(n, low, high)?
+        }
+        Kind::Seconds(low, high) => match duration(s).ok_or("is not a time")? {
+            d if d.fract() == 0.0 && d < 1e15 => within(d as i64, low, high)?,
+            _ => return Err("is not a whole number of seconds".into()),
+        },
+        Kind::Fraction => duration(s).ok_or("is not a time")?.into(),
+        Kind::Size(low, high) => within(size(s).ok_or("is not a size")?, low, high)?,
+        Kind::Mode => mode(s.trim())
+            .ok_or("is not an octal mode from 0 to 0777")?
+            .into(),
+        Kind::OneOf(groups) => choice(groups, s)?.into(),
+    })
+}
+
+fn boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "t" | "on" | "1" => Some(true),
         "false" | "no" | "n" | "f" | "off" | "0" => Some(false),
@@ -152,96 +180,80 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn choice(
-    opt: &Opt,
-    groups: &'static [&'static [&'static str]],
-    s: &str,
-) -> Result<Value, Problem> {
+fn module(name: &str) -> Result<String, Wrong> {
+    let path = name.trim_end_matches(".py").replace('/', ".");
+    let path = path.trim_matches('.');
+    match (dotted(name), dotted(path)) {
+        (true, _) => Ok(name.to_string()),
+        (_, true) => Err(Wrong::with(
+            "is a path, not a module",
+            Cure::Value(format!("\"{path}\"")),
+        )),
+        _ => Err("is not the name of a module".into()),
+    }
+}
+
+fn callable(s: &str) -> Result<String, Wrong> {
+    let write =
+        |what, module, object| Wrong::with(what, Cure::Value(format!("\"{module}:{object}\"")));
+    match (s.split_once(':'), s.rsplit_once('.')) {
+        (Some((module, object)), _) if dotted(module) && dotted(object) => Ok(s.to_string()),
+        (None, Some((module, object))) if dotted(s) => Err(write(
+            "has no colon between module and callable",
+            module,
+            object,
+        )),
+        (None, None) if dotted(s) => Err(write("names no callable", s, "application")),
+        _ => Err("is not module:callable".into()),
+    }
+}
+
+fn choice(groups: &[&[&'static str]], s: &str) -> Result<&'static str, Wrong> {
     let given = s.trim().to_ascii_lowercase();
-    let group = groups.iter().find(|g| g.contains(&given.as_str()));
-    if let Some(name) = group.and_then(|g| g.first()) {
-        return Ok(Value::String(name.to_string()));
-    }
-    let all = names(groups);
-    let every = groups.iter().flat_map(|g| g.iter().copied());
-    let meant = nearest(&given, every)
-        .and_then(|near| groups.iter().find(|g| g.contains(&near)))
-        .and_then(|g| g.first())
-        .map_or(String::new(), |name| format!("; did you mean {name}?"));
-    Err(Problem {
-        what: format!("{} = \"{s}\" is not known", opt.key),
-        fix: format!("write one of: {}{meant}", all.join(", ")),
-    })
+    let of = |name: &str| groups.iter().find(|g| g.contains(&name)).map(|g| g[0]);
+    let meant = nearest(&given, groups.iter().flat_map(|g| g.iter().copied())).and_then(of);
+    let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
+    let fix = || format!("write one of: {}{meant}", names(groups));
+    of(&given).ok_or_else(|| Wrong::with("is not known", Cure::Words(fix())))
 }
 
-fn callable<F: Fn(&str) -> Result<Value, Problem>>(s: &str, bad: F) -> Result<Value, Problem> {
-    match s.split_once(':') {
-        Some((module, object)) if dotted(module) && dotted(object) => {
-            Ok(Value::String(s.to_string()))
-        }
-        None if dotted(s) && s.contains('.') => {
-            let (module, object) = s.rsplit_once('.').unwrap_or((s, "application"));
-            Err(Problem {
-                what: format!("wsgi = \"{s}\" has no colon between module and callable"),
-                fix: format!("write wsgi = \"{module}:{object}\""),
-            })
-        }
-        None if dotted(s) => Err(Problem {
-            what: format!("wsgi = \"{s}\" names no callable"),
-            fix: format!("write wsgi = \"{s}:application\""),
-        }),
-        _ => bad("is not module:callable"),
-    }
-}
-
-fn script_name<F: Fn(&str) -> Result<Value, Problem>>(s: &str, bad: F) -> Result<Value, Problem> {
+fn script_name(s: &str) -> Result<&str, Wrong> {
     let prefix = s.trim_end_matches('/');
-    if s.eq_ignore_ascii_case("auto") {
-        return Ok(Value::String("auto".to_string()));
-    }
     let odd = |b: u8| b <= b' ' || b == b'?' || b == b'#' || b == 0x7f;
-    if prefix.bytes().any(odd) || prefix.contains("//") {
-        return bad("is not the beginning of a URL's path");
+    if s.eq_ignore_ascii_case("auto") {
+        Ok("auto")
+    } else if prefix.bytes().any(odd) || prefix.contains("//") {
+        Err("is not the beginning of a URL's path".into())
+    } else if prefix.is_empty() || prefix.starts_with('/') {
+        Ok(prefix)
+    } else {
+        Err("does not begin with /".into())
     }
-    if prefix.is_empty() || prefix.starts_with('/') {
-        return Ok(Value::String(prefix.to_string()));
-    }
-    bad("does not begin with /")
 }
 
-fn path<F: Fn(&str) -> Result<Value, Problem>>(
-    s: &str,
-    base: &Base,
-    bad: F,
-) -> Result<Value, Problem> {
+fn path(s: &str, base: &Base) -> Result<String, Wrong> {
     if s.is_empty() {
-        return bad("is empty");
+        return Err("is empty".into());
     }
     if s.contains('\0') {
-        return bad("holds a NUL byte");
+        return Err("holds a NUL byte".into());
     }
-    let whole = match s.strip_prefix('~') {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => match &base.home {
-            Some(home) => home.join(rest.trim_start_matches('/')),
-            None => {
-                return Err(Problem {
-                    what: format!("\"{s}\" needs HOME, which the web server did not set"),
-                    fix: "write the whole path, beginning with /".to_string(),
-                });
-            }
-        },
-        Some(_) if !s.contains('/') || s.find('/') > Some(1) => {
-            return Err(Problem {
-                what: format!("\"{s}\" names another user's home, which is not looked up"),
-                fix: "write the whole path, beginning with /".to_string(),
-            });
-        }
-        _ => base.dir.join(s),
+    let vague = |what: &str| {
+        Wrong::with(
+            what,
+            Cure::Words("write the whole path, beginning with /".into()),
+        )
     };
-    match tidy(&whole).into_os_string().into_string() {
-        Ok(text) => Ok(Value::String(text)),
-        Err(_) => bad("lies in a directory whose name is not UTF-8"),
-    }
+    let whole = match (s.strip_prefix('~'), &base.home) {
+        (None, _) => base.dir.join(s),
+        (Some(rest), _) if !rest.is_empty() && !rest.starts_with('/') => {
+            return Err(vague("names another user's home, which is not looked up"));
+        }
+        (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
+        (Some(_), None) => return Err(vague("needs HOME, which the web server did not set")),
+    };
+    let text = tidy(&whole).into_os_string().into_string();
+    text.map_err(|_| "lies in a directory whose name is not UTF-8".into())
 }
 
 /// Without `.` and doubled slashes; `..` stays, as it may lead through a symbolic link.
@@ -251,15 +263,10 @@ pub(crate) fn tidy(path: &Path) -> PathBuf {
         .collect()
 }
 
-fn within<F: Fn(&str) -> Result<Value, Problem>>(
-    n: i64,
-    low: u64,
-    high: u64,
-    bad: F,
-) -> Result<Value, Problem> {
+fn within(n: i64, low: u64, high: u64) -> Result<Value, Wrong> {
     match u64::try_from(n) {
         Ok(u) if (low..=high).contains(&u) => Ok(Value::Integer(n)),
-        _ => bad(&format!("is not between {low} and {high}")),
+        _ => Err(format!("is not between {low} and {high}").as_str().into()),
     }
 }
 

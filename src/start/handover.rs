@@ -121,10 +121,13 @@ impl Left {
                 "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
                 "report" => left.report = descriptor(),
                 "turn" => left.turn = descriptor(),
-                "listener" => left.listeners.extend(descriptor().map(|socket| Handed {
-                    socket,
-                    protocol: protocol(second.trim_end_matches("-systemd")),
-                    activated: second.ends_with("-systemd"),
+                "listener" => left.listeners.extend(descriptor().map(|socket| {
+                    Handed {
+                        socket,
+                        protocol: Protocol::named(second.trim_end_matches("-systemd"))
+                            .unwrap_or(Protocol::Fcgi),
+                        activated: second.ends_with("-systemd"),
+                    }
                 })),
                 "connection" => left
                     .connections
@@ -253,13 +256,10 @@ impl Own {
         words.leave("report", hand.report.as_ref(), "");
         words.leave("turn", hand.turn.as_ref(), "");
         for socket in &hand.listeners {
-            let (protocol, activated) = self
-                .listening
-                .get(&socket.as_raw_fd())
-                .copied()
-                .unwrap_or_default();
+            let known = self.listening.get(&socket.as_raw_fd()).copied();
+            let (protocol, activated) = known.unwrap_or((Protocol::Fcgi, false));
             let origin = if activated { "-systemd" } else { "" };
-            let more = format!("{}{origin}", name(protocol));
+            let more = format!("{}{origin}", protocol.name());
             words.leave("listener", Some(socket), &more);
         }
         for (connection, listener) in &hand.connections {
@@ -352,22 +352,5 @@ pub(super) fn own_image(original: &Path) -> PathBuf {
         own.to_owned()
     } else {
         original.to_owned()
-    }
-}
-
-/// The protocol of this name; the usual one for any other.
-pub(super) fn protocol(name: &str) -> Protocol {
-    match name {
-        "scgi" => Protocol::Scgi,
-        "ajp" => Protocol::Ajp,
-        _ => Protocol::Fcgi,
-    }
-}
-
-fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Fcgi => "fcgi",
-        Protocol::Scgi => "scgi",
-        Protocol::Ajp => "ajp",
     }
 }

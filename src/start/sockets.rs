@@ -1,7 +1,7 @@
 //! Where to listen, as it was asked for at a shell, by systemd or by the image before this one; and the pidfile.
 
 use super::force_cgi;
-use super::handover::{self, Left};
+use super::handover::Left;
 use crate::config::{Config, Finding, Protocol};
 use crate::daemon::Pidfile;
 use crate::endpoints::{self, Handed, Opened};
@@ -17,7 +17,8 @@ pub(super) fn listeners(
     left: Left,
     activated: Vec<Activated>,
 ) -> anyhow::Result<Opened> {
-    let protocol = config.map(|c| c.server.protocol).unwrap_or_default();
+    let server = config.map(|c| c.server.clone()).unwrap_or_default();
+    let protocol = server.protocol;
     match role {
         Role::Cgi => Ok(Opened::default()),
         Role::Spawned { .. } => {
@@ -40,7 +41,6 @@ pub(super) fn listeners(
                 socket: a.socket,
                 activated: true,
             }));
-            let server = config.map(|c| c.server.clone()).unwrap_or_default();
             endpoints::open(&server, handed, left.again)
         }
     }
@@ -48,10 +48,7 @@ pub(super) fn listeners(
 
 /// A socket of systemd's that is named after a protocol speaks it.
 fn protocol_of(activated: &Activated, usual: Protocol) -> Protocol {
-    match activated.name.as_str() {
-        name @ ("fcgi" | "scgi" | "ajp") => handover::protocol(name),
-        _ => usual,
-    }
+    Protocol::named(&activated.name).unwrap_or(usual)
 }
 
 /// What a person, or systemd, has to be told before anything is opened.
