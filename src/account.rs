@@ -5,7 +5,7 @@
 //! from minute to minute, so a front looks again when it grows. Takes the time as an argument.
 
 use crate::config::{Config, Method, limits as reasons};
-use crate::status::limits::{Limit, limits};
+use crate::sys::limits::{Kind, Limit, limits};
 use std::time::{Duration, Instant};
 
 /// Memory that a worker is expected to take, forked from a warmed preloader.
@@ -20,13 +20,6 @@ const STACK: u64 = 8 << 20;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it does for idle workers that are to be kept in readiness.
 const SELDOM: Duration = Duration::from_secs(10);
-
-/// Limits of processes and threads, by their keys in `status`.
-pub const TASKS: [&str; 3] = ["processes", "cgroup_pids", "lve_processes"];
-/// Limits of the account's memory.
-const MEMORY: [&str; 2] = ["cgroup_memory", "lve_memory"];
-/// The limit of what one process may map.
-pub const ADDRESSES: &str = "address_space";
 
 /// What a front knows of the account.
 #[derive(Clone, Debug, Default)]
@@ -135,9 +128,9 @@ impl Account {
         }
         let limit = bound.limit;
         let allowed = limit.most.unwrap_or(0);
-        let why = if limit.bytes {
-            let (each, rest) = match limit.key {
-                ADDRESSES => (STACK, reasons::APP_ADDRESSES),
+        let why = if limit.in_bytes() {
+            let (each, rest) = match limit.resource.kind {
+                Kind::AddressSpace => (STACK, reasons::APP_ADDRESSES),
                 _ => (WORKER, REST),
             };
             let (allowed, each, rest) = (allowed >> 20, each >> 20, rest >> 20);
@@ -148,7 +141,7 @@ impl Account {
                 "{allowed} processes and threads, of which {others} are in use otherwise and {SPARE} stay free"
             )
         };
-        let source = source(limit.key);
+        let source = limit.resource.source;
         Some(format!(
             "{name} = {wanted} is cut to {most}: {source} allows {why}"
         ))
@@ -160,30 +153,30 @@ impl Account {
     }
 
     fn task_bounds(&self) -> impl Iterator<Item = Bound<'_>> {
-        self.bounds(&TASKS, move |limit, most| {
+        self.bounds(Kind::Tasks, move |limit, most| {
             most.saturating_sub(self.others(limit) + SPARE)
         })
     }
 
     fn workers(&self) -> Option<Bound<'_>> {
-        let memory = self.bounds(&MEMORY, |_, most| most.saturating_sub(REST) / WORKER);
+        let memory = self.bounds(Kind::Memory, |_, most| most.saturating_sub(REST) / WORKER);
         least(self.task_bounds().chain(memory))
     }
 
     fn threads(&self) -> Option<Bound<'_>> {
-        let addresses = self.bounds(&[ADDRESSES], |_, most| {
+        let addresses = self.bounds(Kind::AddressSpace, |_, most| {
             most.saturating_sub(reasons::APP_ADDRESSES) / STACK
         });
         least(self.task_bounds().chain(addresses))
     }
 
-    /// What the limits with these keys leave, by `room`.
+    /// What the limits of this kind leave, by `room`.
     fn bounds<'a>(
         &'a self,
-        keys: &'static [&'static str],
+        kind: Kind,
         room: impl Fn(&Limit, u64) -> u64 + 'a,
     ) -> impl Iterator<Item = Bound<'a>> {
-        let known = self.limits.iter().filter(move |l| keys.contains(&l.key));
+        let known = self.limits.iter().filter(move |l| l.resource.kind == kind);
         known.filter_map(move |limit| {
             let most = usize::try_from(room(limit, limit.most?)).unwrap_or(usize::MAX);
             Some(Bound { most, limit })
@@ -195,29 +188,16 @@ fn least<'a>(bounds: impl Iterator<Item = Bound<'a>>) -> Option<Bound<'a>> {
     bounds.min_by_key(|bound| bound.most)
 }
 
-/// What the system calls a limit.
-pub fn source(key: &str) -> &'static str {
-    match key {
-        "processes" => "RLIMIT_NPROC",
-        "cgroup_pids" => "the cgroup's pids.max",
-        "lve_processes" => "LVE's NPROC",
-        "cgroup_memory" => "the cgroup's memory limit",
-        "lve_memory" => "LVE's PMEM",
-        _ => "RLIMIT_AS",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::limits::RESOURCES;
 
     fn account(limits: &[(&'static str, u64, u64)], ours: u64) -> Account {
         let limit = |&(key, used, most): &(&'static str, u64, u64)| Limit {
-            name: "",
-            key,
+            resource: RESOURCES.iter().find(|r| r.key == key).unwrap(),
             used,
             most: Some(most),
-            bytes: !TASKS.contains(&key),
         };
         Account {
             limits: limits.iter().map(limit).collect(),
@@ -338,7 +318,10 @@ mod tests {
         assert_eq!(account.ours, 2);
         account.look(3, true, now + AGAIN + AGAIN / 2);
         assert_eq!(account.ours, 2);
-        let used = account.limits().iter().find(|l| l.key == "processes");
+        let used = account
+            .limits()
+            .iter()
+            .find(|l| l.resource.key == "processes");
         assert!(
             used.is_some_and(|l| l.used >= 1),
             "this test is one of them"

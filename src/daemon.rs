@@ -10,13 +10,14 @@
 
 use crate::config;
 use crate::log::LogFile;
+use crate::sys::procfs;
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, Whence, dup2_stderr, dup2_stdin, dup2_stdout, ftruncate, lseek};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -227,7 +228,7 @@ impl Pidfile {
     /// The one that the image before this one has left. Without /proc its path is not known, and it is given up.
     pub fn keep(left: OwnedFd) -> Option<Pidfile> {
         let file = File::from(left);
-        let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+        let path = procfs::path_of(&file).ok()?;
         Some(Pidfile { path, file })
     }
 

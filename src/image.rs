@@ -2,11 +2,12 @@
 //! while it runs (a running image answers ETXTBSY), and so that a new one can be tried before it is trusted.
 
 use crate::runtime::{RuntimeDir, fnv, fnv_more, is_at};
+use crate::sys::procfs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, Pid, access};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,10 +49,7 @@ impl Image {
     pub fn exec_path(&self) -> Option<PathBuf> {
         match (&self.path, &self.memory) {
             (Some(path), _) => Some(path.clone()),
-            (None, Some(memory)) => Some(PathBuf::from(format!(
-                "/proc/self/fd/{}",
-                memory.as_raw_fd()
-            ))),
+            (None, Some(memory)) => Some(procfs::path_through(memory)),
             (None, None) => None,
         }
     }

@@ -30,7 +30,7 @@
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
-//!                                └────▶ pairs, config (plain data), bytes
+//!                                └────▶ pairs, config (plain data), bytes, sys
 //! ```
 //! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
 //! field.
@@ -40,7 +40,8 @@
 //! - `proto`, `environ`, `response`, `pages`, `pairs` and `worker/wire` name no I/O, no clock, no log.
 //! - `worker` and `proto` never name each other; nothing names `server` but `start`.
 //! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
-//! - `unsafe` stands in `fd` alone. Only the command line prints or exits.
+//! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`.
+//! - Only the command line prints or exits.
 //!
 //! # What ends what
 //! A worker lives as long as its front holds the write end of its lifeline; a preloader as long as its lock is held, and
@@ -56,7 +57,6 @@ pub mod config;
 pub mod daemon;
 pub mod endpoints;
 pub mod environ;
-pub mod fd;
 pub mod image;
 pub mod log;
 pub mod pages;
@@ -70,5 +70,6 @@ mod scratch;
 pub mod server;
 pub mod start;
 pub mod status;
+pub mod sys;
 pub mod systemd;
 pub mod worker;

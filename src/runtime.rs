@@ -1,6 +1,7 @@
 //! The runtime directory: where the processes of one site find each other, and where the running copy of the
 //! executable lies. One per site, user and machine; ours alone; on a local file system.
 
+use crate::sys::procfs;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -73,12 +74,8 @@ impl RuntimeDir {
         if path.as_os_str().len() < 107 {
             return Ok((path, None));
         }
-        use std::os::fd::AsRawFd;
         let dir = File::open(&self.path)?;
-        Ok((
-            PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())),
-            Some(dir),
-        ))
+        Ok((procfs::path_through(&dir).join(name), Some(dir)))
     }
 
     /// Whether programs may be executed from it.

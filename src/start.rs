@@ -13,9 +13,11 @@ use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::runtime::RuntimeDir;
 use crate::server::{HandOver, Outcome, Place, Role, Server, Stamp};
+use crate::sys::fd;
+use crate::sys::procfs::{spawner, start_time};
 use crate::systemd::{self, Activated};
-use crate::worker::preloader::{Hello, spawner, start_time};
-use crate::{check, fd, python, status};
+use crate::worker::preloader::Hello;
+use crate::{check, python, status};
 use handover::{Background, Left, Own, own_image, own_path};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, sockopt};
@@ -33,9 +35,7 @@ pub fn run() -> u8 {
         true => Vec::new(),
         false => systemd::activated(),
     };
-    let mut kept = left.descriptors();
-    kept.extend(activated.iter().map(|a| a.socket.as_raw_fd()));
-    fd::close_all_but(&kept);
+    fd::close_the_rest();
     let mut words = std::env::args_os();
     let called_as = words.next().unwrap_or_default();
     let original = left
@@ -253,7 +253,7 @@ fn start(
         &identity,
     );
     if !left.is_copy && role != Role::Cgi {
-        own.move_to_copy(dir.as_ref().ok());
+        own.move_to_copy(dir.as_ref().ok(), &activated);
     }
     let log_file = known.and_then(|c| Some(LogFile::new(c.log.file.clone()?, c.log.max_size)));
     let mut log = Log::new(true, log_file);

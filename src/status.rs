@@ -9,8 +9,6 @@ pub mod command;
 mod counts;
 mod html;
 mod json;
-pub mod limits;
-mod process;
 mod prometheus;
 mod text;
 

@@ -2,7 +2,7 @@
 //!
 //! `sd_listen_fds(3)` and `sd_notify(3)`, spoken by ourselves. Without systemd's variables nothing happens here.
 
-use crate::fd;
+use crate::sys::fd;
 use nix::sys::socket::{self, sockopt};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;

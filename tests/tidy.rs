@@ -150,9 +150,28 @@ fn only_the_command_line_prints_or_exits() {
 #[test]
 fn unsafe_stands_in_one_module() {
     forbid(
-        |name| name != "fd.rs",
+        |name| name != "sys/fd.rs",
         &["unsafe "],
-        "unsafe belongs to fd.rs",
+        "unsafe belongs to sys/fd.rs",
+    );
+}
+
+#[test]
+fn one_room_reads_proc_and_adopts_descriptors() {
+    forbid(
+        |name| !name.starts_with("sys/"),
+        &["\"/proc", "\"/sys/", "from_raw_fd"],
+        "what the kernel tells in files, and descriptors that are mere numbers, belong to sys/",
+    );
+    forbid(
+        |name| name.starts_with("sys/"),
+        &["crate::"],
+        "sys stands at the bottom",
+    );
+    forbid(
+        |name| !["sys/fd.rs", "systemd.rs", "start.rs", "start/handover.rs"].contains(&name),
+        &["fd::adopt", "fd::close_the_rest"],
+        "what was open when the program began is for those that begin it",
     );
 }
 

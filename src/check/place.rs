@@ -2,9 +2,9 @@
 //!
 //! Only looks; knows no Python, and of the settings only how many processes they want.
 
-use crate::account::{self, Account};
+use crate::account::Account;
 use crate::config::{Config, Finding, limits};
-use crate::status::limits::Limit;
+use crate::sys::limits::{Kind, Limit};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs;
 use std::io;
@@ -171,8 +171,8 @@ pub(super) fn account(config: Option<&Config>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for limit in known.limits() {
         let Some(most) = limit.most else { continue };
-        let (used, source) = (limit.used, account::source(limit.key));
-        if account::TASKS.contains(&limit.key) && used + limits::FEW_PROCESSES > most {
+        let (used, source) = (limit.used, limit.resource.source);
+        if limit.resource.kind == Kind::Tasks && used + limits::FEW_PROCESSES > most {
             findings.push(Finding::warning(
                 "RF0230",
                 "processes",
@@ -182,7 +182,7 @@ pub(super) fn account(config: Option<&Config>) -> Vec<Finding> {
                 "end other processes, or set maxchildren = 1 below [server]",
             ));
         }
-        if limit.key == account::ADDRESSES && most < limits::LITTLE_MEMORY {
+        if limit.resource.kind == Kind::AddressSpace && most < limits::LITTLE_MEMORY {
             findings.push(Finding::warning(
                 "RF0231",
                 "memory",
@@ -204,13 +204,19 @@ pub(super) fn account(config: Option<&Config>) -> Vec<Finding> {
         ));
     }
     if findings.is_empty() {
-        let words = |limit: &Limit| match (limit.most, limit.bytes) {
-            (None, _) => format!("{} unlimited ({} in use)", limit.name, limit.used),
-            (Some(most), false) => format!("{} {most} ({} in use)", limit.name, limit.used),
-            (Some(most), true) => format!("{} {} MB", limit.name, most >> 20),
+        let words = |limit: &Limit| match (limit.most, limit.in_bytes()) {
+            (None, _) => format!("{} unlimited ({} in use)", limit.resource.name, limit.used),
+            (Some(most), false) => {
+                format!("{} {most} ({} in use)", limit.resource.name, limit.used)
+            }
+            (Some(most), true) => format!("{} {} MB", limit.resource.name, most >> 20),
         };
         let mut said: Vec<String> = known.limits().iter().map(words).collect();
-        if !known.limits().iter().any(|l| l.key == account::ADDRESSES) {
+        if !known
+            .limits()
+            .iter()
+            .any(|l| l.resource.kind == Kind::AddressSpace)
+        {
             said.push(String::from("address space of a process unlimited"));
         }
         findings.push(Finding::good("limits", said.join(", ")));

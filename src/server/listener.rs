@@ -1,8 +1,9 @@
 //! `Listener`: a listening socket: fd 0 from the web server, or one that we bind ourselves.
 
 use crate::config::Protocol;
+use crate::sys::fd;
 use nix::errno::Errno;
-use nix::sys::socket::{self, SockFlag, SockaddrStorage};
+use nix::sys::socket::{self, SockaddrStorage};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -67,10 +68,9 @@ impl Listener {
 
     /// Takes one connection.
     pub fn accept(&self) -> Accepted {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         loop {
-            return match socket::accept4(self.fd.as_raw_fd(), flags) {
-                Ok(raw) => self.admit(crate::fd::fresh(raw)),
+            return match fd::accept(&self.fd) {
+                Ok(stream) => self.admit(stream),
                 Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
                 Err(Errno::EAGAIN) => Accepted::Nobody,
                 Err(Errno::EINVAL) => Accepted::Ended,

@@ -10,8 +10,8 @@ use crate::status::command::site_name;
 use crate::status::{
     Count, Counters, Doing, History, Note, Serving, Snapshot, State, Worker, one_line,
 };
+use crate::sys::procfs::start_time;
 use crate::worker::pool::{Process, ProcessNo, RequestNo, SlotState};
-use crate::worker::preloader::start_time;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek};

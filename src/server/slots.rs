@@ -5,6 +5,7 @@ use super::request::{Answer, Phase};
 use super::{Server, Token};
 use crate::log::Level;
 use crate::status::Count;
+use crate::sys::procfs;
 use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState, Stream};
 use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
@@ -281,10 +282,7 @@ impl Server {
         let Some(pid) = self.pool.processes.get(&process).and_then(|p| p.pid) else {
             return false;
         };
-        let pages = std::fs::read_to_string(format!("/proc/{pid}/statm"))
-            .ok()
-            .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok());
-        pages.is_some_and(|pages| pages * 4096 > limit)
+        procfs::resident(pid).is_some_and(|bytes| bytes > limit)
     }
 
     /// A worker's socket has ended.

@@ -8,7 +8,8 @@ use crate::endpoints::Handed;
 use crate::image::{self, Image};
 use crate::runtime::RuntimeDir;
 use crate::server::HandOver;
-use crate::{fd, systemd};
+use crate::sys::{fd, procfs};
+use crate::systemd::{self, Activated};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -137,25 +138,6 @@ impl Left {
         }
         left
     }
-
-    /// All descriptors; from now on they are ours alone.
-    pub(super) fn descriptors(&self) -> Vec<RawFd> {
-        let all = self
-            .lock
-            .iter()
-            .chain(&self.control)
-            .chain(&self.report)
-            .chain(&self.turn)
-            .chain(&self.ready)
-            .chain(&self.pidfile)
-            .chain(self.listeners.iter().map(|l| &l.socket))
-            .chain(self.connections.iter().map(|(c, _)| c));
-        all.map(|descriptor| {
-            let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-            descriptor.as_raw_fd()
-        })
-        .collect()
-    }
 }
 
 impl Own {
@@ -198,10 +180,12 @@ impl Own {
     }
 
     /// Goes on in a private copy of the executable. Returns when that is not possible: then it goes on in the original.
-    pub(super) fn move_to_copy(&self, dir: Option<&RuntimeDir>) {
+    pub(super) fn move_to_copy(&self, dir: Option<&RuntimeDir>, activated: &[Activated]) {
         if let Ok(image) = image::stage(&self.original, dir)
             && image.path.as_deref() != Some(&self.original)
         {
+            // systemd's variables, which name them, are for this process id: the copy's, too.
+            activated.iter().for_each(|a| inherit(&a.socket));
             let _ = self.execute(image, None);
         }
     }
@@ -338,19 +322,13 @@ fn c_string(text: OsString) -> Option<CString> {
 
 /// The executable as uploaded. `argv[0]` counts only where /proc is missing.
 pub(super) fn own_path(called_as: &OsStr) -> PathBuf {
-    if let Ok(path) = std::fs::read_link("/proc/self/exe") {
-        return path;
-    }
-    let path = PathBuf::from(called_as);
-    std::fs::canonicalize(&path).unwrap_or(path)
+    procfs::executable().unwrap_or_else(|| {
+        let path = PathBuf::from(called_as);
+        std::fs::canonicalize(&path).unwrap_or(path)
+    })
 }
 
 /// A path by which children execute this very image.
 pub(super) fn own_image(original: &Path) -> PathBuf {
-    let own = Path::new("/proc/self/exe");
-    if own.exists() {
-        own.to_owned()
-    } else {
-        original.to_owned()
-    }
+    procfs::own_image().unwrap_or_else(|| original.to_owned())
 }

@@ -2,10 +2,10 @@
 //!
 //! Talks to no process and waits for none. What cannot be seen from here is said in `notes`.
 
-use super::limits::{self, Limit};
-use super::process::{self, Usage};
 use super::{Counters, Doing, History, Snapshot, State};
 use crate::runtime::fnv;
+use crate::sys::limits::{self, Limit};
+use crate::sys::procfs::{self, Usage};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -139,8 +139,7 @@ impl Site {
             .fronts
             .first()
             .map_or(std::process::id(), |front| front.snapshot.pid);
-        let uid = fs::metadata(format!("/proc/{pid}"))
-            .map_or(nix::unistd::geteuid().as_raw(), |m| m.uid());
+        let uid = procfs::owner(pid).unwrap_or(nix::unistd::geteuid().as_raw());
         let largest = site.usages().map(|usage| usage.virtual_bytes).max();
         site.limits = limits::limits(pid, uid, largest.unwrap_or(0));
         site
@@ -161,14 +160,14 @@ impl Site {
             let Some((snapshot, held)) = read(&entry.path()) else {
                 continue;
             };
-            let alive = held || process::is_running(snapshot.pid, snapshot.start_ticks);
+            let alive = held || procfs::is_running(snapshot.pid, snapshot.start_ticks);
             if alive && snapshot.config == self.config && pid == snapshot.pid.to_string() {
                 self.fronts.push(Front {
-                    usage: process::usage(snapshot.pid),
+                    usage: procfs::usage(snapshot.pid),
                     workers: snapshot
                         .workers
                         .iter()
-                        .map(|w| process::usage(w.pid))
+                        .map(|w| procfs::usage(w.pid))
                         .collect(),
                     silent: Some(self.now.saturating_sub(snapshot.written))
                         .filter(|ms| *ms > SILENT_MS),
@@ -202,7 +201,7 @@ impl Site {
                 pid,
                 code: code.to_owned(),
                 current,
-                usage: process::usage(pid),
+                usage: procfs::usage(pid),
             });
         }
     }
@@ -367,18 +366,14 @@ pub(super) mod tests {
             ],
             limits: vec![
                 Limit {
-                    name: "processes and threads",
-                    key: "processes",
+                    resource: &limits::RESOURCES[0],
                     used: 14,
                     most: Some(15),
-                    bytes: false,
                 },
                 Limit {
-                    name: "memory (cgroup)",
-                    key: "cgroup_memory",
+                    resource: &limits::RESOURCES[2],
                     used: 100 << 20,
                     most: None,
-                    bytes: true,
                 },
             ],
             notes: vec![String::from("a <note> & \"more\"")],
@@ -401,7 +396,7 @@ pub(super) mod tests {
             File::open(path).unwrap()
         };
         let us = std::process::id();
-        let started = crate::worker::preloader::start_time(us as i32);
+        let started = procfs::start_time(us as i32);
         let held = put(999_999_999, 1, "/a.toml");
         held.lock().unwrap();
         put(999_999_998, 1, "/a.toml");

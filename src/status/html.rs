@@ -2,10 +2,10 @@
 //! the last hour.
 
 use super::collect::{Front, Site};
-use super::process::Usage;
 use super::text::{ago, counted, grouped, megabytes, newest_notes, seconds, summary, time};
 use super::{Count, Doing, MINUTES, State};
 use crate::pages::escape_html;
+use crate::sys::procfs::Usage;
 use std::fmt::Write;
 
 const STYLE: &str = "\
@@ -329,7 +329,7 @@ fn limits(out: &mut String, site: &Site) {
     *out += "<section>\n<h2>Limits of the account</h2>\n<div class=\"w\"><table>\n";
     for limit in &site.limits {
         let show = |n: u64| {
-            if limit.bytes {
+            if limit.in_bytes() {
                 format!("{} MB", megabytes(n))
             } else {
                 grouped(n)
@@ -350,7 +350,7 @@ fn limits(out: &mut String, site: &Site) {
         let _ = writeln!(
             out,
             "<tr><td>{}</td><td class=\"r\">{}</td><td>{most}</td><td>{meter}</td></tr>",
-            limit.name,
+            limit.resource.name,
             show(limit.used)
         );
     }

@@ -1,9 +1,9 @@
 //! A `Site` as JSON for programs (RFC 8259).
 
 use super::collect::{Front, Site};
-use super::process::Usage;
 use super::{COUNTS, Counters, Note};
 use crate::pages::quote_json;
+use crate::sys::procfs::Usage;
 use std::fmt::Display;
 
 /// One object, and a line end.
@@ -34,13 +34,13 @@ pub(super) fn render(site: &Site) -> String {
         });
         o.key("limits").array(&site.limits, |o, limit| {
             o.object(|o| {
-                o.text("name", limit.key);
+                o.text("name", limit.resource.key);
                 o.number("used", limit.used);
                 match limit.most {
                     Some(most) => o.number("limit", most),
                     None => o.number("limit", "null"),
                 }
-                o.text("unit", if limit.bytes { "bytes" } else { "count" });
+                o.text("unit", if limit.in_bytes() { "bytes" } else { "count" });
             });
         });
         o.key("notes")

@@ -1,8 +1,8 @@
 //! A `Site` in Prometheus' text form 0.0.4.
 
 use super::collect::Site;
-use super::process::Usage;
 use super::{COUNTS, Count, Doing, State};
+use crate::sys::procfs::Usage;
 use std::fmt::{Display, Write};
 
 /// All metrics. Counts are each front's own: `sum by (site)` adds them.
@@ -37,12 +37,16 @@ pub(super) fn render(site: &Site) -> String {
         "what the account uses of what is limited",
     );
     for limit in &site.limits {
-        out.sample("account_used", &[("resource", limit.key)], limit.used);
+        out.sample(
+            "account_used",
+            &[("resource", limit.resource.key)],
+            limit.used,
+        );
     }
     out.head("account_limit", "gauge", "limits of the account");
     for limit in &site.limits {
         if let Some(most) = limit.most {
-            out.sample("account_limit", &[("resource", limit.key)], most);
+            out.sample("account_limit", &[("resource", limit.resource.key)], most);
         }
     }
     out.out

@@ -1,9 +1,9 @@
 //! A `Site` as text for people: eighty columns.
 
 use super::collect::{Front, Site};
-use super::process::Usage;
 use super::{Count, Doing, MINUTES, Note};
 use crate::log::Utc;
+use crate::sys::procfs::Usage;
 use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -250,7 +250,7 @@ fn put_limits(out: &mut String, site: &Site) {
     let _ = writeln!(out, "\nlimits of the account");
     for limit in &site.limits {
         let show = |n: u64| {
-            if limit.bytes {
+            if limit.in_bytes() {
                 format!("{} MB", megabytes(n))
             } else {
                 grouped(n)
@@ -272,7 +272,7 @@ fn put_limits(out: &mut String, site: &Site) {
             }
             (None, _) => format!("{used}, no limit"),
         };
-        let _ = writeln!(out, "  {:<28}{line}", limit.name);
+        let _ = writeln!(out, "  {:<28}{line}", limit.resource.name);
     }
 }
 

@@ -1,11 +1,11 @@
 //! One end of a private socket to Python: frames with descriptors, never blocking.
 
 use super::wire::FrameDecoder;
-use nix::cmsg_space;
+use crate::sys::fd;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Descriptors that one message can carry (SCM_MAX_FD is 253).
@@ -99,26 +99,7 @@ impl Channel {
 
     /// Receives into `buffer`: bytes received, 0 at the end of the stream. Descriptors go to `received`.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut space = cmsg_space!([RawFd; 4]);
-        let mut parts = [IoSliceMut::new(buffer)];
-        let message = loop {
-            match recvmsg::<()>(
-                self.fd.as_raw_fd(),
-                &mut parts,
-                Some(&mut space),
-                MsgFlags::MSG_CMSG_CLOEXEC,
-            ) {
-                Err(nix::errno::Errno::EINTR) => (),
-                other => break other?,
-            }
-        };
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(descriptors) = control {
-                self.received
-                    .extend(descriptors.into_iter().map(crate::fd::fresh));
-            }
-        }
-        Ok(message.bytes)
+        Ok(fd::receive(&self.fd, buffer, &mut self.received)?)
     }
 }
 

@@ -405,42 +405,6 @@ fn listen(dir: &RuntimeDir, name: &str) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// The process whose end means that no more fronts are spawned: our parent, or the ancestor of the same name that is
-/// highest, since web servers have children of their own that come and go.
-pub fn spawner() -> i32 {
-    let mut found = nix::unistd::getppid().as_raw();
-    let Some((name, mut parent)) = name_and_parent(found) else {
-        return found;
-    };
-    while parent > 1
-        && let Some((other, above)) = name_and_parent(parent)
-        && other == name
-    {
-        (found, parent) = (parent, above);
-    }
-    found
-}
-
-fn name_and_parent(pid: i32) -> Option<(String, i32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
-    Some((name.to_owned(), parent))
-}
-
-/// When a process started, in clock ticks since boot; 0 where that cannot be read.
-pub fn start_time(pid: i32) -> u64 {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return 0;
-    };
-    let after_name = stat.rfind(')').map_or("", |at| &stat[at + 1..]);
-    after_name
-        .split_whitespace()
-        .nth(19)
-        .and_then(|ticks| ticks.parse().ok())
-        .unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
