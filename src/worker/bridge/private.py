@@ -22,25 +22,30 @@ class Private:
             self.held.remove(item)
         self._close(item)
 
-    def drop_in_child(self):
+    def begin_child(self):
         """Runs in each forked child, before anything else of it."""
         held, self.held = self.held, []
         for item in held:
             self._close(item)
         LOCAL.sink = Descriptors()
+        obey_term()
 
     def guard_forks(self):
-        """From here on every child that Python code forks drops them."""
+        """From here on every child that Python code forks drops them, and ends with TERM."""
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=self.drop_in_child)
+            os.register_at_fork(before=hold_term, after_in_parent=release_term, after_in_child=self.begin_child)
             return
         real_fork = os.fork
 
         def fork():
-            pid = real_fork()
-            if pid == 0:
-                self.drop_in_child()
-            return pid
+            hold_term()
+            try:
+                pid = real_fork()
+                if pid == 0:
+                    self.begin_child()
+                return pid
+            finally:
+                release_term()
 
         os.fork = fork
 
@@ -50,6 +55,25 @@ class Private:
             os.close(item) if isinstance(item, int) else item.close()
         except OSError:
             pass
+
+
+def hold_term():
+    """Before a fork: a TERM that comes early waits until the child can obey it."""
+    LOCAL.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def release_term():
+    signal.pthread_sigmask(signal.SIG_SETMASK, getattr(LOCAL, 'mask', ()))
+
+
+def obey_term():
+    """In a forked child: our handler, which leaves TERM to the front, is not for it."""
+    if getattr(signal.getsignal(signal.SIGTERM), '__module__', None) == __name__:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        except ValueError:  # not allowed in this thread
+            pass
+    release_term()
 
 
 PRIVATE = Private()
