@@ -58,6 +58,7 @@ class Preloader:
         self.idle_since = None
         self.wake = None
         self.old_sigchld = None
+        self.generators = []  # of random numbers
         self.threaded = False  # the application has started threads: they go on here, not in the workers
         self.poll = Poll()
         self.poll.register(self.listener, select.POLLIN)
@@ -81,6 +82,7 @@ class Preloader:
         self.app = app
         collect_as_usual()
         gc.disable()
+        self.generators = attempt('finding random number generators', find_generators) or []
         threads = count_threads()
         self.threaded = threads > 1
         if not self.threaded:
@@ -260,7 +262,7 @@ class Preloader:
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         close_all((stdout, stderr))
-        reseed()
+        reseed(self.generators)
         if self.threaded:
             release_connections()  # else nothing has run since warm_up, which did it
         gc.enable()
@@ -401,14 +403,6 @@ def count_threads():
         return len(os.listdir('/proc/self/task'))
     except OSError:
         return threading.active_count()
-
-
-def reseed():
-    """Two workers must not draw the same random numbers. From 3.7 on `random` itself sees to that."""
-    if 'random' in sys.modules and not hasattr(os, 'register_at_fork'):
-        sys.modules['random'].seed()
-    if 'numpy.random' in sys.modules:
-        attempt('seeding numpy', sys.modules['numpy.random'].seed)
 
 
 def describe_exit(status):

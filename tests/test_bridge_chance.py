@@ -1,0 +1,31 @@
+"""Tests of src/worker/bridge/chance.py, on every interpreter found (see test_bridge.py)."""
+
+import unittest
+
+from test_bridge import Answer, Preloader, each_python, read_frame, request
+
+DRAWING_APP = """
+import random
+GENERATOR = random.Random()
+
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [str(GENERATOR.getrandbits(64)).encode()]
+"""
+
+
+class ChanceTest(unittest.TestCase):
+    @each_python
+    def test_generators_made_at_import_draw_anew(self, python):
+        preloader = Preloader(self, python, DRAWING_APP)
+        preloader.hello()
+        drawn = set()
+        for _ in range(3):
+            _, (slot,), _, _ = preloader.fork()
+            read_frame(slot)
+            slot.sendall(request())
+            drawn.add(Answer(slot).body)
+        self.assertEqual(len(drawn), 3)
+
+if __name__ == '__main__':
+    unittest.main()
