@@ -8,7 +8,8 @@
 //! The *front* is one thread with one loop. It speaks the web server's protocol, takes in whole requests, hands each
 //! to a worker over the private wire, and passes the answer back. It never imports the app, never waits for it and
 //! never dies of it. The *preloader* imports the app once for all fronts of a site and code version; *workers* are
-//! forked from it.
+//! forked from it. What the import has left open would be shared by them, so then, as with threads, there is no fork:
+//! each worker imports the app by itself, which is the *plain form* (`bridge/opened.py` looks).
 //!
 //! # One request
 //! `server/listener` accepts, `server/incoming` reads and has the connection's codec (`proto`) decode: an environment
@@ -46,7 +47,8 @@
 //! # What ends what
 //! A worker lives as long as its front holds the write end of its lifeline; a preloader as long as its lock is held, and
 //! no longer than its fronts and `linger`; a front until its web server ends it, or its executable is replaced under
-//! mod_fcgid. No worker, preloader or child of them holds a descriptor of the web server.
+//! mod_fcgid. What the import has started ends with the process that imported. No worker, preloader or child of them
+//! holds a descriptor of the web server.
 
 pub mod access_log;
 pub mod account;

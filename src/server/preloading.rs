@@ -12,6 +12,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+/// What helps against a connection that is open after the import.
+const OPEN_LATER: &str = "To have it imported once for all: open such things with the first request, or close them at the end of the import";
+
 impl Server {
     /// Goes on with the ties to preloaders, as far as they are needed.
     pub(super) fn step_links(&mut self, now: Instant) {
@@ -220,10 +223,16 @@ impl Server {
                 if generation.number == self.current.number {
                     self.remember_good(&generation.link.version);
                 }
-                generation.plain = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
-                if generation.plain {
-                    let threads = fact(b"threads");
+                let (threads, open) = (fact(b"threads"), fact(b"open"));
+                let threaded = threads.parse::<u32>().is_ok_and(|n| n > 1);
+                generation.plain = threaded || !open.is_empty();
+                if threaded {
                     self.note(Level::Warning, &format!("importing the app started {threads} threads: each worker imports it by itself"));
+                }
+                if !open.is_empty() && generation.link.started_here {
+                    self.note(Level::Warning, &format!("importing the app left open what workers must not share: {open}; so each worker imports it by itself. {OPEN_LATER}"));
+                }
+                if generation.plain {
                     generation.link.greet(Hello {
                         linger: 0,
                         ..self.place.hello

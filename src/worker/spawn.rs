@@ -25,6 +25,7 @@ pub const BRIDGE: &str = concat!(
     include_str!("bridge/head.py"),
     include_str!("bridge/request.py"),
     include_str!("bridge/app.py"),
+    include_str!("bridge/opened.py"),
     include_str!("bridge/chance.py"),
     include_str!("bridge/warm.py"),
     include_str!("bridge/worker.py"),

@@ -59,7 +59,6 @@ class Preloader:
         self.wake = None
         self.old_sigchld = None
         self.generators = []  # of random numbers
-        self.threaded = False  # the application has started threads: they go on here, not in the workers
         self.poll = Poll()
         self.poll.register(self.listener, select.POLLIN)
         self.add_control(first)
@@ -71,6 +70,7 @@ class Preloader:
         self.set_signals()
         self.claim()
         began = time.time()
+        before = list_descriptors()
         try:
             app = load_app(self.settings)
             warm_up(app, self.settings)
@@ -83,13 +83,13 @@ class Preloader:
         collect_as_usual()
         gc.disable()
         self.generators = attempt('finding random number generators', find_generators) or []
+        opened = attempt('finding what is open', lambda: describe_opened(before)) or ''
         threads = count_threads()
-        self.threaded = threads > 1
-        if not self.threaded:
+        if threads == 1 and not opened:
             self.go_on_as_child()
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
-        ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
+        ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid), 'open', opened)
         ready += ('errors', take_output(ERRORS))
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
@@ -263,8 +263,6 @@ class Preloader:
         os.dup2(stderr, 2)
         close_all((stdout, stderr))
         reseed(self.generators)
-        if self.threaded:
-            release_connections()  # else nothing has run since warm_up, which did it
         gc.enable()
         run_worker(self.app, self.settings, slots)
 
@@ -312,7 +310,8 @@ class Preloader:
             return False
 
     def leave(self):
-        """Takes the socket away while the lock is held, turns away who waits there, and exits."""
+        """Takes the socket away while the lock is held, turns away who waits there, ends what the application has
+        started, and exits."""
         if same_file(self.settings.get('lock'), self.lock):
             unlink(self.settings.get('socket'))
         try:
@@ -323,8 +322,14 @@ class Preloader:
         if same_file(self.settings.get('lock'), self.lock):
             unlink(self.settings.get('lock'))
             tidy(os.path.dirname(self.settings.get('lock')))
+        if not has_no_children():
+            attempt('ending what the application has started', self.end_started)
         ERRORS.flush()
         os._exit(0)
+
+    def end_started(self):
+        """Ends the processes that the application has started here; the workers have a life of their own."""
+        end_processes(find_descendants([self.pid], self.children))
 
 
 def close_all(fds):

@@ -27,8 +27,10 @@ def main():
     except BaseException:
         text = describe_exception()
         log(text)
+        attempt('ending what the import has started', lambda: end_processes(find_descendants([os.getpid()])))
         unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_tail(text, TEXT_LIMIT)))
         os._exit(1)
+    attempt('guarding what the import has started', guard_started)
     run_worker(app, settings, fds[1:])
 
 

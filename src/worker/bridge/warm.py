@@ -176,19 +176,6 @@ def warm_request(app, settings, django):
         log('runfcgi: the warming request {} was answered with {}'.format(settings['warm'], started))
 
 
-def release_connections():
-    """Closes what two processes must not share: Django's connections to databases and caches."""
-    if django_settings() is None:
-        return
-    if 'django.db' in sys.modules:
-        attempt('closing the database connections', sys.modules['django.db'].connections.close_all)
-    if 'django.core.cache' in sys.modules:
-        caches = sys.modules['django.core.cache'].caches
-        attempt(
-            'closing the caches', lambda: getattr(caches, 'close_all', sys.modules['django.core.cache'].close_caches)()
-        )
-
-
 IMPORT_THRESHOLDS = (2000, 10, 10)
 USUAL_THRESHOLDS = getattr(gc, 'get_threshold', tuple)()
 

@@ -1,0 +1,341 @@
+# What is open after the import: workers that are forked share it, so it is closed, or told.
+
+
+def release_connections():
+    """Closes, the way their frameworks document it, what two processes must not share."""
+    if 'django.db' in sys.modules and django_settings() is not None:
+        attempt('closing the database connections', close_databases)
+    if 'django.core.cache' in sys.modules and django_settings() is not None:
+        caches = sys.modules['django.core.cache'].caches
+        attempt(
+            'closing the caches', lambda: getattr(caches, 'close_all', sys.modules['django.core.cache'].close_caches)()
+        )
+    if 'sqlalchemy.engine.base' in sys.modules:
+        attempt('disposing of the SQLAlchemy engines', dispose_engines)
+    if 'multiprocessing.process' in sys.modules:  # a worker could not join what has ended: it is no child of its own
+        attempt('collecting ended processes', sys.modules['multiprocessing.process'].active_children)
+
+
+def close_databases():
+    connections = sys.modules['django.db'].connections
+    connections.close_all()
+    if sys.modules['django'].VERSION >= (5, 1):  # from then on a pool may keep what was closed
+        for connection in connections.all(initialized_only=True):
+            getattr(connection, 'close_pool', lambda: None)()
+
+
+def dispose_engines():
+    """All SQLAlchemy engines, but those with a pool of one connection: that may hold a database in memory."""
+    engine_class = sys.modules['sqlalchemy.engine.base'].Engine
+    for engine in gc.get_objects():
+        if not issubclass(type(engine), engine_class) or getattr(engine.dialect, 'is_async', False):
+            continue
+        if type(engine.pool).__name__ not in ('StaticPool', 'SingletonThreadPool'):
+            engine.dispose()
+
+
+# Descriptors ---------------------------------------------------------------------------------------------------------
+
+SO_TYPE, SO_ACCEPTCONN, SO_DOMAIN = 3, 30, 39
+NETWORKS = (socket.AF_INET, socket.AF_INET6)
+SHARED_INODES = ('eventpoll', 'eventfd', 'inotify', 'timerfd', 'signalfd', 'fanotify', 'io_uring')
+MEMORY_DEVICES = 1  # major number of null, zero, random, urandom …
+SQLITE_MAGIC = b'SQLite format 3\0'
+
+
+def list_descriptors():
+    """All open descriptors, and what tells one file from another."""
+    try:
+        numbers = [int(name) for name in os.listdir('/proc/self/fd')]
+    except OSError:
+        numbers = range(min(os.sysconf('SC_OPEN_MAX'), 65536))
+    found = {}
+    for fd in numbers:
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            continue
+        found[fd] = status.st_dev, status.st_ino
+    return found
+
+
+def describe_descriptor(fd):
+    """In words, what two processes must not share; None for what they may."""
+    status = os.fstat(fd)
+    try:
+        name = os.readlink('/proc/self/fd/{}'.format(fd))
+    except OSError:
+        name = ''
+    if name.startswith('anon_inode:'):
+        return 'epoll, or the like (' + name[11:].strip('[]') + ')' if any(w in name for w in SHARED_INODES) else None
+    if stat.S_ISSOCK(status.st_mode):
+        return describe_socket(fd)
+    if stat.S_ISREG(status.st_mode):
+        return describe_file(fd, status, name)
+    if stat.S_ISFIFO(status.st_mode):
+        return 'a pipe' if has_other_end(fd) else None
+    if stat.S_ISCHR(status.st_mode):
+        return None if os.major(status.st_rdev) == MEMORY_DEVICES else 'the device ' + name
+    return None if stat.S_IFMT(status.st_mode) or name else 'epoll, or the like'
+
+
+def describe_socket(fd):
+    """A connection. Not a socket that listens, nor one that nobody can answer to, as the one to syslog."""
+    sock = Socket(AF_UNIX, SOCK_STREAM, 0, fileno=fcntl.fcntl(fd, F_DUPFD_CLOEXEC, 0))
+    try:
+        family, kind, listens = (sock.getsockopt(SOL_SOCKET, what) for what in (SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN))
+        sock = Socket(family, kind, 0, fileno=sock.detach())
+        peer = sock.getpeername()
+        mute = family == AF_UNIX and kind == socket.SOCK_DGRAM and peer and not sock.getsockname()
+        if listens or mute or not has_other_end(fd):
+            return None
+    except OSError:
+        return None  # not connected
+    finally:
+        sock.close()
+    if family in NETWORKS:
+        return 'a connection to ' + ('[{}]:{}' if ':' in peer[0] else '{}:{}').format(*peer[:2])
+    if isinstance(peer, bytes):
+        peer = os.fsdecode(peer).replace('\0', '@')
+    return 'a connection to {}'.format(peer) if peer else 'a pair of sockets'
+
+
+def describe_file(fd, status, name):
+    """A database, or what else is both read and written. Not a log, nor memory that is shared by intention."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    access = flags & os.O_ACCMODE
+    if access != os.O_WRONLY and os.pread(fd, len(SQLITE_MAGIC), 0) == SQLITE_MAGIC:
+        return ('the database ' + name).rstrip()
+    shared = flags & os.O_APPEND or not status.st_nlink or name.startswith('/dev/shm/')
+    return None if shared or access != os.O_RDWR else ('the file ' + name).rstrip()
+
+
+def has_other_end(fd):
+    """Whether somebody may still write to this pipe or socket, or read from it."""
+    events = poll_once(fd, 0)
+    return bool(events & select.POLLIN) or not events & (select.POLLHUP | select.POLLERR)
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+END_WITHIN = 0.5  # seconds that a process has to obey TERM
+
+
+def list_children():
+    """Living processes that this one has started: the name of each."""
+    if has_no_children():
+        return {}
+    return {pid: process.name for pid, process in list_processes().items() if process.parent == os.getpid()}
+
+
+def has_no_children():
+    if not hasattr(os, 'waitid'):
+        return os.getpid() not in [process.parent for process in list_processes().values()]
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
+class Process:
+    """A line of /proc/PID/stat."""
+
+    def __init__(self, line):
+        before, _, after = line.rpartition(b')')
+        fields = after.split()
+        self.name = before.partition(b'(')[2].decode('utf-8', 'replace')
+        self.lives = fields[0] not in (b'Z', b'X')
+        self.parent, self.session, self.start = int(fields[1]), int(fields[3]), fields[19].decode()
+
+
+def list_processes():
+    """All that live, by number."""
+    found = {}
+    try:
+        numbers = [int(name) for name in os.listdir('/proc') if name.isdigit()]
+    except OSError:
+        numbers = []
+    for number in numbers:
+        try:
+            with open('/proc/{}/stat'.format(number), 'rb') as file:
+                process = Process(file.read())
+        except (OSError, IndexError):
+            continue
+        if process.lives:
+            found[number] = process
+    return found
+
+
+def find_descendants(ancestors, but=()):
+    """Those that these processes have started, and theirs: the start time of each. Not `but`, nor theirs; nor one that
+    has left our session, for it means to stay."""
+    processes, session, found = list_processes(), os.getsid(0), {}
+    while ancestors:
+        ancestors = [
+            pid
+            for pid, process in processes.items()
+            if process.parent in ancestors and process.session == session and pid not in found and pid not in but
+        ]
+        found.update((pid, processes[pid].start) for pid in ancestors)
+    return found
+
+
+def end_processes(left):
+    """Ends processes that are still those which had these numbers and start times."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        left = {pid: start for pid, start in left.items() if is_alive(pid, start)}
+        for pid in left:
+            try:
+                os.kill(pid, number)
+            except OSError:
+                pass
+        end = time.monotonic() + END_WITHIN
+        while any(is_alive(pid, start) for pid, start in left.items()) and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def guard_started():
+    """Leaves a process that waits for our end and then ends what the import has started: whoever cuts our lifeline
+    gives us no time for it."""
+    if not list_children():
+        return
+    started = find_descendants([os.getpid()])
+    ours, parents = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(ours)
+        PRIVATE.add(parents)
+        os.waitpid(child, 0)
+        return
+    try:
+        os.close(parents)
+        if os.fork() == 0:
+            set_process_name('runfcgi-guard')
+            ignore_signals()
+            null = os.open('/dev/null', os.O_RDWR)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            os.read(ours, 1)  # ends with the worker
+            started.update(find_descendants(list(started)))
+            end_processes(started)
+    finally:
+        os._exit(0)
+
+
+# All together --------------------------------------------------------------------------------------------------------
+
+
+TOLD_AT_MOST = 8
+
+
+def describe_opened(before):
+    """What workers must not share, in words; empty when they may be forked. `before`: the descriptors that were open
+    before the import."""
+    found = {}  # descriptor or, below 0, process: words
+    for pid, name in list_children().items():
+        found[-pid] = 'the process {} ({})'.format(pid, name)
+    for fd, identity in list_descriptors().items():
+        if before.get(fd) == identity:
+            continue
+        try:
+            words = describe_descriptor(fd)
+        except OSError:
+            continue
+        if words:
+            found[fd] = words
+    if not found and not has_no_children() and not list_processes():
+        found[0] = 'a process'  # without /proc nobody knows which
+    owners = attempt('finding who opened it', lambda: find_owners(found)) if found else None
+    lines = []
+    for key, words in found.items():
+        owner = (owners or {}).get(key)
+        line = CONTROL.sub('?', words + (' ({})'.format(owner) if owner else ''))
+        if line not in lines:
+            lines.append(line)
+    more = len(lines) - TOLD_AT_MOST
+    return '; '.join(lines[:TOLD_AT_MOST]) + ('; and {} more'.format(more) if more > 0 else '')
+
+
+def find_owners(found):
+    """By descriptor or process: the module, and its variable, from which the object is reached that stands for it."""
+    modules = {}
+    for name, module in list(sys.modules.items()):
+        if issubclass(type(module), type(sys)):
+            names = object.__getattribute__(module, '__dict__')
+            if names is not globals():
+                modules[id(names)] = name, names
+    if hasattr(gc, 'unfreeze'):
+        gc.unfreeze()
+    items, is_tracked = gc.get_objects(), getattr(gc, 'is_tracked', lambda item: True)
+    for _, names in modules.values():  # what has no part in garbage collection is found in these alone
+        items += [value for value in list(names.values()) if not is_tracked(value)]
+    owners, end = {}, time.monotonic() + OWNERS_WITHIN
+    for item in items:
+        key = key_of(item, found)
+        if key is None or rank(owners.get(key)) == OF_APP or time.monotonic() > end:
+            continue
+        owner = find_owner(item, modules, {id(items)})
+        if rank(owner) > rank(owners.get(key)):
+            owners[key] = owner
+    return {key: '{}.{}'.format(*owner) for key, owner in owners.items()}
+
+
+def key_of(item, found):
+    """Which of what was found this object stands for."""
+    kind = type(item)
+    if issubclass(kind, type):
+        return None
+    try:
+        if hasattr(kind, 'fileno') and kind.__name__ != 'SpooledTemporaryFile':
+            fd = item.fileno()
+            return fd if type(fd) is int and fd in found else None
+        if kind.__name__ in PROCESS_CLASSES:
+            return -item.pid if -item.pid in found else None
+        if 'sqlite3' in sys.modules and issubclass(kind, sys.modules['sqlite3'].Connection):
+            path = sys.modules['sqlite3'].Connection.execute(item, 'PRAGMA database_list').fetchone()[2]
+            return next(fd for fd, words in found.items() if path and words.endswith(' ' + path))
+    except Exception:
+        pass
+    return None
+
+
+def find_owner(item, modules, skipped):
+    """(module, variable) nearest to the object, of the application rather than of a library; None when none leads to
+    it."""
+    level, seen, best = [item], {id(item)}, None
+    for _ in range(OWNER_DEPTH):
+        skipped.add(id(level))
+        upper = []
+        for holder in gc.get_referrers(*level):
+            if id(holder) in modules:
+                name, names = modules[id(holder)]
+                ids = {id(other) for other in level}
+                owner = name, next((key for key, value in list(names.items()) if id(value) in ids), '?')
+                if rank(owner) > rank(best):
+                    best = owner
+            elif id(holder) not in seen and id(holder) not in skipped and type(holder) not in PASSED_BY:
+                seen.add(id(holder))
+                upper.append(holder)
+        level = upper[:OWNER_WIDTH]
+        if not level or rank(best) == OF_APP:
+            break
+    return best
+
+
+PROCESS_CLASSES = ('Popen', 'Process', 'ForkProcess', 'SpawnProcess', 'ForkServerProcess')
+PASSED_BY = (type(sys._getframe()), type(sys))
+OWNER_DEPTH, OWNER_WIDTH = 12, 500
+OWNERS_WITHIN = 2.0  # seconds
+OF_APP = 3
+
+
+def rank(owner):
+    """OF_APP; 2: of a library; 1: of the standard library; 0: none."""
+    if owner is None:
+        return 0
+    path = getattr(sys.modules.get(owner[0]), '__file__', None) or ''
+    if 'site-packages' in path or 'dist-packages' in path:
+        return 2
+    return 1 if path.startswith(os.path.dirname(os.__file__)) or not path else OF_APP
