@@ -10,6 +10,8 @@ use crate::config::ScriptName;
 use crate::pairs::Pairs;
 use path::{Sent, Split};
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 
 /// Whether the request comes from a web server that tells the user's name from a request without having checked it:
 /// nginx as Debian sets it up, and HAProxy.
@@ -69,21 +71,30 @@ impl Mount {
 /// - HTTP_PROXY, SCRIPT_URL, REDIRECT_URL and other traps are dropped, REMOTE_USER unless trusted.
 pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
     let mut found = Found::default();
-    let mut names = Names::new(sent.len());
+    let mut entries: Vec<Entry> = Vec::with_capacity(sent.len());
+    // The hash has a random key, so no visitor can choose names that collide.
+    let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(sent.len());
     for (index, (name, value)) in sent.iter().enumerate() {
-        match names.insert(index, name, value) {
-            Insert::New => {
-                if !found.take(name, value, mount) {
-                    names.drop_last();
-                }
+        if !is_proper(name) {
+            continue;
+        }
+        match known.entry(name) {
+            Slot::Occupied(slot) => entries[*slot.get()].join(value),
+            Slot::Vacant(slot) => {
+                slot.insert(entries.len());
+                let kept = found.take(name, value, mount);
+                entries.push(Entry {
+                    index,
+                    kept,
+                    name,
+                    value: Cow::Borrowed(value),
+                });
             }
-            Insert::Again(entry) => entry.join(value),
-            Insert::BadName => {}
         }
     }
 
     let mut out = Pairs::with_capacity(sent.len() + 8, sent.as_bytes().len() + 256);
-    for entry in names.entries.iter().filter(|entry| entry.kept) {
+    for entry in entries.iter().filter(|entry| entry.kept) {
         match &entry.value {
             Cow::Borrowed(_) => out.push_from(sent, entry.index),
             Cow::Owned(joined) => out.push(entry.name, joined),
@@ -91,7 +102,7 @@ pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
     }
     found.recovered.sort_by_key(|(depth, ..)| *depth);
     for (_, name, value) in &found.recovered {
-        if let Insert::New = names.insert(0, name, value) {
+        if known.insert(name, entries.len()).is_none() {
             out.push(name, value);
         }
     }
@@ -277,8 +288,7 @@ impl<'a> Found<'a> {
             out.push(b"HTTPS", b"on");
         }
         if body_len > 0 || !self.content_length.is_empty() {
-            let mut digits = [0; 20];
-            out.push(b"CONTENT_LENGTH", decimal(body_len, &mut digits));
+            out.push(b"CONTENT_LENGTH", body_len.to_string().as_bytes());
         }
         let other = self.other_authorization.map(|(_, value)| value);
         if let Some(value) = self.authorization.or(other) {
@@ -337,76 +347,12 @@ fn split_port(host: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
-/// The variables in order, with a table that finds the ones that come twice.
-struct Names<'a> {
-    entries: Vec<Entry<'a>>,
-    slots: Vec<u32>,
-}
-
+/// A variable as it was sent.
 struct Entry<'a> {
-    hash: u32,
     index: usize,
     kept: bool,
     name: &'a [u8],
     value: Cow<'a, [u8]>,
-}
-
-enum Insert<'n, 'a> {
-    New,
-    Again(&'n mut Entry<'a>),
-    BadName,
-}
-
-impl<'a> Names<'a> {
-    fn new(pairs: usize) -> Names<'a> {
-        Names {
-            entries: Vec::with_capacity(pairs + 8),
-            // Recovered variables go in as well, each beside its sent form.
-            slots: vec![u32::MAX; (pairs * 4).next_power_of_two().max(64)],
-        }
-    }
-
-    fn insert(&mut self, index: usize, name: &'a [u8], value: &'a [u8]) -> Insert<'_, 'a> {
-        let Some(hash) = hash_of(name) else {
-            return Insert::BadName;
-        };
-        let mask = self.slots.len() - 1;
-        let mut slot = hash as usize & mask;
-        while let Some(entry) = self.entries.get(self.slots[slot] as usize) {
-            if entry.hash == hash && entry.name == name {
-                let at = self.slots[slot] as usize;
-                return Insert::Again(&mut self.entries[at]);
-            }
-            slot = (slot + 1) & mask;
-        }
-        self.slots[slot] = self.entries.len() as u32;
-        self.entries.push(Entry {
-            hash,
-            index,
-            kept: true,
-            name,
-            value: Cow::Borrowed(value),
-        });
-        Insert::New
-    }
-
-    fn drop_last(&mut self) {
-        if let Some(entry) = self.entries.last_mut() {
-            entry.kept = false;
-        }
-    }
 }
 
 impl Entry<'_> {
@@ -425,35 +371,10 @@ impl Entry<'_> {
     }
 }
 
-/// A hash of a proper variable name; `None` for an improper one.
-fn hash_of(name: &[u8]) -> Option<u32> {
-    const PROPER: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < table.len() {
-            table[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'_';
-            byte += 1;
-        }
-        table
-    };
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let proper = name.iter().all(|&byte| PROPER[usize::from(byte)]);
-    if name.is_empty() || !proper {
-        return None;
-    }
-    let mut hash = name.len() as u64;
-    let mut mix = |word: u64| hash = (hash.rotate_left(23) ^ word).wrapping_mul(ODD);
-    let (words, rest) = name.as_chunks::<8>();
-    for word in words {
-        mix(u64::from_le_bytes(*word));
-    }
-    match name.last_chunk::<8>() {
-        // The last word may overlap the one before it.
-        Some(last) if !rest.is_empty() => mix(u64::from_le_bytes(*last)),
-        Some(_) => {}
-        None => mix(rest.iter().fold(0, |word, &b| word << 8 | u64::from(b))),
-    }
-    Some((hash >> 32) as u32)
+/// Whether it is a name that CGI allows for a variable.
+fn is_proper(name: &[u8]) -> bool {
+    let proper = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    !name.is_empty() && name.iter().all(proper)
 }
 
 #[cfg(test)]

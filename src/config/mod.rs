@@ -59,7 +59,7 @@ impl From<String> for ScriptName {
     fn from(text: String) -> ScriptName {
         match text.as_str() {
             "auto" => ScriptName::Auto,
-            prefix => ScriptName::Forced(prefix.trim_end_matches('/').to_string()),
+            _ => ScriptName::Forced(text),
         }
     }
 }
