@@ -192,49 +192,24 @@ fn app(config: &Config, report: &mut Report) -> io::Result<()> {
     report.all(import(config, &found))
 }
 
-/// Imports the app as the bridge does, and tells what follows from it. The mark tells our lines from the app's.
-const IMPORT: &str = r#"
-import importlib, os, sys, time
-sys.path[0] = path = sys.argv[1]
-os.chdir(path)
-settings, wsgi = sys.argv[2:4]
-if settings:
-    os.environ['DJANGO_SETTINGS_MODULE'] = settings
-begin = time.time()
-if wsgi:
-    module, _, names = wsgi.partition(':')
-    app = importlib.import_module(module)
-    for name in names.split('.'):
-        app = getattr(app, name)
-else:
-    from django.core.servers.basehttp import get_internal_wsgi_application
-    app = get_internal_wsgi_application()
-if not callable(app):
-    raise TypeError('%s is no callable, but a %s' % (wsgi, type(app)))
-def say(*words):
-    sys.stdout.write('\nrunfcgi-check ' + ' '.join(str(w) for w in words) + '\n')
-conf = sys.modules.get('django.conf')
-if conf is not None and conf.settings.configured:
-    import django
-    say('django', django.get_version())
-    if conf.settings.DEBUG:
-        say('debug')
-    elif not conf.settings.ALLOWED_HOSTS:
-        say('hosts')
-threading = sys.modules.get('threading')
-if threading is not None and threading.active_count() > 1:
-    say('threads', ', '.join(sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())))
-say('seconds', '%.2f' % (time.time() - begin))
-"#;
+/// What `python -c` is given: runs its first argument, in which our frames bear a name of their own.
+const LOADER: &str =
+    "import sys; exec(compile(sys.argv.pop(1), '<runfcgi>', 'exec'), {'__name__': '__check__'})";
+
+/// The bridge, and what imports the app with it.
+fn source() -> String {
+    format!("{}{}", spawn::BRIDGE, include_str!("check/import.py"))
+}
 
 fn import(config: &Config, found: &Found) -> Vec<Finding> {
     let app = &config.app;
     let text = |s: &Option<String>| s.clone().unwrap_or_default();
     let mut command = Command::new(&found.path);
     command
-        .args(["-c", IMPORT])
+        .args(["-c", LOADER, &source()])
         .arg(app.path.as_deref().unwrap_or(Path::new("/")))
         .args([text(&app.settings), text(&app.wsgi)])
+        .arg(text(&config.server.warm))
         .env_clear()
         .envs(spawn::environment(config, false));
     let end = Instant::now() + Duration::from_secs(config.limits.start_timeout);
@@ -304,6 +279,19 @@ fn imported(output: &str, place: &str, found: &Found, config: &Config) -> Vec<Fi
             place,
             format!("the import starts threads ({names}), so workers cannot be forked from it"),
             "start them with the first request, or write preload = false below [server]",
+        ));
+    }
+    if let Some(open) = said("open")
+        && config.server.preload
+    {
+        findings.push(Finding::warning(
+            "RF0207",
+            place,
+            format!(
+                "the import leaves open what workers must not share: {open}; so each imports the app by itself"
+            ),
+            "open such things with the first request, or close them at the end of the import; or write \
+             preload = false below [server]",
         ));
     }
     findings
@@ -513,8 +501,17 @@ mod tests {
             of(&format!("runfcgi-check threads a, b{done}")),
             ["RF0000", "RF0205"]
         );
+        assert_eq!(
+            of(&format!("runfcgi-check open a pipe{done}")),
+            ["RF0000", "RF0207"]
+        );
         assert_eq!(of("Traceback"), ["RF0201"]);
         assert_eq!(of(""), ["RF0201"]);
+    }
+
+    #[test]
+    fn the_source_fits_into_one_argument() {
+        assert!(source().len() < 120 << 10, "Linux takes 128 KiB");
     }
 
     #[test]

@@ -6,11 +6,11 @@ from test_bridge import Answer, Preloader, each_python, read_frame, request
 
 DRAWING_APP = """
 import random
-GENERATOR = random.Random()
+GENERATORS = random.Random(), random.Random(7)
 
 def app(environ, start_response):
     start_response('200 OK', [('Content-Type', 'text/plain')])
-    return [str(GENERATOR.getrandbits(64)).encode()]
+    return [' '.join(str(generator.getrandbits(64)) for generator in GENERATORS).encode()]
 """
 
 
@@ -24,8 +24,8 @@ class ChanceTest(unittest.TestCase):
             _, (slot,), _, _ = preloader.fork()
             read_frame(slot)
             slot.sendall(request())
-            drawn.add(Answer(slot).body)
-        self.assertEqual(len(drawn), 3)
+            drawn.update(Answer(slot).body.split())
+        self.assertEqual(len(drawn), 6)
 
 if __name__ == '__main__':
     unittest.main()

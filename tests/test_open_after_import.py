@@ -243,6 +243,31 @@ def test_a_worker_says_nothing_of_children_that_it_never_had(make):
     assert LEFT_OPEN not in site.log()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "django"])
+def test_check_says_it_too(build, services, kind):
+    service, words = services[kind]
+    site = Site(build, kind.partition(",")[0], service)
+    try:
+        said = site.check()
+        assert "imported in" in said
+        assert ("RF0207" in said) == (words is not None)
+        assert (words or "") in said
+        config = site.directory / "mysite.toml"
+        config.write_text(config.read_text().replace("[server]", "[server]\npreload = false"))
+        assert "RF0207" not in site.check()
+    finally:
+        site.remove()
+
+
+def test_check_says_what_the_warming_request_opens(build, memcached):
+    site = Site(build, "by_warming", memcached.socket, server='warm = "/?warm"')
+    try:
+        said = site.check()
+        assert "RF0207" in said and f": a connection to {memcached.socket} (opened_by_warming.KEPT);" in said
+    finally:
+        site.remove()
+
+
 # --- processes that a view starts, and chance ---
 
 
