@@ -2,6 +2,7 @@
 //!
 //! They are stated as absences, and each message says which file and line breaks one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -262,4 +263,21 @@ fn every_template_and_recipe_is_named_in_the_readme() {
             "README.md does not name htaccess-templates/{name}"
         );
     }
+}
+
+#[test]
+fn a_code_of_a_finding_has_one_meaning() {
+    // The same meaning in two rooms: no settings file, AJP without a secret, all is well.
+    let shared = ["RF0100", "RF0115", "RF0000"];
+    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        let room = source.name.split(['/', '.']).next().unwrap_or_default();
+        for part in source.code.split("\"RF").skip(1) {
+            let code = format!("RF{}", part.split('"').next().unwrap_or_default());
+            rooms.entry(code).or_default().insert(room.to_owned());
+        }
+    }
+    assert!(rooms.len() > 30, "only {} codes were found", rooms.len());
+    rooms.retain(|code, rooms| rooms.len() > 1 && !shared.contains(&code.as_str()));
+    assert!(rooms.is_empty(), "codes with two meanings: {rooms:?}");
 }

@@ -156,7 +156,7 @@ fn status(status: &Status, places: &Places) -> Option<Finding> {
     };
     let fix = "below [status] write path = \"/-/status\" and secret = a long random text";
     let new = !places.spoilt(&["status.path", "status.secret"]);
-    new.then(|| Finding::warning("RF0119", places.of(name), what, fix))
+    new.then(|| Finding::warning("RF0120", places.of(name), what, fix))
 }
 
 fn secret(server: &Server, places: &Places) -> Vec<Finding> {
