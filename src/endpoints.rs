@@ -1,5 +1,6 @@
 //! Sockets that we bind ourselves or get from systemd, for a web server that connects to us.
 
+use crate::config::limits::SOCKET_PATH;
 use crate::config::{Address, Endpoint, Protocol, Server};
 use crate::daemon::{LEAVING, LOOK};
 use crate::server::Listener;
@@ -16,9 +17,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// Bytes that the path of a unix socket may have.
-const LONGEST_PATH: usize = 107;
 
 /// A listening socket from elsewhere: from the image before this one, or from systemd.
 #[derive(Debug)]
@@ -209,9 +207,9 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
         }
         Address::Unix(path) => {
             let length = path.as_os_str().len();
-            if length > LONGEST_PATH {
+            if length > SOCKET_PATH {
                 bail!(
-                    "socket={name}: {length} bytes are too long for a socket's path, {LONGEST_PATH} may be"
+                    "socket={name}: {length} bytes are too long for a socket's path, {SOCKET_PATH} may be"
                 );
             }
             let address = UnixAddr::new(path)?;

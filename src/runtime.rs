@@ -1,6 +1,7 @@
 //! The runtime directory: where the processes of one site find each other, and where the running copy of the
 //! executable lies. One per site, user and machine; ours alone; on a local file system.
 
+use crate::config::limits::SOCKET_PATH;
 use crate::sys::procfs;
 use std::fs::{self, File};
 use std::io;
@@ -29,7 +30,7 @@ pub struct RuntimeDir {
 
 impl RuntimeDir {
     /// Finds or makes the directory of the site that `identity` names: `named` if given, else in the first of
-    /// /dev/shm, /tmp, /var/tmp and `beside` that allows it.
+    /// `BASES` and `beside` that allows it.
     pub fn open(named: Option<&Path>, beside: &Path, identity: &[u8]) -> io::Result<RuntimeDir> {
         let name = format!("runfcgi-{}-{:016x}", nix::unistd::geteuid(), fnv(identity));
         let candidates: Vec<PathBuf> = match named {
@@ -68,10 +69,10 @@ impl RuntimeDir {
     }
 
     /// A path by which a socket in the directory can be bound or connected to, however long the directory's own path
-    /// is (a socket's may have 107 bytes). The second value keeps it valid.
+    /// is. The second value keeps it valid.
     pub fn socket(&self, name: &str) -> io::Result<(PathBuf, Option<File>)> {
         let path = self.file(name);
-        if path.as_os_str().len() < 107 {
+        if path.as_os_str().len() <= SOCKET_PATH {
             return Ok((path, None));
         }
         let dir = File::open(&self.path)?;

@@ -5,6 +5,9 @@
 /// Open descriptors of the front, as far as the hard limit allows: connections, workers' sockets, logs, spool files.
 pub const DESCRIPTORS: u64 = 8192;
 
+/// Bytes of the path of a unix socket: `sun_path` has 108, one of them for the NUL.
+pub const SOCKET_PATH: usize = 107;
+
 /// A settings file above this is not one: the longest sensible has a few KiB.
 pub const CONFIG_SIZE: u64 = 1 << 20;
 
@@ -33,7 +36,7 @@ pub const FEW_PROCESSES: u64 = 5;
 /// Address space of a worker beside its threads' stacks: Django with a database driver maps about 200 MB.
 pub const APP_ADDRESSES: u64 = 200 << 20;
 
-/// Address space below which `check` warns: Django with a database driver maps about 200 MB.
+/// Address space below which `check` warns: little more than `APP_ADDRESSES`.
 pub const LITTLE_MEMORY: u64 = 256 << 20;
 
 /// How long a launcher that failed waits for its reader to take the reason, before it leaves.
