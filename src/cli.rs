@@ -5,7 +5,6 @@
 
 use crate::config::table::{self, Kind, Opt};
 use crate::config::{Finding, Options, findings::did_you_mean};
-use crate::python::Launch;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -35,8 +34,6 @@ pub enum Command {
     Help(Topic),
     /// Say the version.
     Version,
-    /// Hidden: find the Python and become it.
-    Launch(Launch),
     /// Hidden: a new image shows that it runs.
     SelfTest,
 }
@@ -96,9 +93,6 @@ const COMMANDS: &[(&str, &str)] = &[
 pub fn parse(stem: &str, words: Vec<OsString>, cgi: bool) -> Result<Command, Vec<Finding>> {
     if cgi || words.is_empty() {
         return Ok(Command::Serve(Serve::default()));
-    }
-    if words[0] == "internal-launch" {
-        return launch(words).map(Command::Launch);
     }
     let mut text = Vec::new();
     for word in words {
@@ -255,34 +249,6 @@ fn take_config(words: &mut Vec<String>) -> Result<Common, Vec<Finding>> {
     Ok(common)
 }
 
-fn launch(words: Vec<OsString>) -> Result<Launch, Vec<Finding>> {
-    let mut launch = Launch::default();
-    let mut it = words.into_iter().skip(1);
-    while let Some(word) = it.next() {
-        let word = word.to_string_lossy().into_owned();
-        if word == "--" {
-            launch.args = it.collect();
-            return Ok(launch);
-        }
-        let Some(value) = it.next() else {
-            return usage(&word, "a value is missing", "");
-        };
-        let text = || value.to_string_lossy().into_owned();
-        let path = || PathBuf::from(&value);
-        match word.as_str() {
-            _ if value.is_empty() => {}
-            "--app-path" => launch.app_path = Some(path()),
-            "--settings" => launch.settings = Some(text()),
-            "--wsgi" => launch.wsgi = Some(text()),
-            "--python" => launch.python = Some(path()),
-            "--cache" => launch.cache = Some(path()),
-            "--fail-frame" => launch.fail_frame = text().bytes().next(),
-            _ => return usage(&word, "unknown to internal-launch", ""),
-        }
-    }
-    Ok(launch)
-}
-
 fn usage<T>(word: &str, what: &str, fix: &str) -> Result<T, Vec<Finding>> {
     Err(vec![Finding::error("RF0150", word, what, fix)])
 }
@@ -422,7 +388,7 @@ mod tests {
         for line in [
             "help",
             "status",
-            "internal-launch --python /bin/sh -- -c id",
+            "runfcgi errlog=/tmp/x socket=/tmp/y",
             "-V",
         ] {
             match read("mysite", line, true) {
@@ -437,6 +403,7 @@ mod tests {
         for (line, want) in [
             ("chekc", "did you mean check?"),
             ("dance", "`mysite help` lists"),
+            ("internal-launch --python /bin/sh --", "unknown command"),
             ("status --xml", "known are: --json, --config FILE"),
             ("check --config", "a file is missing"),
             ("help umsk", "did you mean umask?"),
@@ -445,27 +412,6 @@ mod tests {
             let text = refusal(&read("mysite", line, false).unwrap_err());
             assert!(text.contains(want), "{line}: {text}");
         }
-    }
-
-    #[test]
-    fn the_hidden_command_takes_all_it_is_given() {
-        let line = "internal-launch --app-path /a --settings s --wsgi  --python p --cache /c --fail-frame B -- -c code";
-        let mut words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let Ok(Command::Launch(got)) = parse("mysite", words.clone(), false) else {
-            panic!("not a launch");
-        };
-        let want = Launch {
-            app_path: Some("/a".into()),
-            settings: Some("s".into()),
-            wsgi: None,
-            python: Some("p".into()),
-            cache: Some("/c".into()),
-            fail_frame: Some(b'B'),
-            args: vec!["-c".into(), "code".into()],
-        };
-        assert_eq!(got, want);
-        words.insert(1, "--bogus".into());
-        assert!(parse("mysite", words, false).is_err());
     }
 
     #[test]

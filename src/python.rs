@@ -1,8 +1,10 @@
 //! Finding the Python that runs the app, by asking each candidate; and becoming it.
 //!
-//! Blocks, therefore only ever runs in a short-lived child (`internal-launch`) or in `check`. Knows nothing of
-//! sockets but that descriptor 0 may be one on which a failure is told. Never looks accounts up: home is `$HOME`.
+//! Blocks, therefore only ever runs in a short-lived child (`Launch`) or in `check`. Knows nothing of sockets but that
+//! descriptor 0 of that child is one, on which it is told what to look for and tells a failure. Never looks accounts up:
+//! home is `$HOME`.
 
+pub(crate) mod message;
 mod places;
 
 use crate::config::{App, limits};
@@ -89,7 +91,7 @@ pub fn only_by_home(python: &Path, app: &App) -> bool {
     !without.iter().flatten().any(|p| p == python)
 }
 
-/// What `internal-launch` was called with.
+/// What a front has a child of its own executable become: the interpreter of the app.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
     /// The app, as far as it matters here.
@@ -109,6 +111,12 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Takes from the socket on descriptor 0 what to launch. Whoever calls has made sure that the socket is ours.
+    pub fn receive() -> std::io::Result<Launch> {
+        let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        message::read(&mut &socket)
+    }
+
     /// Finds the interpreter and becomes it, with descriptors 0, 1 and 2 and the environment as they are. Returns
     /// only when that failed, with the status to leave with.
     pub fn run(&self) -> u8 {

@@ -3,6 +3,7 @@
 //! A listening socket on descriptor 0: the web server spawned us. Else GATEWAY_INTERFACE: one CGI request. Else a person
 //! at a shell, or systemd. Nothing else is guessed from. Blocks only before serving begins.
 
+mod caller;
 mod handover;
 mod sockets;
 
@@ -17,6 +18,7 @@ use crate::sys::fd;
 use crate::sys::procfs::{spawner, start_time};
 use crate::systemd::{self, Activated};
 use crate::worker::preloader::Hello;
+use crate::worker::spawn::LAUNCHER;
 use crate::{check, python, status};
 use handover::{Background, Left, Own, own_image, own_path};
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +40,9 @@ pub fn run() -> u8 {
     fd::close_the_rest();
     let mut words = std::env::args_os();
     let called_as = words.next().unwrap_or_default();
+    if called_as == LAUNCHER {
+        return launch();
+    }
     let original = left
         .original
         .clone()
@@ -63,11 +68,16 @@ pub fn run() -> u8 {
         );
         return cli::EXIT_USAGE;
     }
-    let command = match cli::parse(&stem, words.collect(), cgi) {
+    let judged = match words.len() == 0 || cgi || left.heeded {
+        true => Ok(()),
+        false => caller::words(owner, &stem).map_err(|finding| vec![finding]),
+    };
+    left.heeded = judged.is_ok();
+    let command = match judged.and_then(|()| cli::parse(&stem, words.collect(), cgi)) {
         // A web server hears nothing from us but answers, so they tell what is wrong.
         Err(findings) if listening => {
             let site = Site {
-                role: spawned(),
+                role: caller::spawned(),
                 serve: Serve::default(),
                 stem,
                 refused: findings,
@@ -84,7 +94,7 @@ pub fn run() -> u8 {
         Command::Serve(serve) if listening || cgi || serve.asked || !activated.is_empty() => {
             let role = match (cgi, listening && !serve.options.listens()) {
                 (true, _) => Role::Cgi,
-                (_, true) => spawned(),
+                (_, true) => caller::spawned(),
                 _ => Role::External,
             };
             let site = Site {
@@ -123,13 +133,26 @@ pub fn run() -> u8 {
             say(&format!("{}\n", cli::version_text()));
             0
         }
-        Command::Launch(launch) => launch.run(),
         Command::SelfTest => 0,
         Command::Status { json, common } => {
             match locate(&stem, &original, common.config.as_deref(), owner) {
                 Ok(found) => tell_status(&original, &stem, found, json),
                 Err(finding) => refuse(&[finding]),
             }
+        }
+    }
+}
+
+/// Becomes the interpreter that a process of ours asks for.
+fn launch() -> u8 {
+    if !caller::is_ours() {
+        return refuse(&[caller::not_ours()]);
+    }
+    match python::Launch::receive() {
+        Ok(launch) => launch.run(),
+        Err(error) => {
+            complain(&format!("what to launch did not arrive: {error}"));
+            cli::EXIT_FAILED
         }
     }
 }
@@ -164,6 +187,7 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
         original,
         owner: left.owner,
         directory: here.unwrap_or_else(|| PathBuf::from("/")),
+        heeded: left.heeded,
         background: left.background,
         ready: left.ready.take(),
         ..Own::default()
@@ -419,28 +443,6 @@ fn no_settings(stem: &str, original: &Path) -> Finding {
 /// `FCGI_FORCE_CGI=Y`: the socket on descriptor 0 does not count.
 fn force_cgi() -> bool {
     std::env::var("FCGI_FORCE_CGI").is_ok_and(|value| value.starts_with(['Y', 'y']))
-}
-
-fn spawned() -> Role {
-    Role::Spawned {
-        mod_fcgid: spawned_by_mod_fcgid(),
-    }
-}
-
-/// mod_fcgid names its sockets `<its own pid>.<number>`.
-fn spawned_by_mod_fcgid() -> bool {
-    let Ok(name) = socket::getsockname::<socket::UnixAddr>(0) else {
-        return false;
-    };
-    let file = name
-        .path()
-        .and_then(Path::file_name)
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let parent = format!("{}.", nix::unistd::getppid());
-    file.strip_prefix(&parent)
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Returns the exit status for the shell. It listens first: those who wait for it do not wait for the search.

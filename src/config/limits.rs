@@ -30,6 +30,9 @@ pub const PYTHON_PROBE_OUTPUT: usize = 64 << 10;
 /// The oldest Python that the bridge runs on: 3.6 is what Enterprise Linux 8 ships.
 pub const PYTHON_OLDEST: (u32, u32) = (3, 6);
 
+/// What a front hands to the process that looks for the interpreter: a few paths and names.
+pub const LAUNCH_SIZE: usize = 64 << 10;
+
 /// Free processes below which `check` warns: a preloader, two workers, and a shell beside them.
 pub const FEW_PROCESSES: u64 = 5;
 

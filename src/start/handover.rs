@@ -56,6 +56,8 @@ pub(super) struct Own {
     pub(super) owner: Option<u32>,
     /// Where the words of the command line were written.
     pub(super) directory: PathBuf,
+    /// Those words count.
+    pub(super) heeded: bool,
     pub(super) background: Background,
     /// The shell's process waits for a status at its other end.
     pub(super) ready: Option<OwnedFd>,
@@ -71,6 +73,8 @@ pub(super) struct Left {
     pub(super) spawned_as: Option<(u64, u64)>,
     pub(super) owner: Option<u32>,
     pub(super) directory: Option<PathBuf>,
+    /// The words of the command line have been judged, and count.
+    pub(super) heeded: bool,
     /// We are the copy of the executable.
     pub(super) is_copy: bool,
     /// The image before this one has served.
@@ -112,6 +116,7 @@ impl Left {
             match name {
                 "spawned" => left.spawned_as = first.parse().ok().zip(second.parse().ok()),
                 "owner" => left.owner = first.parse().ok(),
+                "heeded" => left.heeded = true,
                 "copy" => left.is_copy = true,
                 "again" => left.again = true,
                 "leader" => left.background = Background::Leader,
@@ -170,7 +175,7 @@ impl Own {
         if let Some(first) = arguments.next() {
             command.arg0(first);
         }
-        let words = format!("{word} ready={}", ready.as_raw_fd());
+        let words = format!("{word} heeded=1 ready={}", ready.as_raw_fd());
         command
             .args(arguments)
             .env(ORIGINAL, &self.original)
@@ -227,6 +232,9 @@ impl Own {
         ));
         if let Some(owner) = self.owner {
             words.add(format!("owner={owner}"));
+        }
+        if self.heeded {
+            words.add("heeded=1");
         }
         if again {
             words.add("again=1");

@@ -74,6 +74,13 @@ impl Stat {
     }
 }
 
+/// The effective user of a process; None where that cannot be seen.
+pub fn user(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// What a process uses now; None when it has ended.
 pub fn usage(pid: u32) -> Option<Usage> {
     let stat = Stat::read(pid).filter(Stat::is_alive)?;

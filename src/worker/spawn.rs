@@ -1,13 +1,14 @@
 //! Starts a Python with the bridge: nothing on disk is needed, and nothing of the web server's is inherited.
 //!
-//! The child's fd 0 is a private socket, over which come the bridge's source and then one `SETUP` frame with
-//! descriptors. Which interpreter it is, the child finds out by itself (`internal-launch`), so the front never waits.
+//! The child's fd 0 is a private socket, over which come what to launch, the bridge's source and then one `SETUP` frame
+//! with descriptors. Which interpreter it is, the child finds out by itself (`python::Launch`), so the front never waits.
 
 use super::wire;
 use crate::config::Config;
 use crate::pairs::Pairs;
+use crate::python::{self, Launch};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -32,6 +33,10 @@ pub const BRIDGE: &str = concat!(
     include_str!("bridge/preloader.py"),
     include_str!("bridge/start.py"),
 );
+
+/// The name by which our own executable is called to find an interpreter and become it. What makes it do so is the
+/// socket on descriptor 0; the name only keeps all others from looking there.
+pub const LAUNCHER: &str = "runfcgi-launch";
 
 /// What `python -c` is given: reads the bridge from fd 0 (eight hexadecimal digits of length, then the source) and
 /// runs it.
@@ -92,23 +97,9 @@ pub fn start(
     fail_frame: u8,
 ) -> io::Result<OwnedFd> {
     let (mut ours, theirs) = UnixStream::pair()?;
-    let app = &start.config.app;
+    let app = start.config.app.clone();
     let mut command = Command::new(start.exe);
-    command.arg0("runfcgi-launch").arg("internal-launch");
-    command
-        .arg("--fail-frame")
-        .arg((fail_frame as char).to_string());
-    let mut option = |name: &str, value: Option<&OsStr>| {
-        if let Some(value) = value {
-            command.arg(name).arg(value);
-        }
-    };
-    option("--app-path", app.path.as_deref().map(Path::as_os_str));
-    option("--settings", app.settings.as_deref().map(OsStr::new));
-    option("--wsgi", app.wsgi.as_deref().map(OsStr::new));
-    option("--python", app.python.as_deref().map(Path::as_os_str));
-    option("--cache", start.cache.map(Path::as_os_str));
-    command.arg("--").arg("-c").arg(LOADER);
+    command.arg0(LAUNCHER);
     command
         .env_clear()
         .envs(environment(start.config, start.cgi));
@@ -119,6 +110,16 @@ pub fn start(
     command.stdout(outputs.stdout).stderr(outputs.stderr);
     command.spawn()?;
 
+    let launch = Launch {
+        app_path: app.path,
+        settings: app.settings,
+        wsgi: app.wsgi,
+        python: app.python,
+        cache: start.cache.map(Path::to_path_buf),
+        fail_frame: Some(fail_frame),
+        args: vec!["-c".into(), LOADER.into()],
+    };
+    ours.write_all(&python::message::encode(&launch))?;
     ours.write_all(format!("{:08x}", BRIDGE.len()).as_bytes())?;
     ours.write_all(BRIDGE.as_bytes())?;
     let mut frame = Vec::new();

@@ -1,38 +1,14 @@
 """Who runs what: the site under its owner by suexec, and a web server that shares a group with the site."""
 
 import os
-import pwd
 import subprocess
-import uuid
-
-import pytest
 
 from webservers.account import USER, Account
 from webservers.apache import Apache
 from webservers.processes import named, until
 from webservers.recipe import Site, recipe
 from webservers.test_nginx import nginx
-
-SUEXEC = "/usr/lib/apache2/suexec-custom"
-SUEXEC_LOG = "/var/log/apache2/suexec.log"
-AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can make a user and run programs as another one")
-
-
-@pytest.fixture
-def owner():
-    """A system user made for one test."""
-    name = f"runfcgi-{uuid.uuid4().hex[:8]}"
-    subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", name], check=True)
-    try:
-        yield pwd.getpwnam(name)
-    finally:
-        subprocess.run(["userdel", name], check=False, capture_output=True)
-        subprocess.run(["groupdel", name], check=False, capture_output=True)
-
-
-def take(path, user, group=None):
-    subprocess.run(["chown", "-hR", f"{user.pw_uid}:{user.pw_gid if group is None else group}", str(path)], check=True)
-
+from webservers.users import AS_ROOT, SUEXEC_LOG, SUEXEC_SITE, as_user, take
 
 @AS_ROOT
 def test_a_web_server_of_the_same_group_and_umask_0002(model, build, owner):
@@ -70,8 +46,8 @@ def test_without_suexec_the_files_may_belong_to_their_owner(model, build, owner)
     text = account.config.read_text()
 
     def ask_as_owner(command):
-        as_owner = dict(user=owner.pw_uid, group=owner.pw_gid, extra_groups=[])
-        return subprocess.run([account.executable, command], cwd=account.site, capture_output=True, text=True, **as_owner)
+        command = [account.executable, command]
+        return subprocess.run(command, cwd=account.site, capture_output=True, text=True, **as_user(owner))
 
     try:
         take(account.home, owner)
@@ -98,44 +74,6 @@ def test_without_suexec_the_files_may_belong_to_their_owner(model, build, owner)
             until(lambda: reason in apache.log(), 5, "a third user's file is refused")
             assert apache.client.get("/version/").text == "2"
     finally:
-        account.remove()
-
-
-SUEXEC_SITE = """\
-<IfDefine !SUEXEC_LOADED>
-    LoadModule suexec_module /usr/lib/apache2/modules/mod_suexec.so
-    Define SUEXEC_LOADED
-</IfDefine>
-SuexecUserGroup {user} {user}
-Suexec On
-FcgidMaxRequestLen 16777216
-FcgidInitialEnv NOT_ON_THE_LIST 1
-FcgidInitialEnv TZ Europe/Paris
-"""
-
-
-@pytest.fixture
-def owned(model, build, owner):
-    """An account under its owner's user, in the place that suexec is told of."""
-    allowed = f"/etc/apache2/suexec/{USER.pw_name}"
-    assert os.path.exists(SUEXEC), "apache2-suexec-custom is not installed"
-    with open(allowed) as file:
-        before = file.read()
-    account = Account(model, build)
-    try:
-        # Its first line is the document root, below which programs may lie; its second line is for home directories.
-        with open(allowed, "w") as file:
-            file.write(f"{account.base}\npublic_html\n")
-        for path in (account.home, account.base):
-            path.chmod(0o755)
-        take(account.home, owner)
-        account.runtime.mkdir(exist_ok=True)
-        account.runtime.chmod(0o700)
-        take(account.runtime, owner)
-        yield account
-    finally:
-        with open(allowed, "w") as file:
-            file.write(before)
         account.remove()
 
 
@@ -190,9 +128,8 @@ REFUSED = {
 @AS_ROOT
 def test_what_suexec_refuses_check_tells_before(owned, owner):
     def checked():
-        as_owner = dict(user=owner.pw_uid, group=owner.pw_gid, extra_groups=[])
         command = [owned.executable, "check"]
-        return subprocess.run(command, cwd=owned.site, capture_output=True, text=True, **as_owner).stdout
+        return subprocess.run(command, cwd=owned.site, capture_output=True, text=True, **as_user(owner)).stdout
 
     def said(since):
         with open(SUEXEC_LOG, errors="replace") as log:
