@@ -5,7 +5,7 @@ use super::restart::Restart;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
 use crate::runtime::is_at;
-use crate::status::collect::millis;
+use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
 use crate::status::{
     Count, Counters, Doing, History, Note, Serving, Snapshot, State, Worker, one_line,
@@ -14,7 +14,6 @@ use crate::sys::procfs::start_time;
 use crate::worker::pool::{Process, ProcessNo, RequestNo, SlotState};
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -158,11 +157,7 @@ impl Report {
 
     /// Goes on counting where the image before this one, in the same process, has stopped.
     fn take_over(&mut self, file: &File, pid: u32) {
-        let mut text = Vec::new();
-        let _ = (&*file).rewind();
-        let _ = (&*file).read_to_end(&mut text);
-        let before = Snapshot::decode(&String::from_utf8_lossy(&text));
-        if let Some(before) = before.filter(|b| b.pid == pid) {
+        if let Some(before) = read(file).filter(|before| before.pid == pid) {
             self.counters.merge(&before.counters);
             self.count(Count::Restarts, 1);
             let mut history = before.history;
@@ -289,7 +284,7 @@ impl Server {
                 (restart, _) if restart.is_leaving() && !restart.pauses_accept() => State::Leaving,
                 _ => State::Restarting,
             },
-            trouble: trouble.as_deref().map(brief).unwrap_or_default(),
+            trouble: one_line(&trouble.as_deref().map(brief).unwrap_or_default()),
             connections: self.conns.len() as u64,
             queued: self.queue.len() as u64,
             queued_since: first.map_or(0, |request| at(request.since)),

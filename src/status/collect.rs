@@ -2,12 +2,12 @@
 //!
 //! Talks to no process and waits for none. What cannot be seen from here is said in `notes`.
 
-use super::{Counters, Doing, History, Snapshot, State};
-use crate::runtime::fnv;
+use super::{Counters, Doing, History, Snapshot, State, one_line};
+use crate::runtime::{BASES, fnv};
 use crate::sys::limits::{self, Limit};
 use crate::sys::procfs::{self, Usage};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -76,45 +76,33 @@ impl Places {
     /// fronts look for one. `beside`: the directory of the executable.
     pub fn find(config: &Path, named: Option<&Path>, beside: &Path) -> Places {
         let mut places = Places::default();
-        let us = nix::unistd::geteuid().as_raw();
         if let Some(path) = named {
-            match fs::symlink_metadata(path).map(|meta| meta.uid()) {
-                Ok(uid) if uid == us || us == 0 => places.dirs.push(path.to_owned()),
-                Ok(uid) => places.foreign.push((path.to_owned(), uid)),
-                Err(_) => (),
-            }
+            places.add(path.to_owned(), true);
             return places;
         }
         let hash = format!("{:016x}", fnv(config.as_os_str().as_encoded_bytes()));
-        for base in crate::runtime::BASES
-            .map(Path::new)
-            .into_iter()
-            .chain([beside])
-        {
-            let Ok(entries) = fs::read_dir(base) else {
+        let bases = BASES.iter().map(Path::new).chain([beside]);
+        for (name, path) in bases.flat_map(files) {
+            let name = name.trim_start_matches('.').strip_prefix("runfcgi-");
+            let Some((uid, site)) = name.and_then(|rest| rest.split_once('-')) else {
                 continue;
             };
-            for entry in entries.filter_map(Result::ok) {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let Some(rest) = name.trim_start_matches('.').strip_prefix("runfcgi-") else {
-                    continue;
-                };
-                let Some((uid, site)) = rest.split_once('-') else {
-                    continue;
-                };
-                let Ok(meta) = entry.metadata() else { continue };
-                if !meta.is_dir() || uid != meta.uid().to_string() {
-                    continue;
-                }
-                if meta.uid() == us || us == 0 {
-                    places.dirs.push(entry.path());
-                } else if site == hash {
-                    places.foreign.push((entry.path(), meta.uid()));
-                }
+            let meta = fs::symlink_metadata(&path);
+            if meta.is_ok_and(|meta| meta.is_dir() && uid == meta.uid().to_string()) {
+                places.add(path, site == hash);
             }
         }
         places.dirs.sort();
         places
+    }
+
+    fn add(&mut self, path: PathBuf, of_this_site: bool) {
+        let us = nix::unistd::geteuid().as_raw();
+        match fs::symlink_metadata(&path).map(|meta| meta.uid()) {
+            Ok(uid) if uid == us || us == 0 => self.dirs.push(path),
+            Ok(uid) if of_this_site => self.foreign.push((path, uid)),
+            _ => (),
+        }
     }
 }
 
@@ -128,79 +116,73 @@ impl Site {
         };
         for dir in dirs {
             let first = site.fronts.len();
-            site.read_fronts(dir);
+            let unreadable = site.read_fronts(dir);
             if site.fronts.len() > first || dirs.len() == 1 {
                 site.find_preloaders(dir, first);
+                site.notes.extend(unreadable.iter().map(|pid| {
+                    format!("Front {pid} is of another version, or its file is damaged: what it does cannot be shown.")
+                }));
             }
         }
         site.fronts
-            .sort_by_key(|front| (front.snapshot.started, front.snapshot.pid));
-        let pid = site
-            .fronts
-            .first()
-            .map_or(std::process::id(), |front| front.snapshot.pid);
+            .sort_by_key(|f| (f.snapshot.started, f.snapshot.pid));
+        let first = site.fronts.first();
+        let pid = first.map_or(std::process::id(), |front| front.snapshot.pid);
         let uid = procfs::owner(pid).unwrap_or(nix::unistd::geteuid().as_raw());
         let largest = site.usages().map(|usage| usage.virtual_bytes).max();
         site.limits = limits::limits(pid, uid, largest.unwrap_or(0));
         site
     }
 
-    fn read_fronts(&mut self, dir: &Path) {
-        let Ok(entries) = fs::read_dir(dir) else {
-            return;
-        };
-        for entry in entries.filter_map(Result::ok) {
-            let name = entry.file_name();
-            let Some(pid) = name
-                .to_str()
-                .and_then(|n| n.strip_prefix("front-")?.strip_suffix(".status"))
-            else {
+    /// Returns the pids of fronts that live and cannot be read.
+    fn read_fronts(&mut self, dir: &Path) -> Vec<String> {
+        let mut unreadable = Vec::new();
+        for (name, path) in files(dir) {
+            let pid = name.strip_prefix("front-");
+            let Some(pid) = pid.and_then(|rest| rest.strip_suffix(".status")) else {
                 continue;
             };
-            let Some((snapshot, held)) = read(&entry.path()) else {
+            let Some((snapshot, held)) = read_patiently(&path) else {
+                continue;
+            };
+            let Some(snapshot) = snapshot else {
+                unreadable.extend(held.then(|| one_line(pid)));
                 continue;
             };
             let alive = held || procfs::is_running(snapshot.pid, snapshot.start_ticks);
             if alive && snapshot.config == self.config && pid == snapshot.pid.to_string() {
+                let workers = snapshot.workers.iter();
+                let silence = self.since(snapshot.written);
                 self.fronts.push(Front {
                     usage: procfs::usage(snapshot.pid),
-                    workers: snapshot
-                        .workers
-                        .iter()
-                        .map(|w| procfs::usage(w.pid))
-                        .collect(),
-                    silent: Some(self.now.saturating_sub(snapshot.written))
-                        .filter(|ms| *ms > SILENT_MS),
+                    workers: workers.map(|w| procfs::usage(w.pid)).collect(),
+                    silent: Some(silence).filter(|ms| *ms > SILENT_MS),
                     snapshot,
                 });
             }
         }
+        unreadable
     }
 
     /// A preloader holds the lock of its version for as long as it lives.
     fn find_preloaders(&mut self, dir: &Path, first: usize) {
-        let Ok(entries) = fs::read_dir(dir) else {
-            return;
-        };
-        for entry in entries.filter_map(Result::ok) {
-            let name = entry.file_name();
-            let Some(code) = name.to_str().and_then(|n| n.strip_suffix(".lock")) else {
+        for (name, path) in files(dir) {
+            let Some(code) = name.strip_suffix(".lock") else {
                 continue;
             };
-            if !File::open(entry.path()).is_ok_and(|file| is_held(&file)) {
+            let Some(file) = open(&path).filter(is_held) else {
                 continue;
-            }
-            let current = self.fronts[first..]
-                .iter()
-                .any(|front| front.snapshot.code == code);
+            };
             // It writes its pid into the file whose lock it holds.
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let mut text = String::new();
+            let _ = file.take(64).read_to_string(&mut text);
             let pid = text.split_whitespace().next().and_then(|w| w.parse().ok());
             let pid = pid.unwrap_or(0);
+            let mut fronts = self.fronts[first..].iter();
             self.preloaders.push(Preloader {
                 pid,
-                code: code.to_owned(),
-                current,
+                current: fronts.any(|front| front.snapshot.code == code),
+                code: one_line(code),
                 usage: procfs::usage(pid),
             });
         }
@@ -208,23 +190,15 @@ impl Site {
 
     /// The site in a word.
     pub fn state(&self) -> &'static str {
-        let any = |state| {
-            self.fronts
-                .iter()
-                .any(|front| front.snapshot.state == state)
-        };
-        if self.fronts.is_empty() {
-            "not running"
-        } else if any(State::Fault) {
-            "fault"
-        } else if self.fronts.iter().all(|front| front.silent.is_some()) {
-            "hanging"
-        } else if any(State::Restarting) {
-            "restarting"
-        } else if any(State::Serving) {
-            "serving"
-        } else {
-            "leaving"
+        let is = |state| move |front: &Front| front.snapshot.state == state;
+        let any = |state| self.fronts.iter().any(is(state));
+        match self.fronts.iter().all(|front| front.silent.is_some()) {
+            _ if self.fronts.is_empty() => "not running",
+            _ if any(State::Fault) => "fault",
+            true => "hanging",
+            _ if any(State::Restarting) => "restarting",
+            _ if any(State::Serving) => "serving",
+            _ => "leaving",
         }
     }
 
@@ -275,19 +249,6 @@ impl Site {
     pub fn queued(&self) -> u64 {
         self.fronts.iter().map(|front| front.snapshot.queued).sum()
     }
-
-    /// What each process uses.
-    pub fn usages(&self) -> impl Iterator<Item = &Usage> {
-        let fronts = self
-            .fronts
-            .iter()
-            .flat_map(|front| front.usage.iter().chain(front.workers.iter().flatten()));
-        fronts.chain(
-            self.preloaders
-                .iter()
-                .filter_map(|preloader| preloader.usage.as_ref()),
-        )
-    }
 }
 
 /// Milliseconds since 1970.
@@ -296,25 +257,40 @@ pub fn millis(time: SystemTime) -> u64 {
         .map_or(0, |d| d.as_millis() as u64)
 }
 
-/// A front's file, and whether the front holds it.
-fn read(path: &Path) -> Option<(Snapshot, bool)> {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
-    for _ in 0..TRIES {
-        let file = options.open(path).ok()?;
-        if !file.metadata().ok()?.is_file() {
-            return None;
-        }
-        let mut text = String::new();
-        let complete = (&file).take(FILE_SIZE).read_to_string(&mut text).is_ok();
-        if let Some(snapshot) = Snapshot::decode(&text).filter(|_| complete) {
-            return Some((snapshot, is_held(&file)));
-        }
+/// The names in a directory, and their paths.
+fn files(dir: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        Some((entry.file_name().into_string().ok()?, entry.path()))
+    })
+}
+
+/// A regular file, whoever has put it there.
+fn open(path: &Path) -> Option<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    file.ok()
+        .filter(|f| f.metadata().is_ok_and(|m| m.is_file()))
+}
+
+/// What a front's file says, and whether the front holds it. None: it says nothing yet.
+fn read_patiently(path: &Path) -> Option<(Option<Snapshot>, bool)> {
+    let file = open(path).filter(|f| f.metadata().is_ok_and(|m| m.len() > 0))?;
+    let mut tries = (0..TRIES).map(|_| {
         std::thread::yield_now();
-    }
-    None
+        read(&file)
+    });
+    Some((tries.find_map(|read| read), is_held(&file)))
+}
+
+/// What a front's file says. None: it is just being written, of another version, or damaged.
+pub fn read(mut file: &File) -> Option<Snapshot> {
+    let mut bytes = Vec::new();
+    file.rewind().ok()?;
+    file.take(FILE_SIZE).read_to_end(&mut bytes).ok()?;
+    // What a longer file has left behind may begin within a character.
+    Snapshot::decode(&String::from_utf8_lossy(&bytes))
 }
 
 /// Whether another holds the lock. The lock is taken for a moment when nobody does.
@@ -325,6 +301,7 @@ fn is_held(file: &File) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use std::io::Write;
 
     /// A site that has everything, with text that would break a careless form.
     pub(in crate::status) fn example() -> Site {
@@ -337,7 +314,7 @@ pub(super) mod tests {
             bytes: 35 << 20,
             is_pss: true,
         };
-        let snapshot = crate::status::tests::example();
+        let snapshot = crate::status::snapshot::tests::example();
         Site {
             now: 3_601_000,
             config: snapshot.config.clone(),
@@ -404,10 +381,25 @@ pub(super) mod tests {
         put(1, 1, "/a.toml");
         put(999_999_997, 1, "/b.toml").lock().unwrap();
         fs::write(dir.join("front-5.status"), "").unwrap();
+        // What a longer text has left behind is cut within a character.
+        let mut rest = OpenOptions::new();
+        let mut rest = rest
+            .append(true)
+            .open(dir.join(format!("front-{us}.status")))
+            .unwrap();
+        rest.write_all(&"ä".as_bytes()[1..]).unwrap();
+        let damaged = File::create(dir.join("front-6.status")).unwrap();
+        (&damaged)
+            .write_all(b"# runfcgi-status 3 what is this\n")
+            .unwrap();
+        damaged.lock().unwrap();
+        fs::write(dir.join("front-7.status"), "nobody's").unwrap();
         let site = Site::collect(std::slice::from_ref(&dir), "/a.toml", SystemTime::now());
         let mut pids: Vec<u32> = site.fronts.iter().map(|f| f.snapshot.pid).collect();
         pids.sort();
         assert_eq!(pids, [us, 999_999_999]);
+        assert_eq!(site.notes.len(), 1, "{:?}", site.notes);
+        assert!(site.notes[0].starts_with("Front 6 is of another version"));
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -1,83 +1,62 @@
 //! What a front counts: events since it began, and requests in each minute of the last hour. Reads no clock.
 
+use super::figures::Figure;
+use super::figures::Unit::{Failures, Millis, Number};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+
 /// Minutes of history.
 pub const MINUTES: usize = 60;
 
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // COUNTS says it
-pub enum Count {
-    Requests,
-    Failed,
-    ServerErrors,
-    TimedOut,
-    TurnedAway,
-    Aborted,
-    BusyMillis,
-    Restarts,
-    BootFailures,
-    WorkersStarted,
-    WorkerDeaths,
+macro_rules! counts {
+    ($($of:ident: $key:literal, $metric:literal, $title:literal, $unit:expr, $help:literal;)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count { $(#[doc = $help] $of),* }
+
+        /// Every count. Those without a title are for programs only.
+        pub(super) const COUNTS: [Figure<Count>; [$(Count::$of),*].len()] = [
+            $(Figure { key: $key, metric: $metric, title: $title, unit: $unit, help: $help, of: Count::$of }),*
+        ];
+    };
 }
 
-/// Every count, its name in files and for programs, and what it means.
-pub const COUNTS: [(Count, &str, &str); 11] = [
-    (Count::Requests, "requests", "requests for the app"),
-    (
-        Count::Failed,
-        "failed",
-        "requests that runfcgi answered with an error of its own",
-    ),
-    (
-        Count::ServerErrors,
-        "server_errors",
-        "answers with status 500 and above, the app's included",
-    ),
-    (
-        Count::TimedOut,
-        "timed_out",
-        "requests that ran longer than request_timeout",
-    ),
-    (
-        Count::TurnedAway,
-        "turned_away",
-        "requests answered 503, as the queue was full or too slow",
-    ),
-    (
-        Count::Aborted,
-        "aborted",
-        "requests that the visitor did not wait for",
-    ),
-    (
-        Count::BusyMillis,
-        "busy_ms",
-        "milliseconds that workers spent on requests",
-    ),
-    (
-        Count::Restarts,
-        "restarts",
-        "changes to new code, settings or executable",
-    ),
-    (
-        Count::BootFailures,
-        "boot_failures",
-        "imports of the app, and starts of workers, that failed",
-    ),
-    (
-        Count::WorkersStarted,
-        "workers_started",
-        "workers that started",
-    ),
-    (
-        Count::WorkerDeaths,
-        "worker_deaths",
-        "workers that ended before their time",
-    ),
-];
+counts! {
+    Requests: "requests", "requests_total", "requests", Number, "requests for the app";
+    Failed: "failed", "failed_total", "failed", Failures, "requests that runfcgi answered with an error of its own";
+    ServerErrors: "server_errors", "server_errors_total", "", Failures,
+        "answers with status 500 and above, the app's included";
+    TimedOut: "timed_out", "timed_out_total", "timed out", Failures, "requests that ran longer than request_timeout";
+    TurnedAway: "turned_away", "turned_away_total", "turned away", Failures,
+        "requests answered 503, as the queue was full or too slow";
+    Aborted: "aborted", "aborted_total", "", Number, "requests that the visitor did not wait for";
+    BusyMillis: "busy_ms", "busy_seconds_total", "", Millis, "time that workers spent on requests";
+    Restarts: "restarts", "restarts_total", "restarts", Number, "changes to new code, settings or executable";
+    BootFailures: "boot_failures", "boot_failures_total", "failed starts", Failures,
+        "imports of the app, and starts of workers, that failed";
+    WorkersStarted: "workers_started", "workers_started_total", "workers started", Number, "workers that started";
+    WorkerDeaths: "worker_deaths", "worker_deaths_total", "workers died", Failures,
+        "workers that ended before their time";
+}
 
 /// A number for each of `COUNTS`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<String, u64>")]
 pub struct Counters([u64; COUNTS.len()]);
+
+impl From<BTreeMap<String, u64>> for Counters {
+    fn from(named: BTreeMap<String, u64>) -> Counters {
+        Counters(COUNTS.map(|figure| named.get(figure.key).copied().unwrap_or(0)))
+    }
+}
+
+impl From<Counters> for BTreeMap<String, u64> {
+    fn from(counters: Counters) -> BTreeMap<String, u64> {
+        COUNTS
+            .map(|figure| (figure.key.to_owned(), counters.get(figure.of)))
+            .into()
+    }
+}
 
 impl Counters {
     /// Counts.
@@ -99,22 +78,25 @@ impl Counters {
 }
 
 /// Requests in each of the last sixty minutes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct History {
     /// The last one, counted from 1970.
     pub(super) minute: u64,
     /// The last one is the minute that goes on.
-    pub requests: [u32; MINUTES],
+    #[serde(deserialize_with = "row")]
+    pub requests: Vec<u32>,
     /// Of these, answered with status 500 and above.
-    pub failed: [u32; MINUTES],
+    #[serde(deserialize_with = "row")]
+    pub failed: Vec<u32>,
 }
 
 impl Default for History {
     fn default() -> History {
         History {
             minute: 0,
-            requests: [0; MINUTES],
-            failed: [0; MINUTES],
+            requests: vec![0; MINUTES],
+            failed: vec![0; MINUTES],
         }
     }
 }
@@ -156,14 +138,20 @@ impl History {
     }
 }
 
+fn row<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+    let mut row = Vec::deserialize(from)?;
+    row.resize(MINUTES, 0);
+    Ok(row)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_count_stands_in_its_place() {
-        for (at, (count, ..)) in COUNTS.iter().enumerate() {
-            assert_eq!(at, *count as usize);
+        for (at, figure) in COUNTS.iter().enumerate() {
+            assert_eq!(at, figure.of as usize);
         }
     }
 

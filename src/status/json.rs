@@ -1,203 +1,130 @@
-//! A `Site` as JSON for programs (RFC 8259).
+//! A `Site` as JSON for programs (RFC 8259). Every value is passed on as JSON text.
 
-use super::collect::{Front, Site};
-use super::{COUNTS, Counters, Note};
-use crate::pages::quote_json;
+use super::collect::{Front, Preloader, Site};
+use super::counts::COUNTS;
+use super::figures::{FRONT, USAGE, Unit, time};
+use super::{Counters, Note, Worker};
+use crate::pages::quote_json as text;
+use crate::sys::limits::Limit;
 use crate::sys::procfs::Usage;
-use std::fmt::Display;
 
 /// One object, and a line end.
 pub(super) fn render(site: &Site) -> String {
-    let mut out = Writer::default();
-    out.object(|o| {
-        o.text("site", &site.name());
-        o.text("config", &site.config);
-        o.text("state", site.state());
-        o.bool("alive", !site.fronts.is_empty());
-        o.text("time", &super::text::time(site.now).to_string());
-        counters(o, &site.counters());
-        let history = site.history();
-        o.key("minutes").object(|o| {
-            for (key, row) in [("requests", &history.requests), ("failed", &history.failed)] {
-                o.key(key).array(row, |o, n| o.raw(n));
-            }
-        });
-        o.key("fronts")
-            .array(&site.fronts, |o, f| front(o, site, f));
-        o.key("preloaders").array(&site.preloaders, |o, p| {
-            o.object(|o| {
-                o.pid(p.pid);
-                o.text("code", &p.code);
-                o.bool("current", p.current);
-                usage(o, p.usage.as_ref());
-            });
-        });
-        o.key("limits").array(&site.limits, |o, limit| {
-            o.object(|o| {
-                o.text("name", limit.resource.key);
-                o.number("used", limit.used);
-                match limit.most {
-                    Some(most) => o.number("limit", most),
-                    None => o.number("limit", "null"),
-                }
-                o.text("unit", if limit.in_bytes() { "bytes" } else { "count" });
-            });
-        });
-        o.key("notes")
-            .array(&site.notes, |o, note| o.raw(quote_json(note)));
-    });
-    out.out.push('\n');
-    out.out
+    let history = site.history();
+    let minutes = [("requests", &history.requests), ("failed", &history.failed)];
+    let minutes = minutes.map(|(key, row)| (key, list(row, u32::to_string)));
+    let whole = object([
+        ("site", text(&site.name())),
+        ("config", text(&site.config)),
+        ("state", text(site.state())),
+        ("alive", (!site.fronts.is_empty()).to_string()),
+        ("time", text(&time(site.now))),
+        ("counters", counters(&site.counters())),
+        ("minutes", object(minutes)),
+        ("fronts", list(&site.fronts, |f| front(site, f))),
+        ("preloaders", list(&site.preloaders, preloader)),
+        ("limits", list(&site.limits, limit)),
+        ("notes", list(&site.notes, |note| text(note))),
+    ]);
+    whole + "\n"
 }
 
-fn front(o: &mut Writer, site: &Site, front: &Front) {
+fn preloader(preloader: &Preloader) -> String {
+    object([
+        ("pid", pid(preloader.pid)),
+        ("code", text(&preloader.code)),
+        ("current", preloader.current.to_string()),
+        ("usage", or_null(&preloader.usage, usage)),
+    ])
+}
+
+fn limit(limit: &Limit) -> String {
+    let unit = if limit.in_bytes() { "bytes" } else { "count" };
+    object([
+        ("name", text(limit.resource.key)),
+        ("used", limit.used.to_string()),
+        ("limit", or_null(&limit.most, u64::to_string)),
+        ("unit", text(unit)),
+    ])
+}
+
+fn front(site: &Site, front: &Front) -> String {
     let s = &front.snapshot;
-    let since = |ms: u64| seconds(site.now.saturating_sub(ms));
-    o.object(|o| {
-        o.pid(s.pid);
-        o.text("role", &s.role);
-        o.text("version", &s.version);
-        o.text("code", &s.code);
-        o.text("state", s.state.name());
-        o.text("trouble", &s.trouble);
-        o.bool("responding", front.silent.is_none());
-        o.number("age_seconds", since(s.started));
-        o.number("written_seconds_ago", since(s.written));
-        o.number("connections", s.connections);
-        o.number("queued", s.queued);
-        let waits = if s.queued_since == 0 {
-            seconds(0)
-        } else {
-            since(s.queued_since)
-        };
-        o.number("queued_seconds", waits);
-        o.number("max_workers", s.max_workers);
-        counters(o, &s.counters);
-        note(o, "last_failure", s.last_failure.as_ref());
-        note(o, "last_death", s.last_death.as_ref());
-        usage(o, front.usage.as_ref());
-        let workers: Vec<_> = s.workers.iter().zip(&front.workers).collect();
-        o.key("workers").array(&workers, |o, (worker, used)| {
-            o.object(|o| {
-                o.pid(worker.pid);
-                o.text("state", worker.doing.name());
-                o.number("served", worker.served);
-                o.number("age_seconds", since(worker.born));
-                o.bool("old_code", worker.old);
-                o.text("last_failure", &worker.failure);
-                o.key("requests").array(&worker.requests, |o, request| {
-                    o.object(|o| {
-                        o.text("what", &request.what);
-                        o.number("seconds", since(request.since));
-                    });
-                });
-                usage(o, used.as_ref());
-            });
-        });
+    let workers: Vec<_> = s.workers.iter().zip(&front.workers).collect();
+    let workers = list(&workers, |(w, used)| worker(site, w, used));
+    let figures = FRONT.iter().map(|f| (f.key, f.unit.exact((f.of)(site, s))));
+    let own = [
+        ("pid", pid(s.pid)),
+        ("role", text(&s.role)),
+        ("version", text(&s.version)),
+        ("code", text(&s.code)),
+        ("state", text(s.state.name())),
+        ("trouble", text(&s.trouble)),
+        ("responding", front.silent.is_none().to_string()),
+        ("counters", counters(&s.counters)),
+        ("last_failure", or_null(&s.last_failure, note)),
+        ("last_death", or_null(&s.last_death, note)),
+        ("usage", or_null(&front.usage, usage)),
+        ("workers", workers),
+    ];
+    object(own.into_iter().chain(figures))
+}
+
+fn worker(site: &Site, worker: &Worker, used: &Option<Usage>) -> String {
+    let since = |then| Unit::Millis.exact(site.since(then));
+    let requests = list(&worker.requests, |request| {
+        object([
+            ("what", text(&request.what)),
+            ("seconds", since(request.since)),
+        ])
     });
+    object([
+        ("pid", pid(worker.pid)),
+        ("state", text(worker.doing.name())),
+        ("served", worker.served.to_string()),
+        ("age_seconds", since(worker.born)),
+        ("old_code", worker.old.to_string()),
+        ("last_failure", text(&worker.failure)),
+        ("requests", requests),
+        ("usage", or_null(used, usage)),
+    ])
 }
 
-fn counters(o: &mut Writer, counters: &Counters) {
-    o.key("counters").object(|o| {
-        for (count, name, _) in COUNTS {
-            o.number(name, counters.get(count));
-        }
-    });
+fn counters(counters: &Counters) -> String {
+    object(COUNTS.map(|figure| (figure.key, counters.get(figure.of).to_string())))
 }
 
-fn note(o: &mut Writer, key: &str, note: Option<&Note>) {
-    match note {
-        Some(note) => o.key(key).object(|o| {
-            o.text("time", &super::text::time(note.at).to_string());
-            o.text("text", &note.text);
-        }),
-        None => o.number(key, "null"),
-    }
+fn note(note: &Note) -> String {
+    object([("time", text(&time(note.at))), ("text", text(&note.text))])
 }
 
-fn usage(o: &mut Writer, usage: Option<&Usage>) {
-    let Some(usage) = usage else {
-        return o.number("usage", "null");
-    };
-    o.key("usage").object(|o| {
-        o.text("process_state", &usage.letter.to_string());
-        o.number("cpu_seconds", seconds(usage.cpu_ms));
-        o.number("memory_bytes", usage.bytes);
-        o.text("memory_kind", if usage.is_pss { "pss" } else { "rss" });
-        o.number("threads", usage.threads);
-    });
+fn usage(usage: &Usage) -> String {
+    let kind = if usage.is_pss { "pss" } else { "rss" };
+    let own = [
+        ("process_state", text(&usage.letter.to_string())),
+        ("memory_kind", text(kind)),
+    ];
+    let figures = USAGE.iter().map(|f| (f.key, f.unit.exact((f.of)(usage))));
+    object(own.into_iter().chain(figures))
 }
 
-fn seconds(ms: u64) -> String {
-    format!("{}.{:03}", ms / 1000, ms % 1000)
+fn pid(pid: u32) -> String {
+    or_null(&Some(pid).filter(|pid| *pid != 0), u32::to_string)
 }
 
-/// Puts commas where they belong.
-#[derive(Default)]
-struct Writer {
-    out: String,
-    more: bool,
+fn or_null<T>(value: &Option<T>, json: impl Fn(&T) -> String) -> String {
+    value.as_ref().map_or_else(|| String::from("null"), json)
 }
 
-impl Writer {
-    fn object(&mut self, inner: impl FnOnce(&mut Writer)) {
-        self.separate();
-        self.out.push('{');
-        inner(self);
-        self.out.push('}');
-        self.more = true;
-    }
+fn object(fields: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    let fields = fields
+        .into_iter()
+        .map(|(key, value)| format!("{}:{value}", text(key)));
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+}
 
-    fn array<T>(&mut self, items: &[T], each: impl Fn(&mut Writer, &T)) {
-        self.separate();
-        self.out.push('[');
-        for item in items {
-            each(self, item);
-        }
-        self.out.push(']');
-        self.more = true;
-    }
-
-    /// The next value belongs to this name.
-    fn key(&mut self, name: &str) -> &mut Writer {
-        self.separate();
-        self.out += &quote_json(name);
-        self.out.push(':');
-        self
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key).raw(quote_json(value));
-    }
-
-    fn number(&mut self, key: &str, value: impl Display) {
-        self.key(key).raw(value);
-    }
-
-    fn bool(&mut self, key: &str, value: bool) {
-        self.key(key).raw(value);
-    }
-
-    fn pid(&mut self, pid: u32) {
-        match pid {
-            0 => self.number("pid", "null"),
-            pid => self.number("pid", pid),
-        }
-    }
-
-    fn raw(&mut self, value: impl Display) {
-        self.separate();
-        self.out += &value.to_string();
-        self.more = true;
-    }
-
-    /// A comma, unless a value, an object or an array has just begun.
-    fn separate(&mut self) {
-        if self.more {
-            self.out.push(',');
-        }
-        self.more = false;
-    }
+fn list<T>(items: &[T], json: impl Fn(&T) -> String) -> String {
+    format!("[{}]", items.iter().map(json).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
