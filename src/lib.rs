@@ -19,16 +19,18 @@
 //! holds a worker, and no web server ever waits for Python to read.
 //!
 //! # One restart
-//! `server/watch` sees a file's stamp change; `server/restart` has the new code imported by a preloader of its own while
-//! the old one goes on serving (`server/preloading`, `worker/preloader`), and then, when it is this front's turn
-//! (`server/turns`), either lets the workers change over, or executes the new image in this process (`server/leave`,
-//! `start/handover`, `image`): same pid, same listening socket, same idle connections.
+//! `reload/watch` sees a file's stamp change. `reload` (a machine without I/O: events in, outputs out) asks for the
+//! settings to be read, for the `reload/release` that was read to be imported by a preloader of its own while the old
+//! one goes on serving (`server/restart`, `server/preloading`, `worker/preloader`), and then, when it is this front's turn
+//! (`server/turns`), either for the workers to change over, or for the new image to be executed in this process
+//! (`server/leave`, `start/handover`, `image`): same pid, same listening socket, same idle connections.
 //!
 //! # Code map (an arrow means "may use"; nothing points up)
 //! ```text
 //! main ─▶ start ─▶ cli, check, daemon, systemd, endpoints, image, status (the command)
 //!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
+//!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
 //!                                └────▶ pairs, config (plain data), bytes, sys
@@ -39,7 +41,7 @@
 //! # Invariants
 //! Stated as absences, and tested by `tests/tidy.rs`:
 //! - `proto`, `environ`, `response`, `pages`, `pairs` and `worker/wire` name no I/O, no clock, no log.
-//! - `worker` and `proto` never name each other; nothing names `server` but `start`.
+//! - `worker`, `proto` and `reload` never name each other; nothing names `server` but `start`.
 //! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
 //! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`.
 //! - Only the command line prints or exits.
@@ -65,6 +67,7 @@ pub mod pages;
 pub mod pairs;
 pub mod proto;
 pub mod python;
+pub mod reload;
 pub mod response;
 pub mod runtime;
 #[cfg(test)]

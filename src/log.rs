@@ -70,6 +70,18 @@ impl Log {
         }
     }
 
+    /// Events go to this file of our own from now on, and not to the one before.
+    pub fn set_file(&mut self, file: Option<LogFile>) {
+        let same = |file: &LogFile| {
+            self.file
+                .as_ref()
+                .is_some_and(|sink| sink.file.is_like(file))
+        };
+        if !file.as_ref().is_some_and(same) {
+            self.file = file.map(Sink::new);
+        }
+    }
+
     /// From here on `errors` stands for standard error, and `output` takes what the application writes to standard
     /// output; without it that goes where the other events go.
     pub fn daemonize(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {

@@ -166,6 +166,17 @@ fn take(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A new file that nobody else may read.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    io::Write::write_all(&mut file, content)
+}
+
 /// FNV-1a, 64 bits: names files by what they depend on; not a defence against anyone.
 pub fn fnv(bytes: &[u8]) -> u64 {
     fnv_more(0xcbf2_9ce4_8422_2325, bytes)

@@ -3,28 +3,30 @@
 //! A listening socket on descriptor 0: the web server spawned us. Else GATEWAY_INTERFACE: one CGI request. Else a person
 //! at a shell, or systemd. Nothing else is guessed from. Blocks only before serving begins.
 
+mod begin;
 mod caller;
 mod handover;
 mod sockets;
 
 use crate::cli::{self, Command, Serve};
-use crate::config::{self, Config, Finding, Options};
+use crate::config::{self, Candidates, Config, Finding, Options};
 use crate::daemon::{self, Surroundings};
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
+use crate::reload::{Beginning, Origin, Stamp, Watch};
 use crate::runtime::RuntimeDir;
-use crate::server::{HandOver, Outcome, Place, Role, Server, Stamp};
+use crate::server::{HandOver, Outcome, Place, Role, Server};
 use crate::sys::fd;
 use crate::sys::procfs::{spawner, start_time};
 use crate::systemd::{self, Activated};
 use crate::worker::preloader::Hello;
 use crate::worker::spawn::LAUNCHER;
 use crate::{check, python, status};
+use begin::{begin, identity};
 use handover::{Background, Left, Own, own_image, own_path};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{self, sockopt};
 use sockets::{can_listen, listeners, pidfile};
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -199,23 +201,24 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
     options.directory = Some(own.directory.clone());
     options.owner = own.owner;
     options.config = options.config.take().map(|file| own.directory.join(file));
-    let located = locate(
-        &site.stem,
-        &own.original,
-        options.config.as_deref(),
-        own.owner,
-    );
-    let config_file = match &located {
-        Ok(Some(path)) => own.directory.join(path),
-        _ => own.original.with_file_name(format!("{}.toml", site.stem)),
-    };
     let external = site.role == Role::External;
-    let config = match located {
-        _ if !site.refused.is_empty() => Err(std::mem::take(&mut site.refused)),
-        Ok(None) if !external => Err(vec![no_settings(&site.stem, &own.original)]),
-        Ok(path) => Config::load_with(path.map(|p| own.directory.join(p)).as_deref(), options),
-        Err(finding) => Err(vec![finding]),
+    let origin = Origin {
+        executable: own.original.clone(),
+        settings: candidates(
+            &site.stem,
+            &own.original,
+            options.config.as_deref(),
+            &own.directory,
+        ),
+        required: !external,
+        refused: std::mem::take(&mut site.refused),
+        options: site.serve.options,
+        identity: Vec::new(),
+        reload: None,
     };
+    // Before they are read: what changes meanwhile is seen later.
+    let watch = origin.watch();
+    let config = origin.settings();
     if external && !left.again {
         let config = match &config {
             Ok(config) => config,
@@ -235,7 +238,12 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
     if external {
         daemon::hold_signals();
     }
-    let status = match start(site, &mut own, left, activated, config, config_file) {
+    let disk = Disk {
+        origin,
+        watch,
+        config,
+    };
+    let status = match start(site.role, &mut own, left, activated, disk) {
         Ok(status) => status,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -251,31 +259,44 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
     status
 }
 
+/// What the disk holds.
+struct Disk {
+    origin: Origin,
+    watch: Watch,
+    config: Result<Config, Vec<Finding>>,
+}
+
 /// Opens all that is needed, serves, and returns the exit status at the end.
 fn start(
-    site: Site,
+    role: Role,
     own: &mut Own,
     mut left: Left,
     activated: Vec<Activated>,
-    config: Result<Config, Vec<Finding>>,
-    config_file: PathBuf,
+    disk: Disk,
 ) -> anyhow::Result<u8> {
-    let role = site.role;
+    let Disk {
+        mut origin,
+        watch,
+        config,
+    } = disk;
     let name = own.original.file_name().unwrap_or_default();
     if let Ok(name) = std::ffi::CString::new(name.to_string_lossy().into_owned()) {
         let _ = nix::sys::prctl::set_name(&name);
     }
-    let identity = identity(role, &config_file, &own.directory);
-    let known = config.as_ref().ok();
-    let named = match known {
-        Some(config) => config.server.runtime_dir.clone(),
-        None => config::runtime_dir_of_broken(&config_file, own.owner),
+    origin.identity = identity(role, origin.settings.name(), &own.directory);
+    let named = match &config {
+        Ok(config) => config.server.runtime_dir.clone(),
+        Err(_) => config::runtime_dir_of_broken(&origin.settings.nearest(), own.owner),
     };
     let dir = RuntimeDir::open(
         named.as_deref(),
         own.original.parent().unwrap_or(Path::new("/")),
-        &identity,
+        &origin.identity,
     );
+    origin.reload = dir.as_ref().ok().map(|dir| dir.file("reload"));
+    let begin = begin(role, left.again, origin, watch, config, dir.as_ref().ok());
+    let known = (begin.beginning != Beginning::Broken).then(|| begin.live.config.clone());
+    let known = known.as_deref();
     if !left.is_copy && role != Role::Cgi {
         own.move_to_copy(dir.as_ref().ok(), &activated);
     }
@@ -343,8 +364,6 @@ fn start(
         role,
         image: own_image(&own.original),
         image_lock,
-        config_file: Some(config_file),
-        options: site.serve.options,
         spawned_as: own.spawned_as,
         python_cache: dir.as_ref().ok().map(|dir| dir.file("python")),
         dir: dir.ok(),
@@ -353,17 +372,10 @@ fn start(
             spawner_start: start_time(spawner),
             linger: 0,
         },
-        identity,
-        original: own.original.clone(),
     };
-    let settled = config.as_ref().ok().cloned();
-    let config = config.map_err(|findings| {
-        let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
-        format!("the site is not configured\n{}", lines.join("\n"))
-    });
-    let mut server = Server::new(config, place, opened.listeners, handed, log)
+    let mut server = Server::new(begin, place, opened.listeners, handed, log)
         .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))?;
-    if let (Some(surroundings), Some(settled)) = (surroundings, &settled) {
+    if let (Some(surroundings), Some(settled)) = (surroundings, known) {
         let [errors, output] = Surroundings::logs(settled);
         surroundings.enter(&settled.server)?;
         server.log_to(errors, output);
@@ -406,38 +418,27 @@ fn serve_cgi(server: Server) -> Outcome {
     }
 }
 
-/// Names the site. Several servers may share a file and differ by their options.
-fn identity(role: Role, config_file: &Path, directory: &Path) -> Vec<u8> {
-    let mut identity = config_file.as_os_str().as_encoded_bytes().to_vec();
-    if role != Role::Cgi && std::env::args_os().len() > 1 {
-        identity.extend(directory.as_os_str().as_encoded_bytes());
-        identity.extend(
-            std::env::args_os()
-                .skip(1)
-                .flat_map(OsString::into_encoded_bytes),
-        );
-    }
-    identity
-}
-
 fn locate(
     stem: &str,
     original: &Path,
     explicit: Option<&Path>,
     owner: Option<u32>,
 ) -> Result<Option<PathBuf>, Finding> {
-    let from_env = config::explicit_from_env();
-    let dir = original.parent().unwrap_or(Path::new("/"));
-    config::locate(stem, dir, explicit.or(from_env.as_deref()), owner)
+    candidates(stem, original, explicit, Path::new("")).find(owner)
 }
 
-fn no_settings(stem: &str, original: &Path) -> Finding {
-    Finding::error(
-        "RF0100",
-        original.display().to_string(),
-        format!("there is no {stem}.toml beside it nor in the two directories above"),
-        format!("put {stem}.toml there, with [app] path and settings"),
-    )
+fn candidates(
+    stem: &str,
+    original: &Path,
+    explicit: Option<&Path>,
+    directory: &Path,
+) -> Candidates {
+    let from_env = config::explicit_from_env();
+    let explicit = explicit
+        .or(from_env.as_deref())
+        .map(|file| directory.join(file));
+    let dir = original.parent().unwrap_or(Path::new("/"));
+    Candidates::new(stem, dir, explicit.as_deref())
 }
 
 /// `FCGI_FORCE_CGI=Y`: the socket on descriptor 0 does not count.

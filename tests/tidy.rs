@@ -123,6 +123,17 @@ fn layers_point_down() {
         "the Python side knows no protocol of web servers",
     );
     forbid(
+        |name| name.starts_with("reload"),
+        &[
+            "crate::proto",
+            "crate::server",
+            "crate::start",
+            "crate::worker",
+            "Instant::now",
+        ],
+        "how a change goes live depends on no socket, no process and no clock",
+    );
+    forbid(
         |name| name.starts_with("config"),
         &[
             "crate::server",

@@ -16,25 +16,60 @@ pub fn owner(exe: &Path) -> Option<u32> {
     std::fs::metadata(exe).ok().map(|meta| meta.uid())
 }
 
-/// The settings file of the executable `<stem>.fcgi` in `exe_dir`: `<stem>.toml` there or in the two directories above.
-/// `explicit` (from `--config` or `RUNFCGI_CONFIG`) is taken as it is. A file that must not be used is an error, so
-/// that nothing else is run in its stead. `owner`: the user of the executable.
+/// The settings file of the executable `<stem>.fcgi` in `exe_dir`: the first of its `Candidates`. A file that must not
+/// be used is an error, so that nothing else is run in its stead. `owner`: the user of the executable.
 pub fn locate(
     stem: &str,
     exe_dir: &Path,
     explicit: Option<&Path>,
     owner: Option<u32>,
 ) -> Result<Option<PathBuf>, Finding> {
-    if let Some(path) = explicit {
-        return acceptable(path, owner).map(|()| Some(path.to_path_buf()));
-    }
-    for dir in exe_dir.ancestors().take(1 + limits::CONFIG_PARENTS) {
-        let path = dir.join(format!("{stem}.toml"));
-        if path.symlink_metadata().is_ok() {
-            return acceptable(&path, owner).map(|()| Some(path));
+    Candidates::new(stem, exe_dir, explicit).find(owner)
+}
+
+/// Where the settings file of an executable may lie, the nearest place first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Candidates {
+    /// The paths, in the order in which they count.
+    pub paths: Vec<PathBuf>,
+    /// Named by `--config` or `RUNFCGI_CONFIG`: it must be there.
+    pub named: bool,
+}
+
+impl Candidates {
+    /// `<stem>.toml` in `exe_dir` or in the two directories above, or just `explicit`.
+    pub fn new(stem: &str, exe_dir: &Path, explicit: Option<&Path>) -> Candidates {
+        let beside = |dir: &Path| dir.join(format!("{stem}.toml"));
+        let above = exe_dir.ancestors().take(1 + limits::CONFIG_PARENTS);
+        Candidates {
+            paths: match explicit {
+                Some(path) => vec![path.to_path_buf()],
+                None => above.map(beside).collect(),
+            },
+            named: explicit.is_some(),
         }
     }
-    Ok(None)
+
+    /// The nearest that is there, if it may be used.
+    pub fn find(&self, owner: Option<u32>) -> Result<Option<PathBuf>, Finding> {
+        let there = |path: &&PathBuf| self.named || path.symlink_metadata().is_ok();
+        match self.paths.iter().find(there) {
+            Some(path) => acceptable(path, owner).map(|()| Some(path.clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// The nearest place, whether or not anything is there: it does not change while files come and go.
+    pub fn name(&self) -> &Path {
+        self.paths.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// The nearest that is there, whether or not it may be used; else the nearest place of all.
+    pub fn nearest(&self) -> PathBuf {
+        let there = |path: &&PathBuf| path.symlink_metadata().is_ok();
+        let found = self.paths.iter().find(there).or(self.paths.first());
+        found.cloned().unwrap_or_default()
+    }
 }
 
 /// The `runtime_dir` of a settings file that may be used, but is wrong: where the processes that still serve its last

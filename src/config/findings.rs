@@ -150,6 +150,12 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     last[b.len()]
 }
 
+/// All of them, a line each.
+pub fn lines(findings: &[Finding]) -> String {
+    let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
+    lines.join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,22 +18,23 @@ impl Config {
         Config::load_at_home(path, options, file::home())
     }
 
+    /// The same of a file whose text was read before. Nobody is asked whether the file may be used.
+    pub fn from_text(path: &Path, text: &str, options: &Options) -> Result<Config, Vec<Finding>> {
+        let cwd = working_directory(options);
+        let mut draft = Draft::new(file::home());
+        draft.file(path, text);
+        draft.options(options, &cwd);
+        draft.finish(options, &cwd)
+    }
+
     /// The same with this as `~`.
     pub(crate) fn load_at_home(
         path: Option<&Path>,
         options: &Options,
         home: Option<PathBuf>,
     ) -> Result<Config, Vec<Finding>> {
-        let cwd = match &options.directory {
-            Some(directory) => directory.clone(),
-            None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-        };
-        let mut draft = Draft {
-            config: Config::default(),
-            home,
-            findings: Vec::new(),
-            places: checks::Places::default(),
-        };
+        let cwd = working_directory(options);
+        let mut draft = Draft::new(home);
         if let Some(path) = path {
             let path = tidy(&cwd.join(path));
             match file::read(&path, options.owner) {
@@ -43,6 +44,14 @@ impl Config {
         }
         draft.options(options, &cwd);
         draft.finish(options, &cwd)
+    }
+}
+
+/// What the words of the command line are relative to.
+fn working_directory(options: &Options) -> PathBuf {
+    match &options.directory {
+        Some(directory) => directory.clone(),
+        None => std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
     }
 }
 
@@ -56,9 +65,19 @@ struct Draft {
 }
 
 impl Draft {
+    fn new(home: Option<PathBuf>) -> Draft {
+        Draft {
+            config: Config::default(),
+            home,
+            findings: Vec::new(),
+            places: checks::Places::default(),
+        }
+    }
+
     /// Takes a file's settings in.
     fn file(&mut self, path: &Path, text: &str) {
         self.config.file = Some(path.to_path_buf());
+        self.config.text = text.to_owned();
         let name = path.file_name().unwrap_or(path.as_os_str());
         let source = Source {
             name: name.to_string_lossy().into_owned(),

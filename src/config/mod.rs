@@ -12,7 +12,7 @@ mod row;
 pub mod table;
 mod value;
 
-pub use file::{explicit_from_env, locate, owner, runtime_dir_of_broken};
+pub use file::{Candidates, explicit_from_env, locate, owner, runtime_dir_of_broken};
 pub use findings::{Finding, Level};
 pub use options::Options;
 pub use table::{App, How, Limits, Log, Method, Protocol, Restart, Server, Status};
@@ -40,6 +40,8 @@ pub struct Config {
     pub status: Status,
     /// The file that all this was read from; absolute. None when there was none.
     pub file: Option<PathBuf>,
+    /// The text of that file, by which another process can make the same of it.
+    pub text: String,
     /// What is odd but does not stop the site.
     pub warnings: Vec<Finding>,
 }

@@ -50,6 +50,11 @@ impl LogFile {
         LogFile { mode, ..self }
     }
 
+    /// Whether it is at the same place and rotated at the same size.
+    pub fn is_like(&self, other: &LogFile) -> bool {
+        (&self.path, self.max_size) == (&other.path, other.max_size)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

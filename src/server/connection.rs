@@ -49,6 +49,8 @@ pub(super) struct Connection {
     pub half_closed: bool,
     /// A request on it was turned away because there were too many, and the log was told.
     pub turned_away: bool,
+    /// Its codec is from before the settings changed.
+    pub outdated: bool,
     /// A request was answered before all of it had come in: closing at once would reset the connection.
     pub answered_early: bool,
 }
@@ -93,6 +95,7 @@ impl Connection {
             endpoint,
             half_closed: false,
             turned_away: false,
+            outdated: false,
             answered_early: false,
         }
     }

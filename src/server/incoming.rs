@@ -288,7 +288,7 @@ impl Server {
             return;
         }
         self.report.request();
-        self.retry_import(now);
+        self.retry(now);
         if let Some(reason) = self.hopeless() {
             self.fail(number, 500, &reason, None, now);
             self.forget(number);

@@ -2,54 +2,61 @@
 
 use super::connection::Stage;
 use super::listener::Accepted;
-use super::restart::{HandOver, Outcome, Restart, Then};
 use super::{Role, Server};
 use crate::image::{self, Image};
 use crate::log::Level;
+use crate::reload::Stamp;
 use crate::worker::pool::SlotState;
 use crate::worker::preloader::{Link, State};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// mod_fcgid ends a process for good 8 s after it was told to stop; whoever else asks gets the same.
-const STOP_WITHIN: Duration = Duration::from_millis(6500);
-/// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
-const EXEC_WITHIN: Duration = Duration::from_secs(20);
 /// A process of an old inode ends its worker after this time without a connection.
 const UNUSED: Duration = Duration::from_secs(3);
 /// A process of an old inode leaves after this time without a connection.
 const STRAGGLERS: Duration = Duration::from_secs(60);
 
-impl Server {
-    pub(super) fn drain_for_exec(&mut self, image: Option<Image>, now: Instant) {
-        self.note(
-            Level::Info,
-            "restart: finishing what is in hand, then the new one takes over",
-        );
-        self.restart = Restart::Draining {
-            until: now + EXEC_WITHIN,
-            then: Then::Exec(image),
-        };
-        let _ = self.listen();
-        self.touched.extend(self.conns.keys());
-        self.due(now + EXEC_WITHIN);
-    }
+/// How `run` ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Leave with status 0.
+    Exit,
+    /// Execute the new image and hand all this over to it.
+    Exec(Box<HandOver>, Image),
+}
 
-    /// Finishes what is in hand, then leaves.
-    pub(super) fn stop(&mut self, now: Instant) {
-        if matches!(
-            &self.restart,
-            Restart::Draining {
-                then: Then::Exit,
-                ..
-            }
-        ) {
+/// What one image leaves to the next.
+#[derive(Debug, Default)]
+pub struct HandOver {
+    /// The control socket of the preloader that has the new code.
+    pub control: Option<OwnedFd>,
+    /// The version of that code.
+    pub version: String,
+    /// Idle connections, each with the number of its listener.
+    pub connections: Vec<(OwnedFd, usize)>,
+    /// The listening sockets, in order.
+    pub listeners: Vec<OwnedFd>,
+    /// The file in which this process tells of itself, locked.
+    pub report: Option<OwnedFd>,
+    /// The file whose lock is this front's turn to change over.
+    pub turn: Option<OwnedFd>,
+}
+
+/// What this process does now that all is finished.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Exit,
+    Exec(Option<Image>),
+}
+
+impl Server {
+    /// Begins to finish what is in hand.
+    pub(super) fn drain(&mut self, now: Instant) {
+        if self.reload.leaves_for_exec() {
+            let _ = self.listen();
+            self.touched.extend(self.conns.keys());
             return;
         }
-        self.restart = Restart::Draining {
-            until: now + STOP_WITHIN,
-            then: Then::Exit,
-        };
         self.turns.take();
         crate::systemd::notify("STOPPING=1");
         // Of a TCP socket that is shut, nothing can be accepted any more; of a unix socket, what waits.
@@ -63,7 +70,6 @@ impl Server {
         }
         let _ = self.listen();
         self.accept_rest(now);
-        self.due(now + STOP_WITHIN);
     }
 
     /// Takes what waits in the backlog: whoever has connected gets an answer.
@@ -93,8 +99,9 @@ impl Server {
         let unused = now.saturating_duration_since(self.last_accept);
         if unused >= STRAGGLERS {
             self.note(Level::Info, "leaving: the web server has newer processes");
-            self.stop(now);
-        } else if unused >= UNUSED && !self.restart.is_importing() {
+            self.reload.stop(now);
+            self.run_reload(now);
+        } else if unused >= UNUSED && !self.reload.is_importing() {
             for process in self.pool.idle_since(now) {
                 self.pool.retire(process, now);
             }
@@ -104,7 +111,7 @@ impl Server {
 
     pub(super) fn is_of_old_class(&self) -> bool {
         self.place.role == (Role::Spawned { mod_fcgid: true })
-            && self.watch.executable() != super::Stamp::default()
+            && self.watch.executable() != Stamp::default()
             && self.watch.executable().inode() != self.place.spawned_as
     }
 
@@ -113,10 +120,8 @@ impl Server {
         if self.place.role == Role::Cgi && self.conns.is_empty() {
             return Some(Outcome::Exit);
         }
-        let Restart::Draining { until, then } = &self.restart else {
-            return None;
-        };
-        let (until, exits) = (*until, matches!(then, Then::Exit));
+        let until = self.reload.drains_until()?;
+        let exits = !self.reload.leaves_for_exec();
         let late = until <= now;
         if !late {
             // Said again in each turn: what is due is forgotten once a second.
@@ -140,20 +145,19 @@ impl Server {
         {
             return None;
         }
-        let Restart::Draining { then, .. } = &mut self.restart else {
+        if exits && !late && self.accept_rest(now) {
             return None;
-        };
-        match then {
-            Then::Exit => {
-                if !late && self.accept_rest(now) {
-                    return None;
-                }
+        }
+        self.reload.on_drained();
+        self.run_reload(now);
+        match self.ends.take()? {
+            Ending::Exit => {
                 self.leave();
                 Some(Outcome::Exit)
             }
-            Then::Exec(image) => {
-                let staged = || image::stage(&self.place.original, self.place.dir.as_ref()).ok();
-                let image = image.take().or_else(staged).unwrap_or_default();
+            Ending::Exec(image) => {
+                let staged = || image::stage(&self.origin.executable, self.place.dir.as_ref()).ok();
+                let image = image.or_else(staged).unwrap_or_default();
                 self.write_report(now, true);
                 Some(Outcome::Exec(Box::new(self.hand_over_all()), image))
             }
@@ -178,10 +182,14 @@ impl Server {
     }
 
     pub(super) fn hand_over_all(&mut self) -> HandOver {
-        let link = self.next.take().map(|next| next.link);
-        let (control, version) = match link {
-            Some(link) if link.state == State::Ready => {
-                (link.channel.map(OwnedFd::from), link.version)
+        let next = self.next.take();
+        if let (Some(dir), Some(next)) = (&self.place.dir, &next) {
+            // The next image takes it from there: the disk may hold another one by then.
+            next.release.keep(dir);
+        }
+        let (control, version) = match next {
+            Some(next) if next.link.state == State::Ready => {
+                (next.link.channel.map(OwnedFd::from), next.link.version)
             }
             _ => (None, String::new()),
         };

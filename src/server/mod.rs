@@ -12,6 +12,7 @@ mod deadlines;
 mod incoming;
 mod leave;
 mod listener;
+mod place;
 mod preloading;
 mod processes;
 mod report;
@@ -22,33 +23,34 @@ mod sharing;
 mod signals;
 mod slots;
 mod status_page;
+mod token;
 mod turns;
-mod watch;
 
+pub use leave::{HandOver, Outcome};
 pub use listener::Listener;
-pub use restart::{HandOver, Outcome};
-pub use watch::{Stamp, Watch};
+pub use place::{Begin, Place, Role};
 
 use crate::access_log::Format;
 use crate::account::Account;
-use crate::config::{Config, Options, Protocol};
+use crate::config::{Config, How, Protocol};
 use crate::environ::Mount;
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::proto::{Codec, ajp13, cgi, fastcgi, scgi};
-use crate::runtime::RuntimeDir;
+use crate::reload::{Beginning, Origin, Release, Reload, Watch};
 use crate::worker::pool::{Pool, ProcessNo, RequestNo, Stream};
-use crate::worker::preloader::{Hello, Link};
+use crate::worker::preloader::{Link, State};
 use connection::{ConnNo, Connection};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signalfd::SignalFd;
+use nix::unistd::Pid;
 use request::Request;
-use restart::Restart;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+use token::Token;
 
 /// The longest sleep: how often files are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,67 +59,28 @@ const ACCEPTS: usize = 32;
 /// Bytes read at a time.
 const SCRATCH: usize = 64 << 10;
 
-/// What the server is in the eyes of who started it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Spawned by a web server with a listening socket; `true`: by mod_fcgid, which gives one request at a time and
-    /// keeps no copy of the socket.
-    Spawned {
-        /// By mod_fcgid.
-        mod_fcgid: bool,
-    },
-    /// Started by a person or an init system.
-    External,
-    /// Started for one request.
-    Cgi,
-}
-
-/// Everything that `main` has found out before the server starts.
-#[derive(Debug)]
-pub struct Place {
-    /// What we are.
-    pub role: Role,
-    /// The executable as uploaded.
-    pub original: PathBuf,
-    /// The executable that runs: a copy of it.
-    pub image: PathBuf,
-    /// Keeps the copy from being swept away.
-    pub image_lock: Option<OwnedFd>,
-    /// The configuration file that was found, or that would be.
-    pub config_file: Option<PathBuf>,
-    /// What the command line said.
-    pub options: Options,
-    /// Inode of the executable when the web server spawned this process.
-    pub spawned_as: (u64, u64),
-    /// Where the processes of the site meet; None: nowhere, so each front is on its own.
-    pub dir: Option<RuntimeDir>,
-    /// Where the interpreter that was found is remembered.
-    pub python_cache: Option<PathBuf>,
-    /// What the preloader is told of us.
-    pub hello: Hello,
-    /// Names the site.
-    pub identity: Vec<u8>,
-}
-
 /// The access log.
 struct Access {
     format: Format,
     file: LogFile,
 }
 
-/// A code version of the app, and the tie to its preloader.
+/// A release that is served or tried, and the tie to its preloader.
 struct Generation {
     number: u64,
+    release: Release,
     link: Link,
     /// The app cannot be forked: each worker imports it by itself.
     plain: bool,
+    /// In the plain form: the worker that shows whether the app can be imported was asked for.
+    tried: bool,
 }
 
 /// The front.
 pub struct Server {
-    config: Config,
-    /// Why the site cannot be served at all, for the log and the page.
-    fault: Option<String>,
+    /// The settings of the live release.
+    config: Rc<Config>,
+    origin: Origin,
     place: Place,
     mount: Mount,
     /// For web servers whose word on who the user is does not count.
@@ -137,9 +100,13 @@ pub struct Server {
     current: Generation,
     next: Option<Generation>,
     watch: Watch,
-    restart: Restart,
-    /// Touched while a restart is under way: another one follows.
-    touched_again: bool,
+    reload: Reload,
+    /// The process in which a new executable shows that it runs.
+    testing: Option<Pid>,
+    /// A release went live, and none of its workers has started yet.
+    reloading: bool,
+    /// All is finished, and this comes now.
+    ends: Option<leave::Ending>,
     turns: turns::Turns,
     scratch: Vec<u8>,
     message: Vec<u8>,
@@ -165,77 +132,62 @@ pub struct Server {
     report: report::Report,
 }
 
-/// What epoll tells of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    Signal,
-    Listener(usize),
-    Conn(u64),
-    Slot(u64),
-    Stdout(u64),
-    Stderr(u64),
-    Control(u64),
-}
-
 impl Server {
     /// A server that is ready to run. `handed` is what the image before this one has left.
     pub fn new(
-        config: Result<Config, String>,
-        mut place: Place,
+        begin: Begin,
+        place: Place,
         listeners: Vec<Listener>,
         handed: HandOver,
         log: Log,
     ) -> io::Result<Server> {
-        let (config, fault) = match config {
-            Ok(config) => (config, None),
-            Err(text) => (Config::default(), Some(text)),
-        };
+        let Begin {
+            origin,
+            watch,
+            live,
+            beginning,
+            refused,
+        } = begin;
+        let config = live.config.clone();
         let now = clock();
         raise_descriptor_limit();
-        let access = config.log.access.as_ref().and_then(|path| {
-            let format = Format::parse(&config.log.format).ok()?;
-            Some(Access {
-                format,
-                file: LogFile::new(path.clone(), config.log.max_size),
-            })
-        });
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let signals = signals::open()?;
         epoll.add(
             &signals,
             EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.into()),
         )?;
-        let watch = restart::watch(&config, &place);
-        let version = watch.version(&place.identity);
-        let link = match handed.control {
-            Some(control) if handed.version == version => Link::adopted(version, control)?,
-            _ => Link::new(version, now),
-        };
         let plain = !config.server.preload || place.dir.is_none();
-        let file_name = place
-            .original
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let trust = config.server.remote_user || place.role != Role::External;
-        let mount = Mount::new(config.app.script_name.clone(), &file_name, trust);
-        let wary = (!config.server.remote_user)
-            .then(|| Mount::new(config.app.script_name.clone(), &file_name, false));
-        // A process whose parent is init was left alone by who started it: nobody will start the next one.
-        if place.role != Role::External && place.hello.spawner != 1 {
-            place.hello.linger = config.server.linger;
-        }
+        let version = live.version.clone();
+        let link = match (handed.control, beginning) {
+            (Some(control), _) if handed.version == version => Link::adopted(version, control)?,
+            (_, Beginning::Fresh) => Link::new(version, now),
+            (_, Beginning::Behind) if plain => Link::new(version, now),
+            (_, Beginning::Behind) => Link {
+                connect_only: Some(match &refused {
+                    Some(why) => unconfigured(why),
+                    None => String::from("the code that worked is gone"),
+                }),
+                ..Link::new(version, now)
+            },
+            (_, Beginning::Broken) => {
+                let mut link = Link::new(version, now);
+                link.fail(unconfigured(refused.as_deref().unwrap_or_default()));
+                link
+            }
+        };
+        let exits = config.restart.how == How::Exit;
         let mut server = Server {
-            config,
-            fault,
-            mount,
-            wary,
+            mount: Mount::new(config.app.script_name.clone(), "", false),
+            wary: None,
             account: Account::read(),
-            report: report::Report::new(&place, handed.report),
+            report: report::Report::new(&origin.settings.nearest(), handed.report),
+            reload: Reload::new(live.clone(), beginning, refused, exits),
+            origin,
+            config,
             place,
             log,
-            access,
+            access: None,
             epoll,
             signals,
             listeners,
@@ -246,13 +198,16 @@ impl Server {
             pool: Pool::default(),
             current: Generation {
                 number: 1,
+                release: live,
                 link,
                 plain,
+                tried: true,
             },
             next: None,
             watch,
-            restart: Restart::Quiet,
-            touched_again: false,
+            testing: None,
+            reloading: false,
+            ends: None,
             turns: turns::Turns::adopted(handed.turn, now),
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
@@ -272,8 +227,12 @@ impl Server {
             seed: seed(),
             started: now,
         };
+        server.apply();
         server.given_back = server.is_of_old_class();
-        server.start_from_good(now);
+        if server.current.link.state == State::Ready {
+            // The image before this one has seen it imported.
+            server.remember_good();
+        }
         server.listen()?;
         server.watch_control(1);
         for (socket, endpoint) in handed.connections {
@@ -346,7 +305,7 @@ impl Server {
         }
         self.watch_waiting();
         self.step_links(now);
-        self.step_restart(now);
+        self.step_reload(now);
         self.step_turn(now);
         self.expire(now);
         self.tend(now);
@@ -387,8 +346,11 @@ impl Server {
     fn on_signal(&mut self, now: Instant) {
         while let Some(wish) = signals::next(&self.signals) {
             match wish {
-                signals::Wish::Stop => self.stop(now),
-                signals::Wish::Reload => self.reload(now),
+                signals::Wish::Stop => {
+                    self.reload.stop(now);
+                    self.run_reload(now);
+                }
+                signals::Wish::Reload => self.reload_all(now),
                 signals::Wish::Reap => self.reap(now),
             }
         }
@@ -398,7 +360,7 @@ impl Server {
     fn listen(&mut self) -> io::Result<()> {
         let wanted = self.accept_after.is_none()
             && self.conns.len() < self.config.limits.max_connections
-            && !self.restart.pauses_accept();
+            && !self.reload.leaves_for_exec();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             let wanted = wanted && !listener.is_shut();
             if wanted != listener.registered {
@@ -413,6 +375,55 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Takes on what the live settings say, as far as it is not taken on when a process starts.
+    fn apply(&mut self) {
+        let config = self.current.release.config.clone();
+        let name = self.origin.executable.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let trust = config.server.remote_user || self.place.role != Role::External;
+        self.mount = Mount::new(config.app.script_name.clone(), &name, trust);
+        self.wary = (!config.server.remote_user)
+            .then(|| Mount::new(config.app.script_name.clone(), &name, false));
+        self.access = config.log.access.as_ref().and_then(|path| {
+            let format = Format::parse(&config.log.format).ok()?;
+            Some(Access {
+                format,
+                file: LogFile::new(path.clone(), config.log.max_size),
+            })
+        });
+        let file = config.log.file.clone();
+        let file = file.map(|path| LogFile::new(path, config.log.max_size));
+        self.log.set_file(file);
+        self.place.hello = self.place.hello_with(&config);
+        self.config = config;
+    }
+
+    /// Connections that wait for their next request take it with the limits and the secret that hold now.
+    fn renew_codecs(&mut self) {
+        let numbers: Vec<ConnNo> = self.conns.keys().copied().collect();
+        for number in numbers {
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.outdated = true;
+            }
+            self.renew_codec(number);
+        }
+    }
+
+    /// A codec between two requests holds nothing: another one can go on.
+    fn renew_codec(&mut self, number: ConnNo) {
+        let Some(conn) = self.conns.get(&number) else {
+            return;
+        };
+        if !conn.outdated || !conn.requests.is_empty() || !conn.codec.is_idle() || conn.is_cgi() {
+            return;
+        }
+        let codec = self.codec(conn.endpoint);
+        if let (Some(codec), Some(conn)) = (codec, self.conns.get_mut(&number)) {
+            conn.codec = codec;
+            conn.outdated = false;
+        }
     }
 
     fn codec(&self, endpoint: usize) -> Option<Box<dyn Codec>> {
@@ -439,34 +450,9 @@ impl Server {
     }
 }
 
-impl From<Token> for u64 {
-    fn from(token: Token) -> u64 {
-        let (kind, number) = match token {
-            Token::Signal => (0, 0),
-            Token::Listener(number) => (1, number as u64),
-            Token::Conn(number) => (2, number),
-            Token::Slot(number) => (3, number),
-            Token::Stdout(number) => (4, number),
-            Token::Stderr(number) => (5, number),
-            Token::Control(number) => (6, number),
-        };
-        kind << 56 | number
-    }
-}
-
-impl From<u64> for Token {
-    fn from(data: u64) -> Token {
-        let number = data & ((1 << 56) - 1);
-        match data >> 56 {
-            0 => Token::Signal,
-            1 => Token::Listener(number as usize),
-            2 => Token::Conn(number),
-            3 => Token::Slot(number),
-            4 => Token::Stdout(number),
-            5 => Token::Stderr(number),
-            _ => Token::Control(number),
-        }
-    }
+/// What a visitor's page and the log say when the settings are of no use.
+fn unconfigured(why: &str) -> String {
+    format!("the site is not configured\n{why}")
 }
 
 /// The one place that asks for the time.

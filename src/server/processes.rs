@@ -1,8 +1,9 @@
 //! Worker processes: how many there should be, starting and ending them.
 
-use super::{Role, Server, Token, sharing};
+use super::{Place, Role, Server, Token, sharing};
 use crate::account::Account;
-use crate::log::Level;
+use crate::config::Config;
+use crate::log::{Level, Log};
 use crate::worker::channel::Channel;
 use crate::worker::pool::{self, Counts, Process, Sizes};
 use crate::worker::preloader::{ANSWERS_WITHIN, State};
@@ -13,7 +14,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -36,8 +37,8 @@ impl Server {
         let counts = self.pool.counts(self.queue.len(), self.current.number);
         let spared = self.is_spared();
         self.given_back = spared;
-        let leaving = self.restart.is_leaving() && self.queue.is_empty();
-        if !(self.is_faulty() || leaving || spared) {
+        let leaving = self.reload.is_leaving() && self.queue.is_empty();
+        if !(leaving || spared) {
             self.grow(counts, now);
         }
         let sizes = self.sizes();
@@ -113,14 +114,21 @@ impl Server {
             return;
         };
         process.cut_at = Some(now);
-        let current = process.generation == self.current.number;
+        let generation = process.generation;
         let text = format!("a worker has not started within {seconds} s");
         self.note(Level::Error, &text);
-        if !current {
+        if self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.number == generation)
+        {
+            return self.next_failed(&text, now);
+        }
+        if generation != self.current.number {
             return;
         }
         if self.current.plain {
-            self.current.link.fail(now, text);
+            self.current.link.fail(text);
         } else if let Some(dir) = &self.place.dir {
             self.current.link.end_stuck(dir);
             self.current.link.lost(now);
@@ -174,13 +182,10 @@ impl Server {
             }
             return false;
         }
-        if self.current.plain
-            && matches!(self.current.link.state, State::Failed { .. })
-            && (self.queue.is_empty() || !self.current.link.may_retry(now))
-        {
+        if matches!(self.current.link.state, State::Failed { .. }) {
             return false;
         }
-        match self.try_start(slots, now) {
+        match self.try_start(self.current.number, slots, now) {
             Ok(()) => true,
             Err(error) if sharing::is_refusal(&error) => {
                 self.wish();
@@ -200,7 +205,30 @@ impl Server {
         }
     }
 
-    pub(super) fn try_start(&mut self, slots: usize, now: Instant) -> io::Result<()> {
+    /// Asks for the worker that shows whether the next release can be imported. Where there is no room for one more,
+    /// that shows when it is live.
+    pub(super) fn start_trial(&mut self, now: Instant) {
+        let Some(next) = &mut self.next else { return };
+        next.tried = true;
+        let number = next.number;
+        let slots = crate::worker::threads(&next.release.config) as usize;
+        match self.try_start(number, slots, now) {
+            Ok(()) => (),
+            Err(error) if sharing::is_refusal(&error) => {
+                if let Some(next) = &mut self.next {
+                    next.link.state = State::Ready;
+                }
+            }
+            Err(error) => self.next_failed(&format!("a worker cannot be started: {error}"), now),
+        }
+    }
+
+    /// Starts a worker of this generation.
+    fn try_start(&mut self, generation: u64, slots: usize, now: Instant) -> io::Result<()> {
+        let both = [Some(&mut self.current), self.next.as_mut()];
+        let found = both.into_iter().flatten().find(|g| g.number == generation);
+        let of = found.ok_or(ErrorKind::NotConnected)?;
+        let config = of.release.config.clone();
         let (life_read, life_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, stderr_write) = output_pipe()?;
         let (stdout, stdout_write) = match self.log.has_output() {
@@ -215,10 +243,10 @@ impl Server {
             theirs.push(their.into());
         }
         let sockets = theirs.iter().map(AsRawFd::as_raw_fd);
-        if self.current.plain {
+        if of.plain {
             let descriptors: Vec<RawFd> =
                 [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
-            let start = self.start();
+            let start = start(&self.place, &self.log, &config);
             let setup = spawn::setup(start, "worker", slots as u32, true);
             let outputs = Outputs {
                 stdout: stdout_write,
@@ -232,9 +260,9 @@ impl Server {
                 .chain(own)
                 .chain(sockets)
                 .collect();
-            self.current.link.fork(&descriptors)?;
+            of.link.fork(&descriptors)?;
         }
-        let server = &self.config.server;
+        let (plain, server) = (of.plain, &config.server);
         let jitter = crate::runtime::fnv_more(
             self.seed,
             &now.duration_since(self.started).as_nanos().to_le_bytes(),
@@ -243,7 +271,8 @@ impl Server {
             (server.max_lifetime > 0).then(|| now + Duration::from_secs(server.max_lifetime));
         let process = Process {
             pid: None,
-            generation: self.current.number,
+            generation,
+            on_trial: generation != self.current.number,
             lifeline: Some(life_write),
             stdout,
             stderr: Some(stderr),
@@ -258,8 +287,8 @@ impl Server {
             ended_for: None,
         };
         let number = self.pool.add(process, channels);
-        if !self.current.plain {
-            self.current.link.has_asked_for(number);
+        if !plain && let Some(of) = self.generation(generation) {
+            of.link.has_asked_for(number);
         }
         let Some(process) = self.pool.processes.get(&number) else {
             return Ok(());
@@ -281,16 +310,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn start(&self) -> Start<'_> {
-        Start {
-            config: &self.config,
-            exe: &self.place.image,
-            cache: self.place.python_cache.as_deref(),
-            cgi: self.place.role == Role::Cgi,
-            outlog: self.log.has_output(),
-        }
     }
 
     pub(super) fn fork_failed(&mut self, now: Instant) {
@@ -364,6 +383,17 @@ impl Server {
         if let Some(trouble) = trouble {
             self.on_worker_exit(pid.as_raw(), &trouble);
         }
+    }
+}
+
+/// How everything of these settings is started.
+pub(super) fn start<'a>(place: &'a Place, log: &Log, config: &'a Config) -> Start<'a> {
+    Start {
+        config,
+        exe: &place.image,
+        cache: place.python_cache.as_deref(),
+        cgi: place.role == Role::Cgi,
+        outlog: log.has_output(),
     }
 }
 

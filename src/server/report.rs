@@ -1,7 +1,6 @@
 //! What this front tells of itself: a file in the runtime directory, written in place at most once a second, and only
 //! when something has changed or a reader might think that we hang. A lock on it says that we live.
 
-use super::restart::Restart;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
 use crate::runtime::is_at;
@@ -16,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::request::Phase;
@@ -50,7 +49,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Nothing has happened yet, but for what the file of the image before this one says.
-    pub(super) fn new(place: &Place, handed: Option<OwnedFd>) -> Report {
+    pub(super) fn new(settings: &Path, handed: Option<OwnedFd>) -> Report {
         Report {
             counters: Counters::default(),
             history: History::default(),
@@ -60,17 +59,18 @@ impl Report {
             last_failure: None,
             started: now_ms(),
             start_ticks: start_ticks(std::process::id()),
-            config: place
-                .config_file
-                .as_deref()
-                .map(site_name)
-                .unwrap_or_default(),
+            config: site_name(settings),
             file: None,
             handed: handed.map(File::from),
             last: String::new(),
             written: None,
             next: None,
         }
+    }
+
+    /// The site is known by this settings file.
+    pub(super) fn site_is(&mut self, settings: &Path) {
+        self.config = site_name(settings);
     }
 
     /// Counts.
@@ -257,7 +257,7 @@ impl Server {
         self.report
             .failures
             .retain(|number, _| processes.contains_key(number));
-        let trouble = self.hopeless();
+        let trouble = self.trouble();
         let at = wall(now);
         let first = self
             .queue
@@ -278,10 +278,10 @@ impl Server {
             config: report.config.clone(),
             started: report.started,
             written: 0,
-            state: match (&self.restart, &trouble) {
-                (_, Some(_)) => State::Fault,
-                (Restart::Quiet, _) => State::Serving,
-                (restart, _) if restart.is_leaving() && !restart.pauses_accept() => State::Leaving,
+            state: match &self.reload {
+                _ if trouble.is_some() => State::Fault,
+                reload if reload.is_steady() => State::Serving,
+                reload if reload.is_leaving() && !reload.leaves_for_exec() => State::Leaving,
                 _ => State::Restarting,
             },
             trouble: one_line(&trouble.as_deref().map(brief).unwrap_or_default()),
@@ -325,7 +325,7 @@ impl Server {
             },
             served: process.served,
             born: at(process.born),
-            old: process.generation != self.current.number,
+            old: process.generation < self.current.number,
             failure: self
                 .report
                 .failures

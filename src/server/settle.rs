@@ -53,6 +53,7 @@ impl Server {
             conn.shut_down(now);
             self.due(now + DRAIN);
         }
+        self.renew_codec(number);
         if self
             .conns
             .get(&number)
@@ -92,7 +93,7 @@ impl Server {
         let Some(conn) = self.conns.get_mut(&number) else {
             return;
         };
-        let wanted = if self.restart.pauses_accept() && conn.codec.is_idle() && conn.waiting() == 0
+        let wanted = if self.reload.leaves_for_exec() && conn.codec.is_idle() && conn.waiting() == 0
         {
             EpollFlags::empty()
         } else {

@@ -42,7 +42,7 @@ impl Server {
     /// Workers of code that is not the newest.
     fn outdated(&self) -> impl Iterator<Item = ProcessNo> {
         let current = self.current.number;
-        let old = move |p: &Process| !p.retiring && p.generation != current;
+        let old = move |p: &Process| !p.retiring && p.generation < current;
         let processes = self.pool.processes.iter();
         processes.filter(move |(_, p)| old(p)).map(|(n, _)| *n)
     }
@@ -114,7 +114,7 @@ impl Server {
 
     /// A worker has finished a request. Whether it goes, because another front has asked for one meanwhile.
     pub(super) fn is_asked_back(&mut self, now: Instant) -> bool {
-        let asked = self.asked_back.take_if(|_| !self.restart.is_leaving());
+        let asked = self.asked_back.take_if(|_| !self.reload.is_leaving());
         let asked = asked.is_some_and(|at| now.saturating_duration_since(at) < ASKED_FOR);
         if asked {
             self.given_back = true;

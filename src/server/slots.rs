@@ -167,7 +167,12 @@ impl Server {
         };
         match (frame, request) {
             (Frame::Started { pid }, _) => {
-                let plain = self.current.plain;
+                let number = self
+                    .pool
+                    .processes
+                    .get(&process)
+                    .map_or(0, |p| p.generation);
+                let plain = self.generation(number).is_some_and(|g| g.plain);
                 if plain {
                     // This was written while the app was imported.
                     self.read_outputs(process);
@@ -181,8 +186,11 @@ impl Server {
                 self.boot_failures = 0;
                 // Workers of older code may now go.
                 self.sweep_at = now;
-                if self.current.plain {
-                    self.current.link.state = State::Ready;
+                if plain && let Some(generation) = self.generation(number) {
+                    generation.link.state = State::Ready;
+                    if number == self.current.number {
+                        self.remember_good();
+                    }
                 }
             }
             (Frame::BootFailed(text), _) => {

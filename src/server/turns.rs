@@ -103,7 +103,7 @@ impl Server {
         };
         let until = *until;
         // Who is about to execute a new image has old workers only; the new image goes on with the turn.
-        let old = self.restart.is_leaving();
+        let old = self.reload.is_leaving() || !self.reload.is_steady();
         let fresh = |p: &&Process| !old && p.generation == self.current.number && !p.retiring;
         let mut workers = self.pool.processes.values().filter(fresh);
         let answered = workers.clone().any(|p| p.served > 0);

@@ -66,6 +66,8 @@ pub struct Process {
     pub pid: Option<i32>,
     /// The code version it runs.
     pub generation: u64,
+    /// That version is not live yet: it gets no requests.
+    pub on_trial: bool,
     /// Its end is the process's end. None: cut.
     pub lifeline: Option<OwnedFd>,
     /// Its standard output, where that is kept apart.
@@ -188,7 +190,8 @@ impl Pool {
     pub fn pick(&self) -> Option<SlotNo> {
         let starting = || {
             let free = |(_, slot): &(&SlotNo, &Slot)| {
-                slot.state == SlotState::Starting(None) && !self.processes[&slot.process].retiring
+                let process = &self.processes[&slot.process];
+                slot.state == SlotState::Starting(None) && !process.retiring && !process.on_trial
             };
             self.slots.iter().find(free).map(|(number, _)| *number)
         };
@@ -217,7 +220,7 @@ impl Pool {
         process.pid = Some(pid);
         if let SlotState::Starting(request) = found.state {
             found.state = request.map_or(SlotState::Idle(now), SlotState::Busy);
-            if request.is_none() && !process.retiring {
+            if request.is_none() && !process.retiring && !process.on_trial {
                 self.idle.push(slot);
             }
         }
@@ -248,6 +251,34 @@ impl Pool {
         process.retiring = true;
         self.idle.retain(|slot| !process.slots.contains(slot));
         self.close_idle(number, now);
+    }
+
+    /// What a generation's workers on trial have shown is enough: they get requests from now on.
+    pub fn admit(&mut self, generation: u64, now: Instant) {
+        for process in self.processes.values_mut() {
+            if process.generation == generation && std::mem::take(&mut process.on_trial) {
+                process.born = now;
+                let idle = |slot: &&SlotNo| {
+                    let state = self.slots.get(slot).map(|slot| slot.state);
+                    matches!(state, Some(SlotState::Idle(_)))
+                };
+                self.idle.extend(process.slots.iter().filter(idle));
+            }
+        }
+    }
+
+    /// A generation does not go live: its workers on trial end.
+    pub fn end_trial(&mut self, generation: u64, now: Instant) {
+        let tried = |(_, p): &(&ProcessNo, &Process)| p.on_trial && p.generation == generation;
+        let tried: Vec<_> = self
+            .processes
+            .iter()
+            .filter(tried)
+            .map(|(n, _)| *n)
+            .collect();
+        for number in tried {
+            self.retire(number, now);
+        }
     }
 
     /// Closes the slots of a retiring process that have nothing to do; the process ends by itself when all are closed,
@@ -406,6 +437,7 @@ mod tests {
         let process = Process {
             pid: None,
             generation: 1,
+            on_trial: false,
             lifeline: None,
             stdout: None,
             stderr: None,

@@ -81,8 +81,6 @@ pub enum State {
     Failed {
         /// The last lines of the reason.
         reason: String,
-        /// From when on a request may make us try again.
-        retry: Instant,
     },
 }
 
@@ -150,7 +148,7 @@ impl Link {
                 if elected.is_none()
                     && let Some(reason) = self.connect_only.clone()
                 {
-                    self.fail(now, reason);
+                    self.fail(reason);
                     return Ok(None);
                 }
                 let Some((control, started_here)) = elected else {
@@ -184,10 +182,9 @@ impl Link {
                     return Ok(None);
                 }
                 self.end_stuck(dir);
-                self.fail(
-                    now,
-                    format!("the app was not imported within {seconds} s ([limits] start_timeout)"),
-                );
+                self.fail(format!(
+                    "the app was not imported within {seconds} s ([limits] start_timeout)"
+                ));
                 Ok(None)
             }
             _ => Ok(None),
@@ -210,10 +207,9 @@ impl Link {
         self.asked.clear();
         match self.state {
             State::Failed { .. } => (),
-            State::Waiting { .. } if self.deaths + 1 >= DEATHS => self.fail(
-                now,
-                format!("the process that imports the app ended {DEATHS} times without a word"),
-            ),
+            State::Waiting { .. } if self.deaths + 1 >= DEATHS => self.fail(format!(
+                "the process that imports the app ended {DEATHS} times without a word"
+            )),
             State::Waiting { .. } => {
                 let pause = (PAUSE * (1 << (2 * self.deaths))).min(DEATH_PAUSE);
                 self.deaths += 1;
@@ -231,20 +227,12 @@ impl Link {
         }
     }
 
-    /// The import has failed; try again in a while.
-    pub fn fail(&mut self, now: Instant, reason: String) {
+    /// The import has failed.
+    pub fn fail(&mut self, reason: String) {
         self.channel = None;
         self.asked.clear();
-        self.state = State::Failed {
-            reason,
-            retry: now + RETRY,
-        };
+        self.state = State::Failed { reason };
         self.deaths = 0;
-    }
-
-    /// Whether it has failed, and long enough ago to try again now that somebody asks.
-    pub fn may_retry(&self, now: Instant) -> bool {
-        matches!(self.state, State::Failed { retry, .. } if retry <= now)
     }
 
     /// Asks for a worker with these descriptors: lifeline, standard error, slots.
@@ -353,9 +341,6 @@ fn nameless(path: &std::path::Path) -> io::Result<File> {
     fs::remove_file(path)?;
     Ok(file)
 }
-
-/// Pause before the import of an app that failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
 
 impl Hello {
     fn pairs(self) -> Pairs {

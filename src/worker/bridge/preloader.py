@@ -305,7 +305,7 @@ class Preloader:
         directory, own = os.path.split(self.settings.get('lock', ''))
         try:
             with open(os.path.join(directory, 'good')) as file:
-                return file.read() + '.lock' != own
+                return file.readline().strip() + '.lock' != own
         except OSError:
             return False
 

@@ -1,8 +1,10 @@
-//! `Watch`: notices that the executable, the configuration or a watched file has changed.
+//! `Watch`: notices that the executable, the settings or a watched file has changed.
 //!
 //! A stamp is only the trigger. A plain touch (same content) is acted on at once; content that changes means an upload,
-//! which must stand still for `SETTLE` first. A watched file that goes away is a touch too, since a process that starts
-//! later names its version without it; but one that is deleted and uploaded again is one touch. The decisions are functions of stamps and `now`.
+//! which must stand still for `SETTLE` first. So does a settings file that appears in a nearer place, or goes away and
+//! leaves a farther one. A watched file that goes away is a touch too, since a process that starts later names its
+//! version without it; but one that is deleted and uploaded again is one touch. The decisions are functions of stamps
+//! and `now`.
 
 use crate::runtime::{fnv, fnv_more};
 use std::fs;
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long an upload must stand still.
-pub(super) const SETTLE: Duration = Duration::from_millis(1000);
+const SETTLE: Duration = Duration::from_millis(1000);
 
 /// What `stat` says of a file; all zero when it is not there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Stamp {
     ino: u64,
     size: u64,
     modified: i128,
+    /// Permissions and owner change this one.
+    changed: i128,
 }
 
 /// A file that is looked at.
@@ -39,33 +43,52 @@ struct Watched {
 pub enum Change {
     /// A touch: new code goes live.
     Touched,
-    /// The configuration says something else.
-    Configuration,
+    /// The settings say something else, or stand elsewhere.
+    Settings,
     /// The executable is another one.
     Executable,
 }
 
-/// The files whose change means something: the executable, the configuration, and others.
+/// The files whose change means something: the executable, the settings wherever they may stand, and others.
 #[derive(Debug)]
 pub struct Watch {
     executable: Watched,
-    configuration: Option<Watched>,
+    /// The nearest place first.
+    settings: Vec<Watched>,
     others: Vec<Watched>,
     unsettled: Option<(u64, Instant)>,
 }
 
 impl Watch {
     /// Looks at all files once: this is the state that counts as unchanged.
-    pub fn new(executable: &Path, configuration: Option<&Path>, others: &[PathBuf]) -> Watch {
-        Watch {
+    pub fn new(executable: &Path, settings: &[PathBuf], others: &[PathBuf]) -> Watch {
+        let with_content = |path: &PathBuf| Watched::new(path, true);
+        let mut watch = Watch {
             executable: Watched::new(executable, true),
-            configuration: configuration.map(|path| Watched::new(path, true)),
-            others: others
-                .iter()
-                .map(|path| Watched::new(path, false))
-                .collect(),
+            settings: settings.iter().map(with_content).collect(),
+            others: Vec::new(),
+            unsettled: None,
+        };
+        watch.set_others(others);
+        watch
+    }
+
+    /// The same, with the settings as they are now.
+    pub fn with_settings(&self, paths: &[PathBuf]) -> Watch {
+        Watch {
+            executable: self.executable.clone(),
+            settings: paths.iter().map(|path| Watched::new(path, true)).collect(),
+            others: self.others.clone(),
             unsettled: None,
         }
+    }
+
+    /// Watches these files beside the executable and the settings. What is watched already keeps its state.
+    pub fn set_others(&mut self, paths: &[PathBuf]) {
+        let before = std::mem::take(&mut self.others);
+        let known = |path: &PathBuf| before.iter().find(|other| other.path == *path).cloned();
+        let other = |path| known(path).unwrap_or_else(|| Watched::new(path, false));
+        self.others = paths.iter().map(other).collect();
     }
 
     /// Looks at all files. A change is told once.
@@ -84,14 +107,15 @@ impl Watch {
             }
             other.gone = None;
         }
-        let files = [
-            (Some(&mut self.executable), Change::Executable),
-            (self.configuration.as_mut(), Change::Configuration),
-        ];
-        let mut uploads = Vec::new();
-        for (watched, kind) in files {
-            let Some(watched) = watched else { continue };
+        let executable = [(&mut self.executable, Change::Executable)].into_iter();
+        let settings = self
+            .settings
+            .iter_mut()
+            .map(|file| (file, Change::Settings));
+        let (mut uploads, mut has_settings) = (Vec::new(), false);
+        for (watched, kind) in executable.chain(settings) {
             let stamp = Stamp::of(&watched.path);
+            has_settings |= kind == Change::Settings && stamp != Stamp::default();
             if stamp == watched.stamp {
                 continue;
             }
@@ -111,9 +135,10 @@ impl Watch {
                     &content.unwrap_or(0).to_le_bytes(),
                 )
             });
-        let complete = uploads
-            .iter()
-            .all(|(_, _, stamp, _)| *stamp != Stamp::default());
+        // What is gone is not new; but of the settings there may be others.
+        let complete = uploads.iter().all(|(_, kind, stamp, _)| {
+            *stamp != Stamp::default() || *kind == Change::Settings && has_settings
+        });
         match self.unsettled {
             _ if uploads.is_empty() => self.unsettled = None,
             Some((seen, since)) if seen == state => {
@@ -135,16 +160,15 @@ impl Watch {
         self.unsettled.is_some() || self.others.iter().any(|other| other.gone.is_some())
     }
 
-    /// Names the state that counts as unchanged: another one for each change.
-    pub fn version(&self, identity: &[u8]) -> String {
+    /// A number for the state that counts as unchanged: another one for each change.
+    pub fn hash(&self) -> u64 {
         let files = [&self.executable]
             .into_iter()
-            .chain(&self.configuration)
+            .chain(&self.settings)
             .chain(&self.others);
-        let hash = files.fold(fnv(identity), |hash, file| {
+        files.fold(fnv(b""), |hash, file| {
             fnv_more(hash, &file.stamp.hash().to_le_bytes())
-        });
-        format!("{hash:016x}")
+        })
     }
 
     /// The stamp of the executable that counts as unchanged.
@@ -171,7 +195,8 @@ impl Stamp {
             dev: meta.dev(),
             ino: meta.ino(),
             size: meta.size(),
-            modified: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+            modified: nanos(meta.mtime(), meta.mtime_nsec()),
+            changed: nanos(meta.ctime(), meta.ctime_nsec()),
         })
     }
 
@@ -180,13 +205,18 @@ impl Stamp {
         let mut hash = fnv(&self.dev.to_le_bytes());
         hash = fnv_more(hash, &self.ino.to_le_bytes());
         hash = fnv_more(hash, &self.size.to_le_bytes());
-        fnv_more(hash, &self.modified.to_le_bytes())
+        hash = fnv_more(hash, &self.modified.to_le_bytes());
+        fnv_more(hash, &self.changed.to_le_bytes())
     }
 
     /// Device and inode: what a web server goes by to tell programs apart.
     pub fn inode(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }
+}
+
+fn nanos(seconds: i64, nanos: i64) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
 }
 
 fn content(path: &Path) -> Option<u64> {
@@ -227,12 +257,16 @@ mod tests {
         fs::write(&exe, "one").unwrap();
         fs::write(&toml, "x").unwrap();
         let now = Instant::now();
-        let mut watch = Watch::new(&exe, Some(&toml), std::slice::from_ref(&restart));
-        let first = watch.version(b"");
+        let mut watch = Watch::new(
+            &exe,
+            std::slice::from_ref(&toml),
+            std::slice::from_ref(&restart),
+        );
+        let first = watch.hash();
         assert_eq!(watch.look(now), None);
         age(&exe, 100);
         assert_eq!(watch.look(now), Some(Change::Touched));
-        assert_ne!(watch.version(b""), first);
+        assert_ne!(watch.hash(), first);
         assert_eq!(watch.look(now), None);
         fs::write(&restart, "").unwrap();
         assert_eq!(watch.look(now), Some(Change::Touched));
@@ -253,7 +287,7 @@ mod tests {
         );
         fs::write(&toml, "y").unwrap();
         assert_eq!(watch.look(now + SETTLE * 10), None);
-        assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Configuration));
+        assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Settings));
     }
 
     #[test]
@@ -262,14 +296,14 @@ mod tests {
         let exe = dir.write("a.fcgi", "one", 0o755);
         let restart = dir.write("restart.txt", "", 0o644);
         let now = Instant::now();
-        let new = || Watch::new(&exe, None, std::slice::from_ref(&restart));
+        let new = || Watch::new(&exe, &[], std::slice::from_ref(&restart));
         let mut watch = new();
-        let first = watch.version(b"");
+        let first = watch.hash();
 
         fs::remove_file(&restart).unwrap();
         assert_eq!(watch.look(now), None);
         assert!(watch.is_unsettled());
-        assert_eq!(watch.version(b""), first, "nothing is told yet");
+        assert_eq!(watch.hash(), first, "nothing is told yet");
         dir.write("restart.txt", "again", 0o644);
         assert_eq!(
             watch.look(now + SETTLE * 2),
@@ -283,10 +317,34 @@ mod tests {
         assert_eq!(watch.look(now + SETTLE * 4), Some(Change::Touched));
         assert_eq!(watch.look(now + SETTLE * 9), None);
         assert!(!watch.is_unsettled());
+        assert_eq!(watch.hash(), new().hash(), "who starts now says the same");
+    }
+
+    #[test]
+    fn permissions_count_and_so_does_a_nearer_file() {
+        let dir = Scratch::new("watch-places");
+        let exe = dir.write("a.fcgi", "one", 0o755);
+        fs::create_dir(dir.join("near")).unwrap();
+        let far = dir.write("a.toml", "x", 0o644);
+        let near = dir.join("near/a.toml");
+        let now = Instant::now();
+        let mut watch = Watch::new(&exe, &[near.clone(), far], &[]);
+
+        dir.mode("a.toml", 0o664);
+        assert_eq!(watch.look(now), Some(Change::Touched));
+        assert_eq!(watch.look(now), None);
+
+        dir.write("near/a.toml", "y", 0o644);
+        assert_eq!(watch.look(now), None);
+        assert_eq!(watch.look(now + SETTLE), Some(Change::Settings));
+
+        fs::remove_file(&near).unwrap();
+        assert_eq!(watch.look(now + SETTLE), None);
         assert_eq!(
-            watch.version(b""),
-            new().version(b""),
-            "who starts now says the same"
+            watch.look(now + SETTLE * 2),
+            Some(Change::Settings),
+            "the other one counts"
         );
+        assert!(!watch.is_unsettled());
     }
 }
