@@ -16,12 +16,17 @@ from pathlib import Path
 import pytest
 
 APP = '''
+import time
+
+
 def application(environ, start_response):
     body = environ["wsgi.input"].read()
     if environ["PATH_INFO"] == "/cut":
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
         return [b"four"]
     start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(0.5)
     if environ["PATH_INFO"] == "/parts":
         return iter([b"got ", b"%d" % len(body)])
     return [b"got %d" % len(body)]
@@ -103,7 +108,7 @@ def running(build, tmp_path, protocol, limits):
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([str(build), *words, "daemonize=false"], stderr=log, cwd=tmp_path)
     server = Server(process, path, PROTOCOLS[protocol]())
-    until(lambda: os.path.exists(path), "the socket is there")
+    until(lambda: connects(path), "it listens")
     server.ask()
     yield server
     process.send_signal(signal.SIGTERM)
@@ -140,6 +145,11 @@ class Server:
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX) as peer:
+        return peer.connect_ex(path) == 0
 
 
 def until(condition, what, seconds=20):
@@ -243,6 +253,36 @@ def test_who_only_sends_is_not_read_and_then_dropped(build, tmp_path, kind):
         assert "its peer has stalled" in server.log()
         server.ask()
         until(lambda: server.descriptors() <= descriptors, "its descriptor is free again")
+
+
+# Cherokee, where there is no body: the header of a record that it has not filled in, and the end of STDIN once more.
+AFTERTHOUGHT = bytes(8) + record(5, b"")
+
+
+@pytest.mark.parametrize("when", ["at once", "while it is answered", "after the answer"])
+def test_what_follows_a_whole_request_costs_it_nothing(build, tmp_path, when):
+    with running(build, tmp_path, "fcgi", "") as server:
+        descriptors = server.descriptors()
+        with server.connect() as peer:
+            peer.sendall(fcgi(1, "/slow" if when == "while it is answered" else "/"))
+            if when == "while it is answered":
+                time.sleep(0.2)
+            came = records(peer)
+            if when == "after the answer":
+                assert any(kind == 3 for kind, _, _ in came)
+            peer.sendall(AFTERTHOUGHT)
+            if when != "after the answer":
+                assert b"got 5" in b"".join(content for kind, _, content in came if kind == 6)
+                assert "version" not in server.log()
+            assert peer.recv(1) == b"", "its end is an end, not an error"
+            began = time.monotonic()
+            with pytest.raises(BrokenPipeError):
+                while time.monotonic() < began + 9:
+                    peer.sendall(AFTERTHOUGHT)
+                    time.sleep(0.1)
+            assert 3 < time.monotonic() - began < 8, "and then it is closed, also on a peer that goes on"
+        until(lambda: server.descriptors() <= descriptors, "its descriptor is free again")
+        assert "stalled" not in server.log()
 
 
 def test_what_was_sent_while_no_answers_were_taken_is_not_lost(build, tmp_path):

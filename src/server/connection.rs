@@ -35,7 +35,7 @@ pub(super) struct Connection {
     pub stage: Stage,
     /// What epoll watches for.
     pub registered: Option<EpollFlags>,
-    /// Last time a byte came; while draining, at least when that began.
+    /// Last time a byte came that counts: what follows a whole request, while draining, does not.
     pub last_in: Instant,
     /// Since when it is read: it was full until then.
     pub read_since: Instant,
@@ -51,8 +51,6 @@ pub(super) struct Connection {
     pub turned_away: bool,
     /// Its codec is from before the settings changed.
     pub outdated: bool,
-    /// A request was answered before all of it had come in: closing at once would reset the connection.
-    pub answered_early: bool,
 }
 
 /// What becomes of a connection.
@@ -96,7 +94,6 @@ impl Connection {
             half_closed: false,
             turned_away: false,
             outdated: false,
-            answered_early: false,
         }
     }
 
@@ -106,7 +103,9 @@ impl Connection {
             match nix::unistd::read(&self.input, buffer) {
                 Err(Errno::EINTR) => (),
                 Ok(count) => {
-                    self.last_in = now;
+                    if self.stage != Stage::Draining || !self.codec.is_idle() {
+                        self.last_in = now;
+                    }
                     return Ok(count);
                 }
                 Err(error) => return Err(error.into()),

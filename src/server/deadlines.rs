@@ -1,6 +1,7 @@
 //! Requests and connections that take too long.
 
 use super::Server;
+use super::connection::Stage;
 use super::request::{Answer, Phase};
 use super::settle::DRAIN;
 use crate::environ::describe;
@@ -65,20 +66,24 @@ impl Server {
                 && !conn.is_full()
                 && !conn.codec.is_idle()
                 && still >= read;
-            let draining = conn.stage == super::connection::Stage::Draining && still >= DRAIN;
-            sending || receiving || half_begun || draining
+            sending || receiving || half_begun
         };
-        let stalled: Vec<_> = self
+        let drained = |conn: &super::Connection| {
+            conn.stage == Stage::Draining && since(conn.last_in.max(conn.read_since)) >= DRAIN
+        };
+        let over: Vec<_> = self
             .conns
             .iter()
-            .filter(|(_, conn)| stalled(conn))
-            .map(|(n, _)| *n)
+            .filter(|(_, conn)| drained(conn) || stalled(conn))
+            .map(|(number, conn)| (*number, drained(conn)))
             .collect();
-        for number in stalled {
-            self.note(
-                Level::Warning,
-                "a connection is closed: its peer has stalled",
-            );
+        for (number, drained) in over {
+            if !drained {
+                self.note(
+                    Level::Warning,
+                    "a connection is closed: its peer has stalled",
+                );
+            }
             self.drop_conn(number, now);
         }
         for number in stopped {
@@ -88,10 +93,9 @@ impl Server {
 
     /// The rest of a request does not come, while other things on its connection go on.
     fn time_out_body(&mut self, number: RequestNo, seconds: u64, now: Instant) {
-        let Some(conn) = self.requests.get(&number).and_then(|r| r.conn) else {
+        if self.requests.get(&number).is_none_or(|r| r.conn.is_none()) {
             return;
-        };
-        self.answers_early(conn);
+        }
         let reason =
             format!("nothing of its body has come for {seconds} s ([limits] read_timeout)");
         self.fail(number, 408, &reason, None, now);

@@ -51,6 +51,7 @@ impl Server {
                 }
             }
             if self.conns.len() >= self.config.limits.max_connections {
+                self.look_at_answered(now);
                 let _ = self.listen();
                 return;
             }
@@ -145,14 +146,12 @@ impl Server {
             Event::Begin { id, environ } => {
                 let number = self.begin(conn_no, id, environ, now);
                 if self.has_too_many_requests() {
-                    self.answers_early(conn_no);
                     self.turn_away(conn_no, number, now);
                     self.forget(number);
                 }
             }
             Event::Reject { id, status, reason } => {
                 let number = self.begin(conn_no, id, crate::pairs::Pairs::new(), now);
-                self.answers_early(conn_no);
                 self.fail(number, status, &reason, None, now);
                 self.forget(number);
             }
@@ -167,7 +166,6 @@ impl Server {
                 request.last_in = now;
                 request.received += bytes.len() as u64;
                 if request.body.len() + bytes.len() as u64 > max {
-                    self.answers_early(conn_no);
                     self.fail(
                         number,
                         413,
@@ -177,7 +175,6 @@ impl Server {
                     );
                     self.forget(number);
                 } else if let Err(error) = request.body.push(bytes) {
-                    self.answers_early(conn_no);
                     self.fail(
                         number,
                         503,
@@ -225,12 +222,6 @@ impl Server {
         }
     }
 
-    pub(super) fn answers_early(&mut self, conn_no: ConnNo) {
-        if let Some(conn) = self.conns.get_mut(&conn_no) {
-            conn.answered_early = true;
-        }
-    }
-
     pub(super) fn begin(
         &mut self,
         conn_no: ConnNo,
@@ -261,6 +252,14 @@ impl Server {
         let Some(request) = self.requests.get_mut(&number) else {
             return;
         };
+        // Cherokee sends it after the end of STDIN, where it is lost.
+        let unframed = request.environ.get(b"CONTENT_TRANSFER_ENCODING") == Some(b"chunked");
+        if unframed && request.body.len() == 0 {
+            let reason = "a chunked upload, which this web server does not pass on";
+            self.fail(number, 411, reason, None, now);
+            self.forget(number);
+            return;
+        }
         let declared = request
             .environ
             .get(b"CONTENT_LENGTH")

@@ -122,6 +122,7 @@ impl Server {
         }
         let until = self.reload.drains_until()?;
         let exits = !self.reload.leaves_for_exec();
+        self.look_at_answered(now);
         let late = until <= now;
         if !late {
             // Said again in each turn: what is due is forgotten once a second.

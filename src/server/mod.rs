@@ -112,6 +112,7 @@ pub struct Server {
     message: Vec<u8>,
     touched: Vec<ConnNo>,
     unwatched: Vec<ConnNo>,
+    answered: Vec<ConnNo>,
     look_at: Instant,
     last_conn: u64,
     last_request: u64,
@@ -213,6 +214,7 @@ impl Server {
             message: Vec::new(),
             touched: Vec::new(),
             unwatched: Vec::new(),
+            answered: Vec::new(),
             look_at: now,
             last_conn: 0,
             last_request: 0,
@@ -303,7 +305,7 @@ impl Server {
             self.look_at = now + TICK;
             self.look(now);
         }
-        self.watch_waiting();
+        self.watch_waiting(now);
         self.step_links(now);
         self.step_reload(now);
         self.step_turn(now);

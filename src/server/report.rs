@@ -1,6 +1,7 @@
 //! What this front tells of itself: a file in the runtime directory, written in place at most once a second, and only
 //! when something has changed or a reader might think that we hang. A lock on it says that we live.
 
+use super::connection::Stage;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
 use crate::runtime::is_at;
@@ -285,7 +286,11 @@ impl Server {
                 _ => State::Restarting,
             },
             trouble: one_line(&trouble.as_deref().map(brief).unwrap_or_default()),
-            connections: self.conns.len() as u64,
+            connections: self
+                .conns
+                .values()
+                .filter(|conn| conn.stage != Stage::Draining)
+                .count() as u64,
             queued: self.queue.len() as u64,
             queued_since: first.map_or(0, |request| at(request.since)),
             max_workers: self.sizes().max as u64,

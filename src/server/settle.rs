@@ -7,11 +7,14 @@ use crate::worker::pool::RequestNo;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::time::{Duration, Instant};
 
-/// After an answer, how long the rest of a request is read before the connection is closed.
+/// After an answer, how long a connection is read before it is closed: anew after each piece of a request that was
+/// answered early.
 pub(super) const DRAIN: Duration = Duration::from_secs(5);
 
-/// A request that is answered within this time leaves no trace in epoll.
+/// A request that is answered within this time, and whose connection the peer then closes, leaves no trace in epoll.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
+/// Connections that wait, answered, for their peers to close them before it is looked whether they have.
+const ANSWERED: usize = 32;
 
 impl Server {
     /// Flushes the connections on which something has happened in this turn, and tells epoll what they wait for.
@@ -45,13 +48,24 @@ impl Server {
             return;
         };
         if conn.waiting() == 0 && conn.stage == Stage::Closing {
-            if conn.half_closed || conn.codec.is_idle() && !conn.answered_early {
+            if conn.half_closed || conn.is_cgi() && conn.codec.is_idle() {
                 self.drop_conn(number, now);
                 return;
             }
-            // The request has not come in whole: to close now would reset the connection and lose the answer.
+            // The peer may have sent more, or be about to: to close now would reset the connection and lose the answer.
             conn.shut_down(now);
+            let is_new = conn.registered.is_none() && !conn.is_cgi();
             self.due(now + DRAIN);
+            if is_new {
+                self.answered.push(number);
+                self.due(now + WATCH_AFTER);
+                if self.answered.len() >= ANSWERED {
+                    self.look_at_answered(now);
+                }
+            }
+        }
+        if self.answered.contains(&number) {
+            return;
         }
         self.renew_codec(number);
         if self
@@ -83,8 +97,17 @@ impl Server {
     }
 
     /// Has epoll watch the connections that have waited.
-    pub(super) fn watch_waiting(&mut self) {
+    pub(super) fn watch_waiting(&mut self, now: Instant) {
+        self.look_at_answered(now);
         for number in std::mem::take(&mut self.unwatched) {
+            self.watch_conn(number);
+        }
+    }
+
+    /// Drops the connections, answered and shut, that their peers have closed, and has epoll watch the others.
+    pub(super) fn look_at_answered(&mut self, now: Instant) {
+        for number in std::mem::take(&mut self.answered) {
+            self.read(number, now);
             self.watch_conn(number);
         }
     }

@@ -42,6 +42,7 @@ def cherokee(site, how, backend):
     if how == "host":
         text = instead(text, "source!1!(?:type = interpreter|host = /|interpreter|timeout|env)", "source!1!(?:type = host|host = 127)")
         text = text.replace(PORT, f"127.0.0.1:{backend}")
+    site.traits.add("no-chunked")
     return Cherokee(site, text)
 
 

@@ -2,22 +2,25 @@
 
 It connects to a source; where nothing answers, it starts the source's interpreter with `/bin/sh -c "exec …"`, which has
 to make the socket by itself. A connection for each request, a record for each variable, the last of them padded; the body
-goes on as it comes. REQUEST_URI is the path *decoded*.
+goes on as it comes. REQUEST_URI is the path *decoded*. Where a body might have come, and none did, the end of STDIN comes
+twice, the second time after the header of a record that was not filled in. A chunked body comes after the end of STDIN, and
+in no record.
 """
 
 import re
 import shlex
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 
-from ..fastcgi import connect
+from ..fastcgi import STDIN, connect
 from ..recipe import CLEAN
 from .front import Refused, below, header_variables
 from .programs import address, spawn
-from .wire import Exchange, Way
+from .wire import Exchange, Way, record
 
-WAY = Way(record_per_variable=True, padding="last", piece=32768)
+WAY = Way(record_per_variable=True, padding="last", piece=32700)
 # Headers that Cherokee knows by name: the first of them is passed on. Any other is passed on each time that it comes.
 KNOWN = (
     "accept accept-charset accept-encoding accept-language authorization connection cookie if-modified-since "
@@ -123,10 +126,18 @@ class Cherokee:
         yield "PATH_TRANSLATED", self.root + path
         if visit.field("Content-Length"):
             yield "CONTENT_LENGTH", visit.field("Content-Length")
-        yield "SCRIPT_FILENAME", ""
+        if visit.field("Transfer-Encoding"):
+            yield "CONTENT_TRANSFER_ENCODING", visit.field("Transfer-Encoding")
+        yield "SCRIPT_FILENAME", path
 
     def exchange(self, pairs, body):
-        return Exchange(self.connect(), WAY, pairs, body.pieces(WAY.piece))
+        pieces, afterthoughts = body.pieces(WAY.piece), []
+        if body.chunked:
+            raw = (b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+            pieces, afterthoughts = [], chain(raw, [b"0\r\n\r\n"])
+        elif body.finished and dict(pairs)["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            afterthoughts = [bytes(8) + record(STDIN)]
+        return Exchange(self.connect(), WAY, pairs, pieces, afterthoughts)
 
     def connect(self):
         """Tries; starts the interpreter; tries again until the source's timeout."""

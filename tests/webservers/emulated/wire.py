@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass
 
 from ..fastcgi import BEGIN, END, HEADER, PARAMS, STDERR, STDIN, STDOUT
@@ -29,10 +30,15 @@ class Way:
 
 
 class Exchange:
-    """A request on its way and its answer. The body goes out while the answer comes in, as with all of these servers."""
+    """A request on its way and its answer. The body goes out while the answer comes in, as with all of these servers.
 
-    def __init__(self, connection, way, pairs, pieces):
+    `afterthoughts` are bytes that follow the end of STDIN, each in a write of its own.
+    """
+
+    def __init__(self, connection, way, pairs, pieces, afterthoughts=()):
         self.socket, self.way = connection, way
+        self.afterthoughts = afterthoughts
+        self.closed = False
         self.buffer = bytearray()
         self.rest = b""
         self.ended = self.gone = False
@@ -41,6 +47,11 @@ class Exchange:
 
     def head(self):
         """(status, [(name, value)]), as these servers read them: `Status: ` and `Location: ` with exactly one space."""
+        if self.afterthoughts:
+            # Before it has sent everything, Cherokee does not look at what comes.
+            self.sender.join(30)
+            if self.closed:
+                raise ProgramFailed("the connection was closed before all was sent")
         out = b""
         while b"\r\n\r\n" not in out:
             content = self._output()
@@ -85,12 +96,15 @@ class Exchange:
             for piece in pieces:
                 self.socket.sendall(record(STDIN, piece, pad=self.way.padding == "all"))
             self.socket.sendall(record(STDIN))
+            for more in self.afterthoughts:
+                time.sleep(0.02)
+                self.socket.sendall(more)
         except VisitorGone:
             self.gone = True
             self.close()
         except OSError:
             # The program has closed; the reader of its answer finds out what that means.
-            pass
+            self.closed = True
 
     def _params(self, pairs, begin):
         encoded = [pair(name, value) for name, value in pairs]
