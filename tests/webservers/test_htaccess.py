@@ -1,30 +1,110 @@
 """htaccess-templates/: what each one lets through and what it keeps, under a real Apache."""
 
+import re
+from urllib.parse import unquote
+
 import pytest
 
 from webservers.account import TEMPLATES, give
 from webservers.apache import Apache
 
 
+# In the site's directory, in one below it, and in one that has rewrite rules of its own.
+PRIVATE = """
+mysite.toml mysite.toml~ mysite.toml.bak mysite.toml.orig mysite.toml_old mysite.toml-1 mysite.toml.save.2 MYSITE.TOML
+#mysite.toml# mysite.toml%20(copy) notes.toml mysite.log mysite.log.1 mysite.log.2.gz mysite.pid db.sqlite3
+db.sqlite3-journal db.sqlite3-wal db.sqlite3.2024 data.sqlite settings.py settings.py~ settings.py.swp settings.py.txt
+settings.pyc mysite.fcgi~ mysite.fcgi.old login.cgi.bak .env .env.swp .mysite.toml.swp .htaccess.bak .git/config
+.venv/bin/tool .hidden.html .well-known/.htpasswd
+""".split()
+PUBLIC = """
+robots.txt .well-known/token page.html settings.py.html catalog.html dialog.js mysite.css analog mytoml logs/a.txt
+main.logic.js
+""".split()
+# There are no such files, so these are addresses of the site.
+VIRTUAL = """
+.well-known/acme .well-known/openid/.x .web/ .web file/tip/.hgignore raw-file/tip/setup.py raw-file/tip/pyproject.toml
+other.toml other.toml~ setup.py build.log.1 .git/none .hg/store/.x sub/.other sub/other.py static/.x a.sqlite3
+mysite.fcgi/.web/ mysite.fcgi/file/tip/.hgignore mysite.fcgi/setup.py mysite.fcgi/mysite.toml
+""".split()
+# What these templates leave to the server's own configuration.
+ELSEWHERE = {
+    "fastcgi": """<FilesMatch "\\.fcgi$">
+        SetHandler fcgid-script
+    </FilesMatch>""",
+    "deny": """<FilesMatch "\\.fcgi$">
+        SetHandler fcgid-script
+    </FilesMatch>
+    FallbackResource {base}/mysite.fcgi""",
+}
+
+
+def lay(directory, name, text):
+    path = directory / unquote(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def wrong_answers(account, template, below, base=""):
+    """What is served of PRIVATE, is not of PUBLIC, and does not reach the site of VIRTUAL; files lie in each of `below`."""
+    account.configure('[app]\npath = "{project}"\nwsgi = "where:app"\n[server]\nruntime_dir = "{runtime}"\n')
+    settings = account.config.read_text()
+    for directory in below:
+        for name in PRIVATE:
+            lay(account.site, directory + name, "private")
+        for name in PUBLIC:
+            lay(account.site, directory + name, "public")
+    lay(account.site, "mysite.toml", settings)
+    if "blog/" in below:
+        lay(account.site, "blog/.htaccess", "RewriteEngine On\nRewriteRule ^old$ robots.txt [L]\n")
+    give(account.site)
+    elsewhere = ELSEWHERE.get(template, "").format(base=base)
+    with Apache(account, f"<Directory {account.site}>\nAcceptPathInfo On\n{elsewhere}\n</Directory>\n") as apache:
+        for directory in below:
+            for name in PRIVATE + [name + "/x" for name in PRIVATE] + [".git", ".git/"]:
+                reply = apache.client.get(f"{base}/{directory}{name.replace('#', '%23')}")
+                if reply.status not in (403, 404) or "X-Answered-By" in reply.headers:
+                    yield f"{directory}{name} is served: {reply.status} {reply.body[:20]}"
+            for name in PUBLIC:
+                reply = apache.client.get(f"{base}/{directory}{name}")
+                if (reply.status, reply.body) != (200, b"public"):
+                    yield f"{directory}{name} is not served: {reply.status}"
+        for name in VIRTUAL:
+            reply = apache.client.get(f"{base}/{name}")
+            address = "/" + name.removeprefix("mysite.fcgi/")
+            if (reply.status, reply.body) != (200, address.encode()):
+                yield f"{name} does not reach the site: {reply.status}"
+
+
+@pytest.mark.parametrize("directory", ["", "shop"])
 @pytest.mark.parametrize("template", ["fcgid", "fastcgi", "cgi", "subdirectory", "deny"])
-def test_private_files_are_not_served(make_site, template):
-    account = make_site(htaccess=template)
-    for name in ("mysite.log", "db.sqlite3", "settings.py", ".env", ".git/config", "notes.toml"):
-        path = account.site / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("private")
-        give(path.parent if "/" in name else path)
-    (account.site / "robots.txt").write_text("public")
-    (account.site / ".well-known").mkdir()
-    (account.site / ".well-known" / "token").write_text("public")
-    give(account.site / ".well-known")
-    with Apache(account) as apache:
-        web = apache.client
-        for name in ("mysite.log", "db.sqlite3", "settings.py", ".env", ".git/config", "notes.toml", "mysite.toml", ".git/"):
-            response = web.get("/" + name)
-            assert response.status in (403, 404) and b"private" not in response.body, name
-        assert web.get("/robots.txt").text == "public"
-        assert web.get("/.well-known/token").text == "public"
+def test_files_of_ours_are_private_and_what_is_no_file_is_an_address(make_site, template, directory):
+    account = make_site(htaccess=template, directory=directory)
+    wrong = list(wrong_answers(account, template, ("", "sub/", "blog/"), "/" + directory if directory else ""))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rewrite_rules_alone_do_the_same(make_site):
+    """As on LiteSpeed, which is told to leave <If> out: all but what lies beside rewrite rules of its own."""
+    account = make_site()
+    text = (account.site / ".htaccess").read_text()
+    rules, count = re.subn(r"(?s)<IfModule mod_alias.c>.*?\n</IfModule>\n", "", text)
+    assert count == 1 and "<If " not in rules
+    account.put(account.site / ".htaccess", rules)
+    wrong = list(wrong_answers(account, "fcgid", ("", "sub/")))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_all_templates_have_the_same_pattern():
+    blocks = {}
+    for path in sorted(TEMPLATES.glob("*.htaccess")):
+        text = path.read_text()
+        if "<If " in text:
+            lines = re.findall(r"(?m)^ *(?:<If |RewriteCond %{REQUEST_(?:FILENAME|URI)} [^!]).*$", text)
+            blocks[path.stem] = [line.strip() for line in lines]
+    assert sorted(blocks) == ["cgi", "deny", "fastcgi", "fcgid", "subdirectory"]
+    (first, *others) = blocks.values()
+    assert len(first) == 5 and all(other == first for other in others), blocks
 
 
 @pytest.mark.parametrize("modules", ["all modules", "no modules"])
