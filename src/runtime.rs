@@ -119,7 +119,7 @@ impl RuntimeDir {
 }
 
 /// Files without a lock of their own: they go with the last process.
-const KEPT: [&str; 5] = ["good", "python", "reload", "turn", "want"];
+const KEPT: [&str; 6] = ["good", "open", "python", "reload", "turn", "want"];
 
 /// Removes a lockable file, and its companions, when nobody holds a lock on it.
 fn remove_unused(path: &Path, companions: &[PathBuf]) {

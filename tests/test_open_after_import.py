@@ -19,6 +19,8 @@ import pytest
 import peers
 from services import Echo, Memcached, Postgres
 from webservers.account import new_directory
+from webservers.fastcgi import request
+from webservers.manager import Manager
 from webservers.processes import end, named, touching, until
 
 APPS = Path(__file__).resolve().parent / "apps" / "opened"
@@ -49,8 +51,9 @@ class Site:
     """A server of its own, with workers that are all there from the start."""
 
     def __init__(self, build, opened, service="", server="", workers=4):
-        self.directory = new_directory("runfcgi-opened-")
-        shutil.copy(build, self.directory / "mysite.fcgi")
+        self.directory = self.base = new_directory("runfcgi-opened-")
+        self.executable = self.directory / "mysite.fcgi"
+        shutil.copy(build, self.executable)
         shutil.copytree(APPS, self.directory / "code", ignore=shutil.ignore_patterns("__pycache__"))
         self.socket = self.directory / "my.sock"
         text = CONFIG.format(
@@ -176,6 +179,27 @@ def test_each_answer_belongs_to_its_request(make, services, kind):
         assert len(line) == 1 and words in line[0], "said once, and what it is"
         assert "with the first request" in line[0], "and what to do"
     site.stop()
+
+
+def test_processes_spawned_later_know_it(build, memcached):
+    """Those of mod_fcgid: it is said once for all, and only the first imports the app to find out."""
+    site = Site(build, "memcached", memcached.socket, workers=1)
+    try:
+        with Manager(site) as manager:
+            for number in range(3):
+                front = manager.spawn()
+                assert request(front.socket, f"/?n{number}").text == f"n{number}"
+                until(lambda: not named(site.directory, "runfcgi-preload"), 10, "the preloader leaves")
+            assert site.log().count(LEFT_OPEN) == 1
+            assert len((site.directory / "imports").read_text().split()) == 4, "one more than there are workers"
+            os.utime(site.executable)
+            until(lambda: site.log().count("new code goes live") == 3, 20, "the new code is served")
+            assert request(manager.spawn().socket, "/?n4").text == "n4"
+            assert site.log().count(LEFT_OPEN) == 2, "new code is looked at anew"
+        until(lambda: not touching(site.directory), 10, "nothing is left of it")
+        assert not (site.directory / "run").exists() or os.listdir(site.directory / "run") == []
+    finally:
+        site.remove()
 
 
 def test_threads_of_a_scheduler_lead_to_the_plain_form_as_before(make):

@@ -186,7 +186,7 @@ impl Server {
                 if threaded {
                     self.note(Level::Warning, &format!("importing the app started {threads} threads: each worker imports it by itself"));
                 }
-                if !open.is_empty() && started_here {
+                if !open.is_empty() && started_here && fact(b"said").is_empty() {
                     self.note(Level::Warning, &format!("importing the app left open what workers must not share: {open}; so each worker imports it by itself. {OPEN_LATER}"));
                 }
                 if plain {

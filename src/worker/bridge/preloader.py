@@ -70,26 +70,15 @@ class Preloader:
         self.set_signals()
         self.claim()
         began = time.time()
-        before = list_descriptors()
-        try:
-            app = load_app(self.settings)
-            warm_up(app, self.settings)
-        except BaseException:
-            text = describe_exception()
-            log(text)
-            self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
-            self.serve_failure(watched_files(self.settings['app_path']))
-        self.app = app
-        collect_as_usual()
-        gc.disable()
-        self.generators = attempt('finding random number generators', find_generators) or []
-        opened = attempt('finding what is open', lambda: describe_opened(before)) or ''
+        known = self.read_opened()
+        opened = known or self.import_app()
         threads = count_threads()
         if threads == 1 and not opened:
             self.go_on_as_child()
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
-        ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid), 'open', opened)
+        ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
+        ready += ('open', opened, 'said', '1' if known else '')
         ready += ('errors', take_output(ERRORS))
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
@@ -104,6 +93,45 @@ class Preloader:
             forget_output()
             if self.may_leave():
                 self.leave()
+
+    def import_app(self):
+        """Imports the application, or tells why it cannot. What it has left open, in words."""
+        before = list_descriptors()
+        try:
+            app = load_app(self.settings)
+            warm_up(app, self.settings)
+        except BaseException:
+            text = describe_exception()
+            log(text)
+            self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
+            self.serve_failure(watched_files(self.settings['app_path']))
+        self.app = app
+        collect_as_usual()
+        gc.disable()
+        self.generators = attempt('finding random number generators', find_generators) or []
+        opened = attempt('finding what is open', lambda: describe_opened(before)) or ''
+        if opened:
+            attempt('noting what is open', lambda: self.write_opened(opened))
+        return opened
+
+    def read_opened(self):
+        """What a preloader before this one found open after the import of this very version; then it need not be
+        imported to tell."""
+        directory, own = os.path.split(self.settings.get('lock', ''))
+        try:
+            with open(os.path.join(directory, 'open'), encoding='utf-8', errors='surrogateescape') as file:
+                version, _, opened = file.read().partition(' ')
+        except (OSError, ValueError):
+            return ''
+        return opened if version + '.lock' == own else ''
+
+    def write_opened(self, opened):
+        directory, own = os.path.split(self.settings['lock'])
+        path = os.path.join(directory, 'open')
+        temporary = '{}.{}'.format(path, self.pid)
+        with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as file:
+            file.write('{} {}'.format(own.rpartition('.')[0], opened))
+        os.rename(temporary, path)
 
     def go_on_as_child(self):
         """Leaves behind what only the import had mapped: parts of libraries, 2 to 3 MB. Where no process more is

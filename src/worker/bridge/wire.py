@@ -23,7 +23,7 @@ TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
 FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
 FAILED_BACKOFF = 4.0  # seconds in which a broken application is not imported again; below the front's own RETRY
-LEFT_TO_THE_LAST = {'good', 'python', 'reload', 'turn', 'want'}  # files of the runtime directory that need nobody
+LEFT_TO_THE_LAST = {'good', 'open', 'python', 'reload', 'turn', 'want'}  # in the runtime directory, needed by nobody
 
 Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
 

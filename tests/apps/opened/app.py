@@ -3,6 +3,8 @@
 import importlib
 import os
 
+with open(os.path.join(os.environ["MARKS"], "imports"), "a") as imports:
+    imports.write("%d\n" % os.getpid())
 opened = importlib.import_module("opened_" + os.environ["OPENED"])
 
 
