@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -59,6 +59,9 @@ pub fn open(server: &Server, handed: Vec<Handed>, again: bool) -> anyhow::Result
         let kept = kept.and_then(|at| Some((at, left[at].take()?)));
         if let Some((at, socket)) = kept {
             opened.moved[at] = Some(opened.listeners.len());
+            if !socket.activated {
+                set_mode(endpoint, server);
+            }
             let socket = Handed {
                 protocol: endpoint.protocol,
                 ..socket
@@ -219,11 +222,7 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
                 lock_for_a_moment(dir);
             }
             remove_stale(path)?;
-            let mask = match (server.socket_mode, server.umask) {
-                (Some(mode), _) => Some(!mode & 0o777),
-                (None, mask) => mask,
-            };
-            let before = mask.map(|mask| umask(Mode::from_bits_truncate(mask)));
+            let before = mask(server).map(|mask| umask(Mode::from_bits_truncate(mask)));
             let bound = socket::bind(socket.as_raw_fd(), &address);
             if let Some(before) = before {
                 umask(before);
@@ -232,6 +231,24 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
         }
     }
     Ok(socket)
+}
+
+/// The umask with which a unix socket is bound; None: that of the process.
+fn mask(server: &Server) -> Option<u32> {
+    let of_mode = server.socket_mode.map(|mode| !mode & 0o777);
+    of_mode.or(server.umask)
+}
+
+/// A socket that goes on gets the mode that one that is bound now would have.
+fn set_mode(endpoint: &Endpoint, server: &Server) {
+    if let Address::Unix(path) = &endpoint.address {
+        let mask = mask(server).unwrap_or_else(|| {
+            let own = umask(Mode::empty());
+            umask(own);
+            own.bits()
+        });
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o777 & !mask));
+    }
 }
 
 /// Whoever may read a directory may lock it, so nobody is waited for without end.
