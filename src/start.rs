@@ -16,8 +16,8 @@ use crate::pairs::Pairs;
 use crate::reload::{Beginning, Origin, Stamp, Watch};
 use crate::runtime::RuntimeDir;
 use crate::server::{HandOver, Outcome, Place, Role, Server};
-use crate::sys::fd;
 use crate::sys::procfs::{spawner, start_time};
+use crate::sys::{fd, limits};
 use crate::systemd::{self, Activated};
 use crate::worker::preloader::Hello;
 use crate::worker::spawn::LAUNCHER;
@@ -34,6 +34,7 @@ use std::time::SystemTime;
 
 /// Does what the command line, the environment and descriptor 0 ask for. Returns the exit status.
 pub fn run() -> u8 {
+    limits::let_large_writes_fail();
     let mut left = Left::read();
     let activated = match left.again {
         true => Vec::new(),

@@ -97,7 +97,7 @@ def server(request, build, tmp_path):
 
 
 @contextlib.contextmanager
-def running(build, tmp_path, protocol, limits):
+def running(build, tmp_path, protocol, limits, **options):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     (tmp_path / "hostile.py").write_text(APP)
@@ -106,7 +106,7 @@ def running(build, tmp_path, protocol, limits):
     path = str(tmp_path / "s.sock")
     words = ["runfcgi", "--config", str(tmp_path / "site.toml"), f"socket={path}", f"protocol={protocol}"]
     with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen([str(build), *words, "daemonize=false"], stderr=log, cwd=tmp_path)
+        process = subprocess.Popen([str(build), *words, "daemonize=false"], stderr=log, cwd=tmp_path, **options)
     server = Server(process, path, PROTOCOLS[protocol]())
     until(lambda: connects(path), "it listens")
     server.ask()
@@ -350,6 +350,23 @@ def test_a_half_request_beside_good_ones_ends_alone(build, tmp_path):
         assert page.startswith(b"Status: 408") and time.monotonic() > began + 1
         peer.sendall(fcgi(200, keep=1))
         assert any(kind == 3 and of == 200 for kind, of, _ in came)
+
+
+@pytest.mark.parametrize("megabytes", [1, 4])
+def test_an_upload_above_the_limit_of_file_sizes_is_refused(build, tmp_path, megabytes):
+    """Of the executable no copy can be made either, with the smaller one."""
+    limit = megabytes << 20
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))}
+    with running(build, tmp_path, "fcgi", "", **limited) as server:
+        with server.connect() as peer:
+            sender = threading.Thread(target=peer.sendall, args=(fcgi(1, "/", bytes(8 << 20)),), daemon=True)
+            sender.start()
+            answer = b"".join(content for kind, _, content in records(peer) if kind == 6)
+            sender.join()
+        assert answer.startswith(b"Status: 413 "), answer[:200]
+        assert "RLIMIT_FSIZE" in server.log() and "incident" in server.log(), server.log()
+        assert server.process.poll() is None
+        server.ask(fcgi(1, "/", bytes(limit // 2)), b"got %d" % (limit // 2))
 
 
 def test_the_access_log_tells_what_came_and_what_broke_off(build, tmp_path):

@@ -175,13 +175,12 @@ impl Server {
                     );
                     self.forget(number);
                 } else if let Err(error) = request.body.push(bytes) {
-                    self.fail(
-                        number,
-                        503,
-                        &format!("the body cannot be kept: {error}"),
-                        None,
-                        now,
-                    );
+                    let (status, limit) = match error.kind() {
+                        io::ErrorKind::FileTooLarge => (413, " (RLIMIT_FSIZE, `ulimit -f`)"),
+                        _ => (503, ""),
+                    };
+                    let reason = format!("the body cannot be kept: {error}{limit}");
+                    self.fail(number, status, &reason, None, now);
                     self.forget(number);
                 }
             }

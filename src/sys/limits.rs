@@ -3,10 +3,17 @@
 //! Of the process that is asked about, not of the one that asks: a shell's limits are not the web server's.
 
 use super::procfs::{PAGE, tasks};
+use nix::sys::signal::{SigSet, Signal};
 use std::fs;
 use std::path::Path;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// From here on a write beyond RLIMIT_FSIZE fails, and ends no process. Blocked and not ignored, for programs that are
+/// executed later inherit what is ignored.
+pub fn let_large_writes_fail() {
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
+}
 
 /// What can be limited.
 #[derive(Debug, PartialEq, Eq)]
