@@ -481,9 +481,54 @@ def longer(env, start):
     start('200 OK', TEXT + [('Content-Length', '4')])
     return iter([b'abc', b'def', b'ghi'])
 
+NINE = TEXT + [('Content-Length', '9')]
+
 def shorter(env, start):
-    start('200 OK', TEXT + [('Content-Length', '9')])
-    return [b'abc']
+    start('200 OK', NINE)
+    return iter([b'abc'])
+
+def short_list(env, start):
+    start('200 OK', NINE)
+    return [b'abc', b'def']
+
+def short_single(env, start):
+    start('200 OK', NINE)
+    return {b'abc'}
+
+def short_file(env, start):
+    start('200 OK', TEXT + [('Content-Length', '100001')])
+    return env['wsgi.file_wrapper'](make_file())
+
+def no_body(env, start):
+    start('200 OK', NINE)
+    return iter([b'', b''])
+
+def more(*pieces):
+    try:
+        yield from pieces
+        print('asked for more')
+    finally:
+        print('generator closed')
+
+def enough(env, start):
+    start('200 OK', NINE)
+    return more(b'', b'nine', b' here')
+
+def enough_by_write(env, start):
+    start('200 OK', NINE)(b'nine here')
+    return more()
+
+def enough_of_nothing(env, start):
+    start('200 OK', TEXT + [('Content-Length', '0')])
+    return more(b'')
+
+def not_modified(env, start):
+    start('304 Not Modified', [])
+    return more(b'not sent')
+
+def long_head(env, start):
+    start('200 OK', TEXT + [('X-Long', 'x' * 70000)] * int(env['QUERY_STRING']))
+    return [b'body']
 
 def status(env, start):
     start(env['QUERY_STRING'] + ' X', TEXT)
@@ -635,6 +680,43 @@ class WorkerTest(unittest.TestCase):
         answer = worker.ask(PATH_INFO='/shorter')
         self.assertEqual((answer.body, answer.truncated), (b'abc', True))
         self.assertIn('6 bytes shorter', answer.log)
+
+    @each_python
+    def test_known_to_be_short_is_an_error(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for path, size, of in (
+            ('/short_list', 6, 9), ('/short_single', 3, 9), ('/short_file', 100000, 100001), ('/no_body', 0, 9),
+        ):  # fmt: skip
+            answer = worker.ask(PATH_INFO=path)
+            self.assertEqual(answer.order, 'XE', path)
+            text = 'the response has {} bytes, but its Content-Length says {}'.format(size, of)
+            self.assertEqual(answer.error, 'ValueError: ' + text + '\n')
+            answer = worker.ask(PATH_INFO=path, REQUEST_METHOD='HEAD')
+            self.assertEqual((answer.order, answer.fields['Content-Length'], answer.truncated), ('HE', str(of), False))
+
+    @each_python
+    def test_iteration_ends_with_the_content_length(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for path, body in (('/enough', b'nine here'), ('/enough_by_write', b'nine here'), ('/enough_of_nothing', b'')):
+            answer = worker.ask(PATH_INFO=path)
+            self.assertEqual((answer.body, answer.truncated), (body, False))
+            # A generator that was never begun has nothing to close.
+            self.assertEqual(answer.log, '' if path == '/enough_by_write' else 'generator closed\n')
+        answer = worker.ask(PATH_INFO='/not_modified')
+        self.assertEqual((answer.order, answer.log), ('HLE', 'generator closed\n'))
+
+    @each_python
+    def test_a_head_above_the_limit_is_an_error(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for count in (14, 15, 40):
+            answer = worker.ask(PATH_INFO='/long_head', QUERY_STRING=str(count))
+            if count == 14:
+                self.assertEqual(answer.status, '200 OK')
+                continue
+            self.assertEqual(answer.order, 'XE')
+            size = len('200 OK\0Content-Type\0text/plain\0') + count * len('X-Long\0\0') + count * 70000
+            self.assertIn('ValueError: the response head has {} bytes, more than 1048512'.format(size), answer.error)
+        self.assertEqual(worker.ask(PATH_INFO='/echo').status, '200 OK')
 
     @each_python
     def test_errors(self, python):

@@ -23,7 +23,7 @@ def application(environ, start_response):
     body = environ["wsgi.input"].read()
     if environ["PATH_INFO"] == "/cut":
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
-        return [b"four"]
+        return iter([b"four"])
     start_response("200 OK", [("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/slow":
         time.sleep(0.5)
@@ -97,10 +97,10 @@ def server(request, build, tmp_path):
 
 
 @contextlib.contextmanager
-def running(build, tmp_path, protocol, limits, **options):
+def running(build, tmp_path, protocol, limits, app=APP, **options):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    (tmp_path / "hostile.py").write_text(APP)
+    (tmp_path / "hostile.py").write_text(app)
     (tmp_path / "site.toml").write_text(SETTINGS + limits)
     os.chmod(tmp_path / "site.toml", 0o644)
     path = str(tmp_path / "s.sock")

@@ -31,6 +31,19 @@ impl Body {
         }
     }
 
+    /// Drops what is beyond `length`.
+    pub(super) fn truncate(&mut self, length: u64) -> io::Result<()> {
+        match self {
+            Body::Memory(kept) => kept.truncate(usize::try_from(length).unwrap_or(usize::MAX)),
+            Body::File(file, kept) if length < *kept => {
+                file.set_len(length)?;
+                *kept = length;
+            }
+            Body::File(..) => (),
+        }
+        Ok(())
+    }
+
     /// Appends. An error says that the disk is full or refuses.
     pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {

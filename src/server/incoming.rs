@@ -275,6 +275,12 @@ impl Server {
             return;
         }
         let length = declared.unwrap_or(request.body.len());
+        if let Err(error) = request.body.truncate(length) {
+            let reason = format!("the body cannot be cut to its CONTENT_LENGTH: {error}");
+            self.fail(number, 500, &reason, None, now);
+            self.forget(number);
+            return;
+        }
         let wary = self
             .wary
             .as_ref()

@@ -76,4 +76,6 @@ def encode_head(status, fields):
     if head.count(0) != len(parts) - 1 or len(head.translate(None, CONTROLS)) != len(head):
         bad = [part for part in parts if CONTROL.search(part)]
         raise ValueError('the status or a header holds a control character: {!r}'.format(bad))
+    if len(head) > HEAD_LIMIT:
+        raise ValueError('the response head has {} bytes, more than {}'.format(len(head), HEAD_LIMIT))
     return head, code, length

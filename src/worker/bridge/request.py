@@ -102,6 +102,16 @@ class Response:
             self.left = left - len(data)
         return data
 
+    def refuse_short(self, size):
+        """Fails if the whole body, of which nothing has gone out, is shorter than its Content-Length."""
+        if self.left is not None and size < self.left and not self.bodyless:
+            text = 'the response has {} bytes, but its Content-Length says {}'
+            raise ValueError(text.format(size, self.length))
+
+    def is_met(self):
+        """Whether nothing that the app still gives would be sent."""
+        return self.head is not None and (self.left == 0 or self.bodyless)
+
     def head_frame(self, known_length=None):
         """The frame HEAD, with a Content-Length when the app gave none and it is known and allowed."""
         head = self.head
@@ -117,7 +127,11 @@ class Response:
         self.require_start()
         if not data:
             return
-        before = b'' if self.sent else self.head_frame(known_length)
+        before = b''
+        if not self.sent:
+            if known_length is not None:
+                self.refuse_short(known_length)
+            before = self.head_frame(known_length)
         data = self.fit(data)
         self.sent = True
         if before or data:
@@ -133,6 +147,7 @@ class Response:
         if self.sent:  # by write()
             self.emit(body)
             return
+        self.refuse_short(len(body))
         before = self.head_frame(len(body))
         body = self.fit(body)
         self.sent = True
@@ -149,6 +164,7 @@ class Response:
             return False
         fd, offset, length = extent
         self.require_start()
+        self.refuse_short(length)
         slot = self.slot
         slot.send(self.head_frame(length))
         self.sent = True
@@ -162,7 +178,9 @@ class Response:
         return True
 
     def take_iterable(self, result):
-        """Anything else: each piece goes out before the next is asked for."""
+        """Anything else: each piece goes out before the next is asked for, and none is once the body is complete."""
+        if self.sent and self.is_met():  # by write()
+            return
         try:
             single = len(result) == 1
         except Exception:
@@ -170,16 +188,17 @@ class Response:
         pieces = 0
         for data in result:
             self.emit(data, len(data) if single else None)
+            if self.is_met():
+                break
             if not data:
                 continue
             pieces += 1
-            if self.is_head:
-                break
             if pieces > 2 and self.slot.aborted():
                 self.aborted = True
                 return
         if not self.sent:
             self.require_start()
+            self.refuse_short(0)
             self.pending = self.head_frame(0)
             self.sent = True
 

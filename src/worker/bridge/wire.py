@@ -17,6 +17,7 @@ ONE_RIGHT_SPACE = CMSG_SPACE(4)
 RECEIVE_SIZE = 65536 + REQUEST_HEADER.size
 JOIN_LIMIT = 65536  # up to here copying a body into one buffer is cheaper than a scattered send
 DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
+HEAD_LIMIT = (1 << 20) - 64  # longest head; the front takes no more in one piece, and a Content-Length may come to it
 LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
 TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
