@@ -3,7 +3,7 @@
 //! A line `> EVENT` happens to the machine, `@ +3s` lets time pass, and the lines `= OUTPUT` that follow are all that it
 //! puts out then. `#` begins a comment. A file of `tests/machines/reload` begins with how the process starts.
 
-use runfcgi::config::Config;
+use runfcgi::config::{Config, How};
 use runfcgi::image::Image;
 use runfcgi::reload::{Beginning, Change, Output, Release, Reload};
 use std::fs;
@@ -124,12 +124,14 @@ fn shown(output: Output) -> String {
     }
 }
 
-/// A release of this version; `elsewhere`: its settings name another place to listen at.
+/// A release of this version; `elsewhere`: its settings name another place to listen at; `exits`: they say so.
 fn release(words: &str) -> Release {
     let (version, elsewhere) = words.split_once(' ').unwrap_or((words, ""));
     let mut config = Config::default();
-    if elsewhere == "elsewhere" {
-        config.server.backlog += 1;
+    match elsewhere {
+        "elsewhere" => config.server.backlog += 1,
+        "exits" => config.restart.how = How::Exit,
+        _ => (),
     }
     Release {
         config: Rc::new(config),
@@ -146,14 +148,16 @@ fn begin(words: &str) -> Reload {
         Some("broken") => Beginning::Broken,
         other => panic!("no beginning {other:?}"),
     };
-    let live = release(words.next().unwrap_or_default());
-    let (mut exits, mut refused) = (false, None);
-    match words.next() {
-        Some("exits") => exits = true,
-        Some("refused") => refused = Some(words.collect::<Vec<_>>().join(" ")),
-        _ => (),
+    let live = words.next().unwrap_or_default();
+    let more: Vec<&str> = words.collect();
+    match more.as_slice() {
+        ["refused", why @ ..] => Reload::new(release(live), beginning, Some(why.join(" "))),
+        more => Reload::new(
+            release(&format!("{live} {}", more.join(" "))),
+            beginning,
+            None,
+        ),
     }
-    Reload::new(live, beginning, refused, exits)
 }
 
 #[test]

@@ -488,8 +488,10 @@ def test_a_restart_without_an_executable_goes_on_in_the_old_one(site):
     site.config.write_text(good.replace("[server]", "[server]\nbacklog = 512"))
     front.send_signal(signal.SIGHUP)
     until(lambda: peers.fastcgi(site.socket).startswith("Status: 200"), 20, "the mended settings are live")
+    refused = "restart: the new image cannot be executed, the old one goes on: "
+    until(lambda: refused in errors.read_text(), 20, "the new image is refused")
+    assert peers.fastcgi(site.socket).startswith("Status: 200")
     assert front.poll() is None
-    assert "restart: the new image cannot be executed, the old one goes on: " in errors.read_text()
     front.terminate()
     assert front.wait(10) == 0
 

@@ -16,6 +16,7 @@ mod watch;
 pub use release::{Origin, Release};
 pub use watch::{Change, Stamp, Watch};
 
+use crate::config::How;
 use crate::image::Image;
 use crate::log::Level;
 use std::collections::VecDeque;
@@ -120,8 +121,6 @@ pub struct Reload {
     live: Release,
     /// The live release serves, or may yet: it is not the empty one of a site that has no settings.
     works: bool,
-    /// The process is to end at each change, for the web server to start another.
-    exits: bool,
     /// A touch that came while a candidate was on trial: another one follows.
     again: bool,
     /// An executable that was refused is still to go live: the next change is about it too.
@@ -136,17 +135,11 @@ pub struct Reload {
 
 impl Reload {
     /// Begins with a live release. `refused`: what is wrong with the settings on disk.
-    pub fn new(
-        live: Release,
-        beginning: Beginning,
-        refused: Option<String>,
-        exits: bool,
-    ) -> Reload {
+    pub fn new(live: Release, beginning: Beginning, refused: Option<String>) -> Reload {
         let mut reload = Reload {
             state: State::Steady,
             works: beginning != Beginning::Broken,
             live,
-            exits,
             again: false,
             refused_image: false,
             refused,
@@ -228,7 +221,7 @@ impl Reload {
             return;
         }
         match loaded {
-            Ok(_) if self.exits && self.works => {
+            Ok(_) if self.works && self.live.config.restart.how == How::Exit => {
                 let why = "restart: a change was noticed; leaving ([restart] how = \"exit\")";
                 self.note(Level::Info, why);
                 self.stop(now);

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long an upload must stand still.
 const SETTLE: Duration = Duration::from_millis(1000);
@@ -153,6 +153,15 @@ impl Watch {
             _ => self.unsettled = Some((state, now)),
         }
         change
+    }
+
+    /// The settings were written so short a time before `now` that an upload of them may still be going on.
+    pub fn may_be_uploading(&self, now: SystemTime) -> bool {
+        let recent = |file: &Watched| {
+            let modified = fs::metadata(&file.path).and_then(|meta| meta.modified());
+            modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age < SETTLE * 2))
+        };
+        self.settings.iter().any(recent)
     }
 
     /// An upload is going on: look again soon.

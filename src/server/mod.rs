@@ -32,7 +32,7 @@ pub use place::{Begin, Place, Role};
 
 use crate::access_log::Format;
 use crate::account::Account;
-use crate::config::{Config, How, Protocol};
+use crate::config::{Config, Protocol};
 use crate::environ::Mount;
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
@@ -177,13 +177,12 @@ impl Server {
                 link
             }
         };
-        let exits = config.restart.how == How::Exit;
         let mut server = Server {
             mount: Mount::new(config.app.script_name.clone(), "", false),
             wary: None,
             account: Account::read(),
             report: report::Report::new(&origin.settings.nearest(), handed.report),
-            reload: Reload::new(live.clone(), beginning, refused, exits),
+            reload: Reload::new(live.clone(), beginning, refused),
             origin,
             config,
             place,

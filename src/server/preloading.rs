@@ -284,9 +284,14 @@ impl Server {
         }
     }
 
-    /// Why no request can be served now; None when there is hope, as while something else is tried.
+    /// Why no request can be served now; None when there is hope: something else is tried, or may just be coming in.
     pub(super) fn hopeless(&self) -> Option<String> {
-        self.trouble().filter(|_| self.next.is_none())
+        let uploading = || {
+            self.current.link.version.is_empty()
+                && self.watch.may_be_uploading(std::time::SystemTime::now())
+        };
+        self.trouble()
+            .filter(|_| self.next.is_none() && !uploading())
     }
 
     /// Answers those who wait for what will not come.
