@@ -10,14 +10,15 @@ mod places;
 use crate::config::{App, limits};
 use crate::worker::wire;
 use places::{PATH, installed, venvs};
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ impl Launch {
             .map(PathBuf::from);
         let why = match self.interpreter(home.as_deref()) {
             Ok(python) => {
-                let error = Command::new(&python).args(&self.args).exec();
+                let error = execute(&python, &self.args);
                 format!("{} cannot be executed: {error}", python.display())
             }
             Err(why) => why,
@@ -158,7 +159,8 @@ impl Launch {
     }
 
     fn tell(&self, why: &str) {
-        let _ = writeln!(std::io::stderr(), "runfcgi: {why}");
+        let line = format!("runfcgi: {why}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
         let Some(letter) = self.fail_frame else {
             return;
         };
@@ -187,6 +189,27 @@ impl Launch {
             }
         }
     }
+}
+
+/// Becomes the interpreter; the error says why not. Not by `Command`: that takes what is no program for a shell script.
+fn execute(python: &Path, arguments: &[OsString]) -> String {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).ok();
+    let path = text(python.as_os_str());
+    let words: Option<Vec<CString>> = iter::once(python.as_os_str())
+        .chain(arguments.iter().map(OsString::as_os_str))
+        .map(text)
+        .collect();
+    let (Some(path), Some(words)) = (path, words) else {
+        return String::from("there is a NUL in its path");
+    };
+    let error = match nix::unistd::execv(&path, &words) {
+        Ok(never) => match never {},
+        Err(error) => std::io::Error::from(error),
+    };
+    if error.kind() == std::io::ErrorKind::NotFound && python.exists() {
+        return format!("{error}: what its first line (#!) or its ELF header names as interpreter");
+    }
+    error.to_string()
 }
 
 fn fail_frame(letter: u8, why: &str) -> Vec<u8> {

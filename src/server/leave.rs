@@ -174,7 +174,8 @@ impl Server {
 
     pub(super) fn leave(&mut self) {
         self.pool = crate::worker::pool::Pool::default();
-        self.current.link.channel = None;
+        self.current.link = Link::idle();
+        self.next = None;
         self.place.image_lock = None;
         self.report.close();
         if let Some(dir) = &self.place.dir {

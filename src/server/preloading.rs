@@ -8,6 +8,7 @@ use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, State};
 use crate::worker::wire::Frame;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::wait::WaitStatus;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -60,10 +61,17 @@ impl Server {
         let config = generation.release.config.clone();
         let start = super::processes::start(&self.place, &self.log, &config);
         let hello = self.place.hello_with(&config);
+        let had_failed = matches!(generation.link.state, State::Failed { .. });
         match generation.link.step(now, dir, start, hello) {
             Ok(None) => (),
             Ok(Some(text)) => self.note(Level::Error, &text),
             Err(error) => self.not_started(number, &error, now),
+        }
+        if let Some(State::Failed { reason }) = self.generation(number).map(|g| &g.link.state)
+            && !had_failed
+        {
+            let reason = reason.clone();
+            self.tell_failure(&reason);
         }
         self.see_failure(number, now);
     }
@@ -173,8 +181,7 @@ impl Server {
                 let fact = |name: &[u8]| {
                     String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned()
                 };
-                generation.link.state = State::Ready;
-                generation.link.deaths = 0;
+                generation.link.imported();
                 let (threads, open) = (fact(b"threads"), fact(b"open"));
                 let threaded = threads.parse::<u32>().is_ok_and(|n| n > 1);
                 let plain = threaded || !open.is_empty();
@@ -234,6 +241,15 @@ impl Server {
             Frame::Release => self.give_back(now),
             Frame::Exited { pid, how } => self.on_worker_exit(pid, &how),
             _ => (),
+        }
+    }
+
+    /// A child has ended: one that imports the app?
+    pub(super) fn on_import_end(&mut self, status: WaitStatus, now: Instant) {
+        let both = [Some(&mut self.current), self.next.as_mut()];
+        let ended = |generation: &mut Generation| generation.link.ended(status, now);
+        if both.into_iter().flatten().any(ended) {
+            self.due(now);
         }
     }
 

@@ -5,7 +5,8 @@ use crate::account::Account;
 use crate::config::Config;
 use crate::log::{Level, Log};
 use crate::worker::channel::Channel;
-use crate::worker::pool::{self, Counts, Process, Sizes};
+use crate::worker::import;
+use crate::worker::pool::{self, Counts, Pool, Process, Sizes};
 use crate::worker::preloader::{ANSWERS_WITHIN, State};
 use crate::worker::spawn::{self, Outputs, Start};
 use crate::worker::wire::{self};
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Pause after a fork was refused, or a worker did not start.
 pub(super) const FORK_PAUSE: Duration = Duration::from_millis(200);
+/// So many workers that do not start, and are ended by somebody else, are no accident.
+const BOOT_FAILURES: u32 = 8;
 /// The longest such pause.
 const FORK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Workers of one front where the server gives it many requests at a time and nothing is said.
@@ -182,7 +185,7 @@ impl Server {
             }
             return false;
         }
-        if matches!(self.current.link.state, State::Failed { .. }) {
+        if matches!(self.current.link.state, State::Failed { .. }) || self.pool.has_mute() {
             return false;
         }
         match self.try_start(self.current.number, slots, now) {
@@ -243,6 +246,7 @@ impl Server {
             theirs.push(their.into());
         }
         let sockets = theirs.iter().map(AsRawFd::as_raw_fd);
+        let mut launched = None;
         if of.plain {
             let descriptors: Vec<RawFd> =
                 [life_read.as_raw_fd()].into_iter().chain(sockets).collect();
@@ -252,7 +256,8 @@ impl Server {
                 stdout: stdout_write,
                 stderr: stderr_write,
             };
-            spawn::start(start, &setup, &descriptors, outputs, wire::BOOT_FAILED)?;
+            let (_, pid) = spawn::start(start, &setup, &descriptors, outputs, wire::BOOT_FAILED)?;
+            launched = Some(pid);
         } else {
             let own = [&stdout_write, &stderr_write].map(AsRawFd::as_raw_fd);
             let descriptors: Vec<RawFd> = [life_read.as_raw_fd()]
@@ -271,6 +276,8 @@ impl Server {
             (server.max_lifetime > 0).then(|| now + Duration::from_secs(server.max_lifetime));
         let process = Process {
             pid: None,
+            launched,
+            said: Vec::new(),
             generation,
             on_trial: generation != self.current.number,
             lifeline: Some(life_write),
@@ -326,6 +333,7 @@ impl Server {
         for (number, process) in &mut self.pool.processes {
             let Some(at) = process.cut_at else { continue };
             let silent = process.stdout.is_none() && process.stderr.is_none();
+            let silent = silent && process.launched.is_none();
             if silent && process.slots.is_empty() || at <= now {
                 gone.push(*number);
             } else {
@@ -339,6 +347,13 @@ impl Server {
             };
             process.retiring = true;
             process.lifeline = None;
+            if process.launched.take().is_some() {
+                let reason = import::reason(&process.said, "has let go of its sockets");
+                self.boot_failed(number, &reason, now);
+            }
+            let Some(process) = self.pool.processes.get_mut(&number) else {
+                continue;
+            };
             // Before it is forgotten: those that it served are told which process it was, and why it was ended.
             for slot in process.slots.clone() {
                 self.lose_slot(slot, now);
@@ -350,17 +365,12 @@ impl Server {
         }
     }
 
-    /// Collects children that have ended: launchers, preloaders' first processes, workers of the plain form.
+    /// Collects children that have ended: preloaders, workers of the plain form, the one that tests a new executable.
     pub(super) fn reap(&mut self, now: Instant) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => self.on_exit(
-                    pid,
-                    (code != 0).then(|| format!("exited with status {code}")),
-                    now,
-                ),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    self.on_exit(pid, Some(format!("was ended by {signal}")), now);
+                Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => {
+                    self.on_exit(pid, status, now);
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
                 Ok(_) => (),
@@ -378,11 +388,54 @@ impl Server {
         }
     }
 
-    pub(super) fn on_exit(&mut self, pid: Pid, trouble: Option<String>, now: Instant) {
+    fn on_exit(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
+        let trouble = match status {
+            WaitStatus::Exited(_, 0) => None,
+            _ => Some(import::describe(status)),
+        };
         self.on_tested(pid, trouble.as_deref(), now);
+        self.on_import_end(status, now);
+        self.on_unborn_end(status, now);
         if let Some(trouble) = trouble {
             self.on_worker_exit(pid.as_raw(), &trouble);
         }
+    }
+
+    /// A child has ended: a worker of the plain form that has not imported the app yet?
+    fn on_unborn_end(&mut self, status: WaitStatus, now: Instant) {
+        let is_it = |p: &Process| p.launched.is_some() && p.launched == status.pid();
+        let find = |pool: &Pool| {
+            let mut all = pool.processes.iter();
+            let (number, process) = all.find(|(_, p)| is_it(p))?;
+            Some((*number, process.slots.clone()))
+        };
+        let Some((_, slots)) = find(&self.pool) else {
+            return;
+        };
+        // It may have told the reason itself.
+        for slot in slots {
+            self.on_slot(slot, EpollFlags::EPOLLIN, now);
+        }
+        let Some((number, _)) = find(&self.pool) else {
+            return;
+        };
+        self.read_outputs(number);
+        let how = import::describe(status);
+        let Some(process) = self.pool.processes.get_mut(&number) else {
+            return;
+        };
+        process.launched = None;
+        let said = std::mem::take(&mut process.said);
+        let reason = import::reason(&said, &how);
+        let of = process.generation;
+        if !import::is_from_outside(status) || self.boot_failures >= BOOT_FAILURES {
+            return self.boot_failed(number, &reason, now);
+        }
+        self.note(Level::Warning, &reason);
+        if let Some(next) = self.next.as_mut().filter(|next| next.number == of) {
+            next.tried = false;
+        }
+        self.due(now);
     }
 }
 

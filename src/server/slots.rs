@@ -6,7 +6,8 @@ use super::{Server, Token};
 use crate::log::Level;
 use crate::status::Count;
 use crate::sys::procfs;
-use crate::worker::pool::{ProcessNo, RequestNo, SlotNo, SlotState, Stream};
+use crate::worker::import;
+use crate::worker::pool::{ProcessNo, RequestNo, STATUS_WITHIN, SlotNo, SlotState, Stream};
 use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
 use nix::errno::Errno;
@@ -343,7 +344,8 @@ impl Server {
                 self.report.lost(pid);
             }
             process.retiring = true;
-            process.cut_at.get_or_insert(now + LAST_WORDS);
+            let wait = process.launched.map_or(LAST_WORDS, |_| STATUS_WITHIN);
+            process.cut_at.get_or_insert(now + wait);
         }
     }
 
@@ -397,6 +399,9 @@ impl Server {
             match nix::unistd::read(output, &mut buffer) {
                 Ok(0) => return false,
                 Ok(count) => {
+                    if process.launched.is_some() {
+                        import::keep_tail(&mut process.said, &buffer[..count]);
+                    }
                     let busy =
                         process
                             .slots

@@ -1,6 +1,8 @@
 //! The Python side: workers, the preloader, and the wire to them. Knows no protocol of web servers.
 
 pub mod channel;
+mod election;
+pub mod import;
 pub mod pool;
 pub mod preloader;
 pub mod spawn;

@@ -9,6 +9,7 @@
 //! need done, the server does.
 
 use super::channel::Channel;
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ pub struct RequestNo(pub u64);
 
 /// How long a worker may take for its exit functions before its lifeline is cut.
 pub const LEAVE: Duration = Duration::from_secs(3);
+
+/// A process whose sockets have ended has itself ended within this time.
+pub const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a slot does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub enum Stream {
 pub struct Process {
     /// Known once it has started.
     pub pid: Option<i32>,
+    /// Our child, as long as it has not told whether the import went well and that matters.
+    pub launched: Option<Pid>,
+    /// What such a one has written, from its end.
+    pub said: Vec<u8>,
     /// The code version it runs.
     pub generation: u64,
     /// That version is not live yet: it gets no requests.
@@ -218,6 +226,8 @@ impl Pool {
             return;
         };
         process.pid = Some(pid);
+        process.launched = None;
+        process.said = Vec::new();
         if let SlotState::Starting(request) = found.state {
             found.state = request.map_or(SlotState::Idle(now), SlotState::Busy);
             if request.is_none() && !process.retiring && !process.on_trial {
@@ -249,6 +259,7 @@ impl Pool {
             return;
         };
         process.retiring = true;
+        process.launched = None;
         self.idle.retain(|slot| !process.slots.contains(slot));
         self.close_idle(number, now);
     }
@@ -373,6 +384,12 @@ impl Pool {
         found.into_iter().map(|(_, number)| number).collect()
     }
 
+    /// Whether a process of the plain form has ended before it could tell of its import, and how is not known yet.
+    pub fn has_mute(&self) -> bool {
+        let mut all = self.processes.values();
+        all.any(|p| p.launched.is_some() && p.slots.is_empty())
+    }
+
     /// Processes and threads of those that have started, and of all that were asked for: what a host counts.
     pub fn tasks(&self) -> (usize, usize) {
         let tasks = |p: &Process| p.slots.len().max(1);
@@ -436,6 +453,8 @@ mod tests {
             .collect();
         let process = Process {
             pid: None,
+            launched: None,
+            said: Vec::new(),
             generation: 1,
             on_trial: false,
             lifeline: None,

@@ -3,32 +3,35 @@
 //! ```text
 //! Electing ─connected, or started by us─▶ Waiting ─READY─▶ Ready ─end of stream─▶ Electing (when a fork is needed)
 //!    ▲                                      │ └─FAILED, or too late─▶ Failed
-//!    └──end of stream, or it stands still───┘
+//!    ├──end of stream, or it stands still───┤                            ▲
+//!    └──it was ended by somebody else── Ended, if we started it ─by itself─┘
 //! ```
-//! The lock file's lock belongs to an open file description that the preloader alone keeps: lock free means no
-//! preloader. Whoever gets the lock listens *before* it starts Python, so the other fronts wait in the backlog while the
-//! app is imported. Nobody but the holder of the lock removes the socket. Takes `now` as an argument; never blocks.
+//! The lock file's lock belongs to an open file description that only the preloader keeps, and until the app is imported
+//! the front that started it: lock free means no preloader. Whoever gets the lock listens *before* it starts Python, so
+//! the other fronts wait in the backlog while the app is imported. Nobody but the holder of the lock removes the socket.
+//! Takes `now` as an argument; never blocks.
 
 use super::channel::Channel;
-use super::pool::ProcessNo;
-use super::spawn::{self, Outputs, Start};
+use super::election::{self, Elected};
+use super::import::{self, Import};
+use super::pool::{ProcessNo, STATUS_WITHIN};
+use super::spawn::Start;
 use super::wire;
 use crate::pairs::Pairs;
-use crate::runtime::{RuntimeDir, is_at};
+use crate::runtime::RuntimeDir;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// First pause of a front that finds the lock taken and nobody listening yet; doubles up to `MAX_PAUSE`.
 const PAUSE: Duration = Duration::from_millis(3);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
-/// So many imports that end with their process are no accident.
+/// So many imports that end with their process, and nobody knows why, are no accident.
 const DEATHS: u32 = 8;
 /// The longest pause between two of them.
 const DEATH_PAUSE: Duration = Duration::from_millis(500);
@@ -36,8 +39,6 @@ const DEATH_PAUSE: Duration = Duration::from_millis(500);
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// What a preloader writes into its lock file, after its pid, when it has imported the app.
 const IS_READY: &str = "ready";
-/// Fronts that wait in the backlog while the app is imported.
-const BACKLOG: i32 = 128;
 
 /// A front's tie to one preloader.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub struct Link {
     pub channel: Option<Channel>,
     /// Whether we started this preloader.
     pub started_here: bool,
+    /// The process that we started, until it has told how the import went.
+    pub import: Option<Import>,
     /// Never start one, since its code is not there any more; with the reason why it would be needed.
     pub connect_only: Option<String>,
     /// Preloaders that ended, one after the other, before they told how the import went.
@@ -73,6 +76,11 @@ pub enum State {
         /// When to see whether it stands still.
         look: Instant,
         /// When to give up.
+        until: Instant,
+    },
+    /// The process that we started has ended, or its connection has.
+    Ended {
+        /// When to do without its exit status.
         until: Instant,
     },
     /// It forks on demand.
@@ -104,8 +112,18 @@ impl Link {
                 next: now,
                 pause: PAUSE,
             },
+            ..Link::idle()
+        }
+    }
+
+    /// A tie that does nothing.
+    pub fn idle() -> Link {
+        Link {
+            version: String::new(),
+            state: State::Ready,
             channel: None,
             started_here: false,
+            import: None,
             connect_only: None,
             deaths: 0,
             asked: VecDeque::new(),
@@ -116,12 +134,8 @@ impl Link {
     pub fn adopted(version: String, control: OwnedFd) -> io::Result<Link> {
         Ok(Link {
             version,
-            state: State::Ready,
             channel: Some(Channel::new(control)?),
-            started_here: false,
-            connect_only: None,
-            deaths: 0,
-            asked: VecDeque::new(),
+            ..Link::idle()
         })
     }
 
@@ -130,6 +144,7 @@ impl Link {
         match self.state {
             State::Electing { next, .. } => Some(next),
             State::Waiting { look, until } => Some(look.min(until)),
+            State::Ended { until } => Some(until),
             State::Failed { .. } | State::Ready => None,
         }
     }
@@ -144,24 +159,35 @@ impl Link {
     ) -> io::Result<Option<String>> {
         match self.state.clone() {
             State::Electing { next, pause } if next <= now => {
-                let elected = self.elect(dir, start)?;
-                if elected.is_none()
-                    && let Some(reason) = self.connect_only.clone()
-                {
-                    self.fail(reason);
-                    return Ok(None);
-                }
-                let Some((control, started_here)) = elected else {
-                    let later = (pause * 2).min(MAX_PAUSE);
-                    self.state = State::Electing {
-                        next: now + pause,
-                        pause: later,
-                    };
-                    return Ok(None);
+                let (control, import) = match election::elect(
+                    &self.version,
+                    self.connect_only.is_some(),
+                    dir,
+                    start,
+                )? {
+                    Elected::Connected(control) => (control, None),
+                    Elected::Started(control, import) => (control, Some(import)),
+                    Elected::Told(reason) => {
+                        self.fail(reason);
+                        return Ok(None);
+                    }
+                    Elected::Nobody => {
+                        if let Some(reason) = self.connect_only.clone() {
+                            self.fail(reason);
+                            return Ok(None);
+                        }
+                        let later = (pause * 2).min(MAX_PAUSE);
+                        self.state = State::Electing {
+                            next: now + pause,
+                            pause: later,
+                        };
+                        return Ok(None);
+                    }
                 };
                 self.channel = Some(Channel::new(control)?);
                 self.greet(hello);
-                self.started_here = started_here;
+                self.started_here = import.is_some();
+                self.import = import;
                 let limit = Duration::from_secs(start.config.limits.start_timeout);
                 self.state = State::Waiting {
                     look: now + limit.min(ANSWERS_WITHIN),
@@ -187,8 +213,78 @@ impl Link {
                 ));
                 Ok(None)
             }
+            State::Ended { until } => {
+                let import = self.import.take();
+                let status = import.as_ref().and_then(|import| import.ended);
+                if status.is_none() && now < until {
+                    self.import = import;
+                    return Ok(None);
+                }
+                Ok(self.conclude(import, status, now))
+            }
             _ => Ok(None),
         }
+    }
+
+    /// The process that we started has ended before it told how the import went.
+    fn conclude(
+        &mut self,
+        import: Option<Import>,
+        status: Option<WaitStatus>,
+        now: Instant,
+    ) -> Option<String> {
+        let import = import?;
+        let how = status.map_or_else(|| String::from("has ended"), import::describe);
+        let by_itself = match status {
+            Some(WaitStatus::Exited(_, 0)) => !import.is_succeeded(),
+            Some(status) => !import::is_from_outside(status),
+            None => false,
+        };
+        let mut reason = import.reason(&how);
+        if !by_itself {
+            if self.deaths + 1 < DEATHS {
+                self.die(now);
+                return Some(reason + "; another one takes its place");
+            }
+            reason.push_str(&format!(", like {} before it", DEATHS - 1));
+        }
+        import.tell_others(&reason);
+        self.fail(reason.clone());
+        Some(format!("the app cannot be imported\n{reason}"))
+    }
+
+    /// A child of ours has ended: the one that imports the app? Whether there is something to be done.
+    pub fn ended(&mut self, status: WaitStatus, now: Instant) -> bool {
+        let Some(import) = self
+            .import
+            .as_mut()
+            .filter(|import| status.pid() == Some(import.pid))
+        else {
+            return false;
+        };
+        import.ended = Some(status);
+        match &self.state {
+            // One that left with 0 may have a successor: then the connection goes on.
+            State::Waiting { .. } if !matches!(status, WaitStatus::Exited(_, 0)) => {
+                self.state = State::Ended { until: now };
+            }
+            State::Ended { .. } => self.state = State::Ended { until: now },
+            State::Failed { reason } => {
+                let reason = reason.clone();
+                if let Some(import) = self.import.take() {
+                    import.tell_others(&reason);
+                }
+            }
+            _ => (),
+        }
+        true
+    }
+
+    /// READY.
+    pub fn imported(&mut self) {
+        self.state = State::Ready;
+        self.deaths = 0;
+        self.import = None;
     }
 
     /// Tells the preloader of this front, or what has changed.
@@ -200,31 +296,42 @@ impl Link {
         }
     }
 
-    /// The control socket has ended: look anew, after a moment. An app that ends its process when it is imported does
-    /// so again and again.
+    /// The control socket has ended: look anew, after a moment.
     pub fn lost(&mut self, now: Instant) {
         self.channel = None;
         self.asked.clear();
-        match self.state {
-            State::Failed { .. } => (),
-            State::Waiting { .. } if self.deaths + 1 >= DEATHS => self.fail(format!(
-                "the process that imports the app ended {DEATHS} times without a word"
-            )),
-            State::Waiting { .. } => {
-                let pause = (PAUSE * (1 << (2 * self.deaths))).min(DEATH_PAUSE);
-                self.deaths += 1;
-                self.state = State::Electing {
-                    next: now + pause,
-                    pause: PAUSE,
+        match &self.import {
+            _ if matches!(self.state, State::Failed { .. } | State::Ended { .. }) => (),
+            Some(import) => {
+                let within = import.ended.map_or(STATUS_WITHIN, |_| Duration::ZERO);
+                self.state = State::Ended {
+                    until: now + within,
                 };
             }
-            _ => {
+            None if matches!(self.state, State::Waiting { .. }) => self.die(now),
+            None => {
                 self.state = State::Electing {
                     next: now + PAUSE,
                     pause: PAUSE,
                 };
             }
         }
+    }
+
+    /// It has ended before it told how the import went. An app that ends its process does so again and again.
+    fn die(&mut self, now: Instant) {
+        if self.deaths + 1 >= DEATHS {
+            let text =
+                format!("the process that imports the app ended {DEATHS} times without a word");
+            return self.fail(text);
+        }
+        self.channel = None;
+        let pause = (PAUSE * (1 << (2 * self.deaths))).min(DEATH_PAUSE);
+        self.deaths += 1;
+        self.state = State::Electing {
+            next: now + pause,
+            pause: PAUSE,
+        };
     }
 
     /// The import has failed.
@@ -257,6 +364,10 @@ impl Link {
 
     /// Ends a preloader that does not come to an end with its import, or does not fork. Its pid is in the file whose lock it holds.
     pub fn end_stuck(&self, dir: &RuntimeDir) {
+        if let Some(import) = self.import.as_ref().filter(|import| import.ended.is_none()) {
+            let _ = kill(import.pid, Signal::SIGKILL);
+            return;
+        }
         let path = dir.file(&format!("{}.lock", self.version));
         let Ok(lock) = File::open(&path) else { return };
         let (pid, _) = self.holder(dir);
@@ -275,71 +386,6 @@ impl Link {
         let pid = words.next().and_then(|word| word.parse().ok());
         (pid, words.next() == Some(IS_READY))
     }
-
-    /// Connect; else take the lock; connect once more; else listen and start Python.
-    fn elect(&self, dir: &RuntimeDir, start: Start<'_>) -> io::Result<Option<(OwnedFd, bool)>> {
-        let socket_name = format!("{}.sock", self.version);
-        let lock_path = dir.file(&format!("{}.lock", self.version));
-        if let Some(stream) = connect(dir, &socket_name)? {
-            return Ok(Some((stream, false)));
-        }
-        if self.connect_only.is_some() {
-            return Ok(None);
-        }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path);
-        let lock = match opened {
-            // A preloader that leaves has just taken its directory along.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                dir.make_again()?;
-                return Ok(None);
-            }
-            other => other?,
-        };
-        if lock.try_lock().is_err() || !is_at(&lock, &lock_path) {
-            return Ok(None);
-        }
-        if let Some(stream) = connect(dir, &socket_name)? {
-            return Ok(Some((stream, false)));
-        }
-        // Whoever held it before is not the one that the others are to find.
-        lock.set_len(0)?;
-        dir.sweep();
-        let listener = listen(dir, &socket_name)?;
-        let threads = super::threads(start.config);
-        let mut setup = spawn::setup(start, "preloader", threads, true);
-        setup.push(
-            b"socket",
-            dir.file(&socket_name).as_os_str().as_encoded_bytes(),
-        );
-        setup.push(b"lock", lock_path.as_os_str().as_encoded_bytes());
-        let stderr = nameless(&dir.file(&format!("{}.log", self.version)))?;
-        let stdout = match start.outlog {
-            true => nameless(&dir.file(&format!("{}.out", self.version)))?,
-            false => stderr.try_clone()?,
-        };
-        let descriptors = [listener.as_raw_fd(), lock.as_raw_fd()];
-        let outputs = Outputs { stdout, stderr };
-        let control = spawn::start(start, &setup, &descriptors, outputs, wire::FAILED)?;
-        Ok(Some((control, true)))
-    }
-}
-
-/// A file that goes with the last that has it open.
-fn nameless(path: &std::path::Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    fs::remove_file(path)?;
-    Ok(file)
 }
 
 impl Hello {
@@ -354,46 +400,11 @@ impl Hello {
     }
 }
 
-/// `None` when nobody listens there, or not for us.
-fn connect(dir: &RuntimeDir, name: &str) -> io::Result<Option<OwnedFd>> {
-    let (path, _kept) = dir.socket(name)?;
-    let stream = socket::socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )?;
-    if socket::connect(stream.as_raw_fd(), &UnixAddr::new(&path)?).is_err() {
-        return Ok(None);
-    }
-    let peer = socket::getsockopt(&stream, socket::sockopt::PeerCredentials)?;
-    if peer.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::other(format!(
-            "{} belongs to another user",
-            path.display()
-        )));
-    }
-    Ok(Some(stream))
-}
-
-fn listen(dir: &RuntimeDir, name: &str) -> io::Result<OwnedFd> {
-    let (path, _kept) = dir.socket(name)?;
-    let _ = fs::remove_file(dir.file(name));
-    let listener = socket::socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
-    socket::listen(&listener, Backlog::new(BACKLOG)?)?;
-    Ok(listener)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::worker::election::listen;
     use std::process::{Child, Command};
 
     /// A process that listens and never says a word, with this in its lock file; and a front that waits for it.

@@ -8,9 +8,10 @@ use crate::config::Config;
 use crate::pairs::Pairs;
 use crate::python::{self, Launch};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,7 @@ pub const BRIDGE: &str = concat!(
     include_str!("bridge/chance.py"),
     include_str!("bridge/warm.py"),
     include_str!("bridge/worker.py"),
+    include_str!("bridge/files.py"),
     include_str!("bridge/preloader.py"),
     include_str!("bridge/start.py"),
 );
@@ -88,14 +90,14 @@ pub struct Outputs {
     pub stderr: File,
 }
 
-/// Starts Python in the mode that `setup` names, with `descriptors` for it. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket.
+/// Starts Python in the mode that `setup` names, with `descriptors` for it. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket, and its process id; how it ends is told to whoever waits for that.
 pub fn start(
     start: Start<'_>,
     setup: &Pairs,
     descriptors: &[RawFd],
     outputs: Outputs,
     fail_frame: u8,
-) -> io::Result<OwnedFd> {
+) -> io::Result<(OwnedFd, Pid)> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let app = start.config.app.clone();
     let mut command = Command::new(start.exe);
@@ -108,7 +110,7 @@ pub fn start(
     }
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     command.stdout(outputs.stdout).stderr(outputs.stderr);
-    command.spawn()?;
+    let pid = Pid::from_raw(command.spawn()?.id() as i32);
 
     let launch = Launch {
         app_path: app.path,
@@ -119,7 +121,23 @@ pub fn start(
         fail_frame: Some(fail_frame),
         args: vec!["-c".into(), LOADER.into()],
     };
-    ours.write_all(&python::message::encode(&launch))?;
+    if let Err(error) = hand_over(&mut ours, &launch, setup, descriptors)
+        // Else it has ended already, and its exit status says more.
+        && !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+    {
+        return Err(error);
+    }
+    Ok((ours.into(), pid))
+}
+
+/// Sends what to launch, the bridge, and SETUP with its descriptors.
+fn hand_over(
+    ours: &mut UnixStream,
+    launch: &Launch,
+    setup: &Pairs,
+    descriptors: &[RawFd],
+) -> io::Result<()> {
+    ours.write_all(&python::message::encode(launch))?;
     ours.write_all(format!("{:08x}", BRIDGE.len()).as_bytes())?;
     ours.write_all(BRIDGE.as_bytes())?;
     let mut frame = Vec::new();
@@ -132,8 +150,7 @@ pub fn start(
         MsgFlags::MSG_NOSIGNAL,
         None,
     )?;
-    ours.write_all(&frame[sent..])?;
-    Ok(ours.into())
+    ours.write_all(&frame[sent..])
 }
 
 /// The pairs of `SETUP` that say which app and how.

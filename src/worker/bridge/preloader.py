@@ -83,7 +83,7 @@ class Preloader:
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
-        os.pwrite(self.lock, '{} ready'.format(self.pid).encode(), 0)  # from now on whoever gets no answer may do so
+        self.write_lock('{} ready'.format(self.pid))  # from now on whoever gets no answer may do so
         self.set_signals()  # again: the application may have set its own while it was imported
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
         self.open_wake_pipe()
@@ -157,9 +157,12 @@ class Preloader:
     def claim(self):
         """Writes our process id into the lock: by it a front ends us if the import hangs."""
         self.pid = os.getpid()
+        self.write_lock(str(self.pid))
+
+    def write_lock(self, text):
+        """A lock without words still is one."""
         try:
-            os.ftruncate(self.lock, 0)
-            os.pwrite(self.lock, str(self.pid).encode(), 0)
+            os.ftruncate(self.lock, os.pwrite(self.lock, text.encode(), 0))
         except OSError as error:
             log('runfcgi: the lock file cannot be written: {}'.format(error))
 
@@ -177,7 +180,9 @@ class Preloader:
 
     def on_term(self, _number, _stack):
         if os.getpid() == self.pid:
-            self.leave()
+            self.take_away()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(self.pid, signal.SIGTERM)  # so that who waits for us sees that it was not the app
         os._exit(0)
 
     def open_wake_pipe(self):
@@ -338,8 +343,12 @@ class Preloader:
             return False
 
     def leave(self):
-        """Takes the socket away while the lock is held, turns away who waits there, ends what the application has
-        started, and exits."""
+        self.take_away()
+        os._exit(0)
+
+    def take_away(self):
+        """Takes the socket away while the lock is held, turns away who waits there, and ends what the application has
+        started."""
         if same_file(self.settings.get('lock'), self.lock):
             unlink(self.settings.get('socket'))
         try:
@@ -353,7 +362,6 @@ class Preloader:
         if not has_no_children():
             attempt('ending what the application has started', self.end_started)
         ERRORS.flush()
-        os._exit(0)
 
     def end_started(self):
         """Ends the processes that the application has started here; the workers have a life of their own."""
@@ -362,49 +370,6 @@ class Preloader:
 
 def close_all(fds):
     for fd in fds:
-        os.close(fd)
-
-
-def unlink(path):
-    try:
-        os.unlink(path)
-    except (OSError, TypeError):
-        pass
-
-
-def same_file(path, fd):
-    """Whether the path still names the file of the descriptor: else it belongs to somebody else now."""
-    try:
-        named, held = os.stat(path), os.fstat(fd)
-    except (OSError, TypeError):
-        return False
-    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
-
-
-def tidy(directory):
-    """Removes what the last process of the site leaves in the runtime directory: copies of the executable and records
-    that nobody holds a lock on, and then the directory itself."""
-    try:
-        names = os.listdir(directory)
-        for name in names:
-            if name.startswith(('exe-', 'front-')):
-                unlink_unlocked(os.path.join(directory, name))
-        if set(os.listdir(directory)) <= LEFT_TO_THE_LAST:
-            for name in LEFT_TO_THE_LAST:
-                unlink(os.path.join(directory, name))
-            os.rmdir(directory)
-    except OSError:
-        pass
-
-
-def unlink_unlocked(path):
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except OSError:
-        pass
-    finally:
         os.close(fd)
 
 

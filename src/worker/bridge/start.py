@@ -98,26 +98,9 @@ def own_directory(path):
 
 
 def detach():
-    """Leaves the front's process tree: the process that the front started ends, its child goes on in a new session."""
-    leads = os.getpid() == os.getpgrp()
-    if not leads:
+    """Leaves the session of the front. While the app is imported we stay its child, so that it learns how we end."""
+    if os.getpid() != os.getpgrp():  # a group leader cannot, and need not
         os.setsid()
-    if fork_in_time():
-        os._exit(0)
-    if leads:  # a group leader cannot make a session, but its child can
-        os.setsid()
-
-
-def fork_in_time():
-    """fork, waiting a while for a process that another gives up where the account is at its limit."""
-    end = time.monotonic() + FORK_WITHIN
-    while True:
-        try:
-            return os.fork()
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 if __name__ == '__runfcgi__':

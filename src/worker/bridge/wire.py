@@ -22,7 +22,6 @@ LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
 TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
 
-FORK_WITHIN = 10.0  # seconds in which the preloader's own fork may be refused
 FAILED_BACKOFF = 4.0  # seconds in which a broken application is not imported again; below the front's own RETRY
 LEFT_TO_THE_LAST = {'good', 'open', 'python', 'reload', 'turn', 'want'}  # in the runtime directory, needed by nobody
 
