@@ -1,17 +1,18 @@
 //! Logging: events as lines, to standard error (the web server's error log) and to files of our own.
 //!
-//! One event is one write. Nothing that comes from outside can forge a line: control characters are escaped, and the
+//! One event is one write, where it is taken at once. Nothing that comes from outside can forge a line: control characters are escaped, and the
 //! further lines of an event are indented. Reads no clock; never sees an environment.
 
 mod file;
+mod stderr;
 mod time;
 
 pub use file::{LogFile, Trouble};
 pub use time::Utc;
 
 use std::fmt::Write as _;
-use std::os::fd::AsFd;
 use std::time::SystemTime;
+use stderr::Stderr;
 
 /// Bytes of an event's text that are kept.
 const LONGEST: usize = 16 << 10;
@@ -46,6 +47,7 @@ impl Level {
 #[derive(Debug)]
 pub struct Log {
     to_stderr: bool,
+    stderr: Stderr,
     errors: Option<Sink>,
     output: Option<Sink>,
     file: Option<Sink>,
@@ -64,6 +66,7 @@ impl Log {
     pub fn new(to_stderr: bool, file: Option<LogFile>) -> Log {
         Log {
             to_stderr,
+            stderr: Stderr::default(),
             errors: None,
             output: None,
             file: file.map(Sink::new),
@@ -94,7 +97,8 @@ impl Log {
         self.output.is_some()
     }
 
-    /// Logs an event. Never fails: trouble with a file is itself told on standard error, once.
+    /// Logs an event. Never fails, and never waits: trouble with a file is itself told on standard error, once, and what
+    /// nobody reads there is counted.
     pub fn event(&mut self, now: SystemTime, level: Level, text: &str) {
         let event = Line {
             time: now,
@@ -103,15 +107,37 @@ impl Log {
             text,
         }
         .to_string();
-        match (&mut self.output, &mut self.errors) {
+        self.go_on(now);
+        let trouble = match (&mut self.output, &mut self.errors) {
             (Some(output), _) if level == Level::Output => output.append(now, &event),
             (_, Some(errors)) => errors.append(now, &event),
-            _ if self.to_stderr => to_stderr(&event),
-            _ => (),
+            _ => {
+                if self.to_stderr {
+                    self.stderr.put(&event);
+                }
+                None
+            }
+        };
+        let more = self.file.as_mut().and_then(|file| file.append(now, &event));
+        for trouble in [trouble, more].into_iter().flatten() {
+            self.stderr.put(&trouble);
         }
-        if let Some(file) = &mut self.file {
-            file.append(now, &event);
+    }
+
+    /// Writes what waits for who reads standard error. `true`: some of it was taken, and more waits.
+    pub fn go_on(&mut self, now: SystemTime) -> bool {
+        let before = self.stderr.waiting();
+        self.stderr.go_on();
+        if let Some(lost) = self.stderr.take_lost() {
+            let line = Line {
+                time: now,
+                pid: std::process::id(),
+                level: Level::Warning,
+                text: &format!("nobody has read standard error: messages lost: {lost}"),
+            };
+            self.stderr.put(&line.to_string());
         }
+        (1..before).contains(&self.stderr.waiting())
     }
 }
 
@@ -124,9 +150,10 @@ impl Sink {
         }
     }
 
-    fn append(&mut self, now: SystemTime, event: &str) {
+    /// What standard error is to be told of trouble.
+    fn append(&mut self, now: SystemTime, event: &str) -> Option<String> {
         let (error, what, told) = match self.file.append(now, event.as_bytes()) {
-            Ok(()) => return,
+            Ok(()) => return None,
             Err(Trouble::Lost(error)) => (error, "its events are lost", &mut self.lost),
             Err(Trouble::Stuck(error)) => (
                 error,
@@ -135,7 +162,7 @@ impl Sink {
             ),
         };
         if std::mem::replace(told, true) {
-            return;
+            return None;
         }
         let text = format!("log file {}: {error}; {what}", self.file.path().display());
         let line = Line {
@@ -144,7 +171,7 @@ impl Sink {
             level: Level::Error,
             text: &text,
         };
-        to_stderr(&line.to_string());
+        Some(line.to_string())
     }
 }
 
@@ -195,11 +222,6 @@ fn escape(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Result {
         start = at + c.len_utf8();
     }
     f.write_str(&text[start..])
-}
-
-fn to_stderr(event: &str) {
-    // Nothing can be done, and nobody told, when this fails.
-    let _ = nix::unistd::write(std::io::stderr().as_fd(), event.as_bytes());
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ def server(request, build, tmp_path):
 
 
 @contextlib.contextmanager
-def running(build, tmp_path, protocol, limits, app=APP, **options):
+def running(build, tmp_path, protocol, limits, app=APP, stderr=None, **options):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     (tmp_path / "hostile.py").write_text(app)
@@ -106,7 +106,8 @@ def running(build, tmp_path, protocol, limits, app=APP, **options):
     path = str(tmp_path / "s.sock")
     words = ["runfcgi", "--config", str(tmp_path / "site.toml"), f"socket={path}", f"protocol={protocol}"]
     with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen([str(build), *words, "daemonize=false"], stderr=log, cwd=tmp_path, **options)
+        words += ["daemonize=false"]
+        process = subprocess.Popen([str(build), *words], stderr=stderr or log, cwd=tmp_path, **options)
     server = Server(process, path, PROTOCOLS[protocol]())
     until(lambda: connects(path), "it listens")
     server.ask()

@@ -54,6 +54,8 @@ use token::Token;
 
 /// The longest sleep: how often files are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// Who reads the log is given so much time to make room for more.
+const READ_SOON: Duration = Duration::from_millis(50);
 /// Connections taken from one listener in a turn.
 const ACCEPTS: usize = 32;
 /// Bytes read at a time.
@@ -311,6 +313,9 @@ impl Server {
         self.expire(now);
         self.tend(now);
         self.write_report(now, false);
+        if self.log.go_on(std::time::SystemTime::now()) {
+            self.due(now + READ_SOON);
+        }
         if self.accept_after.is_some_and(|at| at <= now) {
             self.accept_after = None;
             let _ = self.listen();
