@@ -4,7 +4,7 @@
 
 mod place;
 
-use crate::config::{Config, Finding, Level, Options, locate, owner};
+use crate::config::{Candidates, Config, Finding, Level, Options, owner};
 use crate::python::{self, Found};
 use crate::worker::spawn;
 use place::{account, htaccess, permissions};
@@ -15,12 +15,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Checks the site of the executable `exe` called `stem`; `explicit` names its settings file. Returns whether it can
-/// be served.
+/// Checks the site of the executable `exe` called `stem`, whose settings may stand in `candidates`. Returns whether it
+/// can be served.
 pub fn run(
     exe: &Path,
     stem: &str,
-    explicit: Option<&Path>,
+    candidates: &Candidates,
     out: &mut dyn Write,
 ) -> io::Result<bool> {
     let mut report = Report {
@@ -30,7 +30,7 @@ pub fn run(
     };
     let dir = exe.parent().unwrap_or(Path::new("/"));
     let options = Options::of_owner(owner(exe));
-    let config = settings(stem, dir, explicit, &options, &mut report)?;
+    let config = settings(stem, dir, candidates, &options, &mut report)?;
     if let Some(config) = &config {
         app(config, &mut report)?;
     }
@@ -88,11 +88,11 @@ impl Report<'_> {
 fn settings(
     stem: &str,
     dir: &Path,
-    explicit: Option<&Path>,
+    candidates: &Candidates,
     options: &Options,
     report: &mut Report,
 ) -> io::Result<Option<Config>> {
-    let path = match locate(stem, dir, explicit, options.owner) {
+    let path = match candidates.find(options.owner) {
         Ok(Some(path)) => path,
         Ok(None) => {
             report.add(Finding::error(
@@ -113,7 +113,17 @@ fn settings(
     };
     match Config::load_with(Some(&path), options) {
         Ok(mut config) => {
-            report.add(Finding::good("settings", path.display().to_string()))?;
+            let above = match candidates.farther(Some(&path)) {
+                Some((_, beside)) => format!(
+                    " (above the executable; {} would come first)",
+                    beside.display()
+                ),
+                None => String::new(),
+            };
+            report.add(Finding::good(
+                "settings",
+                format!("{}{above}", path.display()),
+            ))?;
             report.all(std::mem::take(&mut config.warnings))?;
             report.all(homeless(&path, options))?;
             if config.server.secret.is_some() {
@@ -369,7 +379,11 @@ mod tests {
     fn run_in(dir: &Scratch, explicit: Option<&Path>) -> (bool, String) {
         let mut out = Vec::new();
         let exe = dir.join("mysite.fcgi");
-        let good = run(&exe, "mysite", explicit, &mut out).unwrap();
+        let candidates = match explicit {
+            Some(path) => Candidates::named(path.to_owned()),
+            None => Candidates::of(None, &exe),
+        };
+        let good = run(&exe, "mysite", &candidates, &mut out).unwrap();
         (good, String::from_utf8(out).unwrap())
     }
 

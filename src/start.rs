@@ -55,6 +55,19 @@ pub fn run() -> u8 {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
+    let here = left
+        .directory
+        .clone()
+        .or_else(|| std::env::current_dir().ok());
+    let here = here.unwrap_or_else(|| PathBuf::from("/"));
+    let link = link(&here.join(&called_as), &original);
+    let candidates = |named: Option<&Path>| {
+        let named = named.map(Path::to_owned).or_else(config::explicit_from_env);
+        match named {
+            Some(path) => Candidates::named(here.join(path)),
+            None => Candidates::of(link.as_deref(), &original),
+        }
+    };
     // While it is being uploaded anew, it still is whose it was.
     let owner = config::owner(&original).or(left.owner);
     left.owner = owner;
@@ -82,7 +95,7 @@ pub fn run() -> u8 {
             let site = Site {
                 role: caller::spawned(),
                 serve: Serve::default(),
-                stem,
+                candidates: candidates(None),
                 refused: findings,
             };
             return serve_site(site, original, left, activated);
@@ -102,14 +115,14 @@ pub fn run() -> u8 {
             };
             let site = Site {
                 role,
+                candidates: candidates(serve.options.config.as_deref()),
                 serve,
-                stem,
                 refused: Vec::new(),
             };
             serve_site(site, original, left, activated)
         }
         Command::Serve(_) => {
-            let found = locate(&stem, &original, None, owner).ok().flatten();
+            let found = candidates(None).find(owner).ok().flatten();
             say(&cli::alone(
                 &called_as.to_string_lossy(),
                 &stem,
@@ -121,7 +134,7 @@ pub fn run() -> u8 {
             match check::run(
                 &original,
                 &stem,
-                common.config.as_deref(),
+                &candidates(common.config.as_deref()),
                 &mut io::stdout(),
             ) {
                 Ok(true) => 0,
@@ -138,8 +151,9 @@ pub fn run() -> u8 {
         }
         Command::SelfTest => 0,
         Command::Status { json, common } => {
-            match locate(&stem, &original, common.config.as_deref(), owner) {
-                Ok(found) => tell_status(&original, &stem, found, json),
+            let candidates = candidates(common.config.as_deref());
+            match candidates.find(owner) {
+                Ok(_) => tell_status(&original, &candidates, json),
                 Err(finding) => refuse(&[finding]),
             }
         }
@@ -160,20 +174,29 @@ fn launch() -> u8 {
     }
 }
 
-fn tell_status(original: &Path, stem: &str, found: Option<PathBuf>, json: bool) -> u8 {
+fn tell_status(original: &Path, candidates: &Candidates, json: bool) -> u8 {
     let beside = original.parent().unwrap_or(Path::new("/"));
-    let file = found.unwrap_or_else(|| original.with_file_name(format!("{stem}.toml")));
     let options = Options::of_owner(config::owner(original));
-    let (text, runs) = status::command::report(&file, &options, beside, json);
+    let (text, runs) = status::command::report(candidates, &options, beside, json);
     say(&text);
     if runs { 0 } else { cli::EXIT_FAILED }
+}
+
+/// The link to the executable that this process was called by, if it was.
+fn link(called: &Path, original: &Path) -> Option<PathBuf> {
+    let is_link = called
+        .symlink_metadata()
+        .is_ok_and(|meta| meta.is_symlink());
+    let leads_here = || std::fs::canonicalize(called).is_ok_and(|path| path == original);
+    (is_link && leads_here()).then(|| std::path::absolute(called).ok())?
 }
 
 /// What is to be served, and as what.
 struct Site {
     role: Role,
     serve: Serve,
-    stem: String,
+    /// Where its settings may stand.
+    candidates: Candidates,
     /// What is wrong with the words that a web server gave.
     refused: Vec<Finding>,
 }
@@ -205,12 +228,7 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
     let external = site.role == Role::External;
     let origin = Origin {
         executable: own.original.clone(),
-        settings: candidates(
-            &site.stem,
-            &own.original,
-            options.config.as_deref(),
-            &own.directory,
-        ),
+        settings: site.candidates,
         required: !external,
         refused: std::mem::take(&mut site.refused),
         options: site.serve.options,
@@ -417,29 +435,6 @@ fn serve_cgi(server: Server) -> Outcome {
         (Ok(input), Ok(output)) => server.serve_cgi(environ, input, output),
         _ => Outcome::Exit,
     }
-}
-
-fn locate(
-    stem: &str,
-    original: &Path,
-    explicit: Option<&Path>,
-    owner: Option<u32>,
-) -> Result<Option<PathBuf>, Finding> {
-    candidates(stem, original, explicit, Path::new("")).find(owner)
-}
-
-fn candidates(
-    stem: &str,
-    original: &Path,
-    explicit: Option<&Path>,
-    directory: &Path,
-) -> Candidates {
-    let from_env = config::explicit_from_env();
-    let explicit = explicit
-        .or(from_env.as_deref())
-        .map(|file| directory.join(file));
-    let dir = original.parent().unwrap_or(Path::new("/"));
-    Candidates::new(stem, dir, explicit.as_deref())
 }
 
 /// `FCGI_FORCE_CGI=Y`: the socket on descriptor 0 does not count.

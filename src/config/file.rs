@@ -16,38 +16,53 @@ pub fn owner(exe: &Path) -> Option<u32> {
     std::fs::metadata(exe).ok().map(|meta| meta.uid())
 }
 
-/// The settings file of the executable `<stem>.fcgi` in `exe_dir`: the first of its `Candidates`. A file that must not
-/// be used is an error, so that nothing else is run in its stead. `owner`: the user of the executable.
-pub fn locate(
-    stem: &str,
-    exe_dir: &Path,
-    explicit: Option<&Path>,
-    owner: Option<u32>,
-) -> Result<Option<PathBuf>, Finding> {
-    Candidates::new(stem, exe_dir, explicit).find(owner)
-}
-
 /// Where the settings file of an executable may lie, the nearest place first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
     /// The paths, in the order in which they count.
     pub paths: Vec<PathBuf>,
+    /// Those of them that are beside no executable, but above one.
+    above: Vec<PathBuf>,
     /// Named by `--config` or `RUNFCGI_CONFIG`: it must be there.
-    pub named: bool,
+    named: bool,
 }
 
 impl Candidates {
-    /// `<stem>.toml` in `exe_dir` or in the two directories above, or just `explicit`.
-    pub fn new(stem: &str, exe_dir: &Path, explicit: Option<&Path>) -> Candidates {
-        let beside = |dir: &Path| dir.join(format!("{stem}.toml"));
-        let above = exe_dir.ancestors().take(1 + limits::CONFIG_PARENTS);
+    /// Just the file that is named.
+    pub fn named(path: PathBuf) -> Candidates {
         Candidates {
-            paths: match explicit {
-                Some(path) => vec![path.to_path_buf()],
-                None => above.map(beside).collect(),
-            },
-            named: explicit.is_some(),
+            paths: vec![path],
+            above: Vec::new(),
+            named: true,
         }
+    }
+
+    /// `<stem>.toml` beside the executable `<stem>.fcgi` or in the two directories above; first of the link by which it
+    /// was called, if it was called by one, then of itself.
+    pub fn of(link: Option<&Path>, executable: &Path) -> Candidates {
+        let mut found = Candidates::default();
+        for executable in link.into_iter().chain([executable]) {
+            let name = executable.with_extension("toml");
+            let name = name.file_name().unwrap_or_default();
+            let dirs = executable.ancestors().skip(1);
+            for (steps, dir) in dirs.take(1 + limits::CONFIG_PARENTS).enumerate() {
+                let path = dir.join(name);
+                if found.paths.contains(&path) {
+                    continue;
+                }
+                if steps > 0 {
+                    found.above.push(path.clone());
+                }
+                found.paths.push(path);
+            }
+        }
+        found
+    }
+
+    /// The file that is used though another one, beside the executable, would come first: those two.
+    pub fn farther<'a>(&'a self, used: Option<&'a Path>) -> Option<(&'a Path, &'a Path)> {
+        let used = used.filter(|used| self.above.iter().any(|path| path == used))?;
+        Some((used, self.name()))
     }
 
     /// The nearest that is there, if it may be used.
@@ -227,13 +242,31 @@ mod tests {
         let dir = Scratch::new("file-locate");
         let exe_dir = dir.join("a/b");
         std::fs::create_dir_all(&exe_dir).unwrap();
-        assert_eq!(locate("mysite", &exe_dir, None, None), Ok(None));
+        let exe = exe_dir.join("mysite.fcgi");
+        let find = || Candidates::of(None, &exe).find(None);
+        assert_eq!(find(), Ok(None));
         let far = dir.write("mysite.toml", "", 0o644);
-        assert_eq!(locate("mysite", &exe_dir, None, None), Ok(Some(far)));
+        assert_eq!(find(), Ok(Some(far.clone())));
+        let candidates = Candidates::of(None, &exe);
+        let beside = exe_dir.join("mysite.toml");
+        assert_eq!(candidates.farther(Some(&far)), Some((&*far, &*beside)));
         let near = dir.write("a/b/mysite.toml", "", 0o644);
-        assert_eq!(locate("mysite", &exe_dir, None, None), Ok(Some(near)));
+        assert_eq!(find(), Ok(Some(near.clone())));
+        assert_eq!(candidates.farther(Some(&near)), None);
+        let elsewhere = dir.join("c/mysite.fcgi");
+        assert_eq!(
+            Candidates::of(Some(&elsewhere), &exe).find(None),
+            Ok(Some(far)),
+            "above the link"
+        );
+        std::fs::create_dir(dir.join("c")).unwrap();
+        let linked = dir.write("c/mysite.toml", "", 0o644);
+        assert_eq!(
+            Candidates::of(Some(&elsewhere), &exe).find(None),
+            Ok(Some(linked))
+        );
         let gone = dir.join("gone.toml");
-        assert!(locate("mysite", &exe_dir, Some(&gone), None).is_err());
+        assert!(Candidates::named(gone).find(None).is_err());
     }
 
     #[test]
@@ -244,12 +277,16 @@ mod tests {
         std::fs::create_dir_all(dir.join("a/b")).unwrap();
         symlink(&path, dir.join("a/mysite.toml")).unwrap();
         for exe_dir in [dir.to_path_buf(), dir.join("a")] {
-            let finding = locate("mysite", &exe_dir, None, None).unwrap_err();
+            let finding = Candidates::of(None, &exe_dir.join("mysite.fcgi"))
+                .find(None)
+                .unwrap_err();
             assert_eq!(finding.level, Level::Error);
             assert!(finding.fix.starts_with("chmod go-w /"), "{finding}");
         }
         std::fs::create_dir(dir.join("a/b/mysite.toml")).unwrap();
-        let finding = locate("mysite", &dir.join("a/b"), None, None).unwrap_err();
+        let finding = Candidates::of(None, &dir.join("a/b/mysite.fcgi"))
+            .find(None)
+            .unwrap_err();
         assert!(finding.what.contains("regular"), "{finding}");
     }
 

@@ -12,7 +12,7 @@ mod row;
 pub mod table;
 mod value;
 
-pub use file::{Candidates, explicit_from_env, locate, owner, runtime_dir_of_broken};
+pub use file::{Candidates, explicit_from_env, owner, runtime_dir_of_broken};
 pub use findings::{Finding, Level};
 pub use options::Options;
 pub use table::{App, How, Limits, Log, Method, Protocol, Restart, Server, Status};

@@ -403,6 +403,15 @@ impl Server {
         let file = file.map(|path| LogFile::new(path, config.log.max_size));
         self.log.set_file(file);
         self.place.hello = self.place.hello_with(&config);
+        let farther = self.origin.settings.farther(config.file.as_deref());
+        if let Some((used, beside)) = farther.filter(|_| self.place.role != Role::Cgi) {
+            let text = format!(
+                "the settings are those of {}, above the executable; {} would come first",
+                used.display(),
+                beside.display()
+            );
+            self.note(Level::Info, &text);
+        }
         self.config = config;
     }
 

@@ -2,7 +2,7 @@
 
 use super::collect::{Places, Site};
 use super::{html, json, prometheus, text};
-use crate::config::{Config, Options, runtime_dir_of_broken};
+use crate::config::{Candidates, Config, Options, runtime_dir_of_broken};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -51,15 +51,28 @@ impl Form {
     }
 }
 
-/// What `status` says about the site of a settings file, and whether it runs. `beside`: the directory of the executable.
-pub fn report(file: &Path, options: &Options, beside: &Path, as_json: bool) -> (String, bool) {
+/// What `status` says about the site whose settings may stand in `candidates`, and whether it runs. `beside`: the directory of the executable.
+pub fn report(
+    candidates: &Candidates,
+    options: &Options,
+    beside: &Path,
+    as_json: bool,
+) -> (String, bool) {
+    let file = &candidates.nearest();
     let config = Config::load_with(Some(file), options).ok();
     let named = match &config {
         Some(config) => config.server.runtime_dir.clone(),
         None => runtime_dir_of_broken(file, options.owner),
     };
-    let places = Places::find(file, named.as_deref(), beside);
+    let places = Places::find(candidates.name(), named.as_deref(), beside);
     let mut site = Site::collect(&places.dirs, &site_name(file), SystemTime::now());
+    if let Some((used, beside)) = candidates.farther(Some(file)) {
+        site.notes.push(format!(
+            "The settings are those of {}, above the executable; {} would come first.",
+            used.display(),
+            beside.display()
+        ));
+    }
     for (dir, uid) in &places.foreign {
         site.notes.push(format!(
             "{} belongs to user {uid}: that user's processes of this site cannot be seen from here. {}",
