@@ -1,0 +1,3 @@
+import told
+
+app = told.make("edited")

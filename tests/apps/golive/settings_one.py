@@ -1,0 +1,3 @@
+from settings_common import *
+
+NAME = "one"
