@@ -7,14 +7,17 @@ import functools
 import os
 import re
 import shutil
-import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import peers
 from golive import KINDS, UP_WITHIN, WAYS, WITHIN, Lab, Visitors, changes, look, overwrite, rename
 from golive_table import DJANGO, TABLE, who
+from golive_places import PLACES
+from webservers import processes
+from webservers.apache import free_port
 from webservers.processes import until
 
 # The keys that are changed in every way under every kind; the others in one way under each, so in all of them.
@@ -96,6 +99,74 @@ def key_changes(row, number, site):
 
 for number, row in enumerate(TABLE):
     case(f"key {row.name}", functools.partial(key_changes, row, number), row.kinds)
+
+
+def sockets(site):
+    """A server of its own, whose sockets the file names."""
+    port = free_port()
+    places = [{"socket": "{home}/one.sock"}, {"socket": "{home}/two.sock"}, {"host": "127.0.0.1", "port": port}]
+    site.socket = site.home / "one.sock"
+    site.configure({"server": places[0]})
+    site.start(words=[])
+
+    def listens_at():
+        found = []
+        for address in (site.home / "one.sock", site.home / "two.sock", ("127.0.0.1", port)):
+            try:
+                assert peers.fastcgi(address, "/told").startswith("Status: 200")
+                found.append(address)
+            except OSError:
+                pass
+        return found[0] if len(found) == 1 else None
+
+    addresses = [site.home / "one.sock", site.home / "two.sock", ("127.0.0.1", port)]
+    for number, way in enumerate((*WAYS, rename)):
+        old, new = number % 3, (number + 1) % 3
+        changed = site.text({"server": places[new]})
+        changes(site, listens_at, functools.partial(way, site.config, changed), addresses[old], addresses[new])
+
+
+def how(site):
+    """What a touch does to the process: `exit` lets the web server start another one."""
+    site.configure({"app": {"wsgi": "edited:app"}})
+
+    def goes_live(value, number):
+        settings = {"app": {"wsgi": "edited:app"}, "restart": {"how": value}, "env": {"V": str(number)}}
+        overwrite(site.config, site.text(settings))
+        until(lambda: site.ask().told["V"] == str(number), WITHIN, f"{value} is live")
+        fronts = site.pids("mysite.fcgi")
+        (site.project / "edited.py").write_text(f'import told\n\napp = told.make("edited {number}")\n')
+        os.utime(site.executable)
+        until(lambda: site.ask().told["app"] == f"edited {number}", WITHIN, "new code is live")
+        return set(fronts) & set(site.pids("mysite.fcgi"))
+
+    for number, (value, stays) in enumerate((("replace", True), ("exit", False), ("replace", True)), 2):
+        assert bool(goes_live(value, number)) == stays, f"{value}: {'no' if stays else 'a'} process stays"
+
+
+def linger(site):
+    """How long the imported app outlives its processes."""
+    for number, (before, after) in enumerate(((60, 0), (0, 60))):
+        site.configure({"server": {"linger": before}, "env": {"V": str(number)}})
+        site.start()
+        assert site.ask().told["V"] == str(number)
+        overwrite(site.config, site.text({"server": {"linger": after}, "env": {"V": "new"}}))
+        until(lambda: site.ask().told["V"] == "new", WITHIN, "the new one is live")
+        # The preloader of the old code is dismissed.
+        until(lambda: len(site.pids("runfcgi-preload")) == 1, WITHIN, "one preloader is left")
+        site.process.terminate()
+        assert site.process.wait(10) == 0
+        site.process = None
+        if after:
+            time.sleep(1.5)
+            assert site.pids("runfcgi-preload"), "it has left at once"
+            processes.end(site.pids("runfcgi-preload"))
+        until(lambda: not site.pids("runfcgi-preload"), 3, "it has left")
+
+
+case("key server.socket, host, port", sockets, ("threaded",))
+case("key restart.how", how, ("mod_fcgid",))
+case("key server.linger", linger, ("prefork",))
 
 
 # --- one after the other -------------------------------------------------------------------------------------------
@@ -185,7 +256,7 @@ case("time and size as before", old_time)
 
 @dataclass
 class Fault:
-    """`settings`: what mysite.toml says then; `more`: what is appended to it; `make(site)` does more, `mend(site)` takes that
+    """`settings`: what mysite.toml says then; `more`: what is appended; `make(site)` does more, `mend(site)` takes that
     back, else the file is made right. `named`: what the log says. `loads`: the file itself is right."""
 
     settings: dict = None
@@ -235,9 +306,11 @@ FAULTS = {
         {"app": {"wsgi": "broken:app"}}, make=module("broken.py", "def broken(:\n"), named="SyntaxError"
     ),
     "a module that raises": Fault(
-        {"app": {"wsgi": "raises:app"}}, make=module("raises.py", "raise OSError('no such thing')\n"), named="no such thing"
+        {"app": {"wsgi": "raises:app"}}, make=module("raises.py", "raise OSError('not here')\n"), named="not here"
     ),
-    "an import that takes too long": Fault({"env": {"IMPORT_SECONDS": "4"}, "limits": {"start_timeout": 1}}, named="1 s"),
+    "an import that takes too long": Fault(
+        {"env": {"IMPORT_SECONDS": "4"}, "limits": {"start_timeout": 1}}, named="start_timeout"
+    ),
     "no such settings module": Fault({"app": {**DJANGO["app"], "settings": "settings_three"}}, named="settings_three"),
     "no such python": Fault({"app": {"python": "/no/such/python"}}, named="/no/such/python"),
     "python is no program": Fault({"app": {"python": "/etc/hostname"}}, named="/etc/hostname"),
@@ -329,3 +402,5 @@ for number, (name, fault) in enumerate(NEVER.items()):
     kinds = tuple(KINDS) if fault.loads else ("mod_fcgid", "prefork")
     # Some wait so long that pauses between tries have grown.
     case(f"never worked: {name}", functools.partial(never_worked, fault, 8 if number % 2 else 1), kinds)
+for name, (function, *kinds) in PLACES.items():
+    case(name, function, *kinds)

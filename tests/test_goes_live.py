@@ -6,6 +6,7 @@ mod_fcgid: webservers/test_goes_live.py.
 
 import pytest
 
+from golive import KINDS
 from golive_cases import CASES, Results
 
 PAIRS = [(kind, name) for kind in ("prefork", "threaded") for name, tried in CASES.items() if kind in tried.kinds]
@@ -18,6 +19,8 @@ def results(request, build, model):
     known = {}
 
     def of(kind):
+        if not KINDS[kind].program:
+            pytest.skip("not installed")
         if kind not in known:
             known[kind] = Results(kind, [c["name"] for c in chosen if c["kind"] == kind], build, model)
         return known[kind]
