@@ -322,6 +322,17 @@ WAYS = [rename, overwrite, slowly]
 # --- visitors, and what they must see ------------------------------------------------------------------------------
 
 
+class Late(AssertionError):
+    """Nothing wrong was seen, but what is right did not come in time."""
+
+
+def in_time(condition, seconds, what):
+    try:
+        return until(condition, seconds, what)
+    except AssertionError as error:
+        raise Late(error) from None
+
+
 class Visitors:
     """Visitors who ask again and again, and remember what each answer said."""
 
@@ -356,7 +367,7 @@ class Visitors:
         try:
             until(lambda: [a.value for a in self.answers[-enough:]] == [value] * enough, seconds, value)
         except AssertionError:
-            raise AssertionError(f"they do not get {value!r} but {self.last()}") from None
+            raise Late(f"they do not get {value!r} but {self.last()}") from None
 
     def last(self):
         """What they saw at last, shortened."""
@@ -394,7 +405,8 @@ class Visitors:
             early = [answer.value for answer in seen if answer.end < moment and answer.value != values[0]]
             assert not early, f"{early[0]!r} before the change was made"
         late = [answer.value for answer in seen if answer.begin > moment + WITHIN and answer.value != values[-1]]
-        assert not late, f"still {late[0]!r} after {WITHIN} s"
+        if late:
+            raise Late(f"still {late[0]!r} after {WITHIN} s")
         if not self.site.several_fronts:
             for before, after in zip(seen, seen[1:]):
                 back = values.index(after.value) < values.index(before.value) and after.begin > before.end
@@ -403,7 +415,7 @@ class Visitors:
 
 def changes(site, probe, act, old, new):
     """The same for what no single answer says: `probe()` gives it, or None where it cannot be told."""
-    until(lambda: probe() == old, 20, f"{old!r} before")
+    in_time(lambda: probe() == old, 20, f"{old!r} before")
     act()
     moment = time.monotonic()
     seen = 0
@@ -414,7 +426,8 @@ def changes(site, probe, act, old, new):
             seen += 1
             continue
         assert value in (old, None), f"{value!r} between {old!r} and {new!r}"
-        assert begin < moment + WITHIN, f"{value!r} and not {new!r} after {WITHIN} s"
+        if begin > moment + WITHIN:
+            raise Late(f"{value!r} and not {new!r} after {WITHIN} s")
         assert not seen or site.several_fronts or value is None, f"{value!r} after {new!r}"
         seen = 0
         time.sleep(0.1)

@@ -13,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import peers
-from golive import KINDS, UP_WITHIN, WAYS, WITHIN, Lab, Visitors, changes, look, overwrite, rename
-from golive_table import DJANGO, TABLE, who
+from golive import KINDS, UP_WITHIN, WAYS, WITHIN, Lab, Late, Visitors, changes, in_time, look, overwrite, rename
 from golive_places import PLACES
+from golive_table import DJANGO, TABLE, who
 from webservers import processes
 from webservers.apache import free_port
-from webservers.processes import until
 
 # The keys that are changed in every way under every kind; the others in one way under each, so in all of them.
 IN_EVERY_WAY = ("env.V", "app.wsgi")
@@ -41,23 +40,39 @@ def case(name, function, kinds=tuple(KINDS)):
 
 
 class Results:
-    """Runs the cases of one kind that were asked for, and keeps what went wrong."""
+    """Runs the cases of one kind that were asked for, and keeps what went wrong.
 
-    def __init__(self, kind, names, build, model, at_once=16):
+    A few that were late, and no more than that, are tried again when the machine has less to do.
+    """
+
+    AT_ONCE, FEW, FEW_AT_ONCE = 16, 12, 3
+
+    def __init__(self, kind, names, build, model):
         self.wrong = {}
-        self.seconds = {}
-        with Lab(kind, build, model) as lab, ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda name: self._run(lab, CASES[name]), names))
+        self.notes = {}
+        with Lab(kind, build, model) as lab:
+            late = [name for name in self._run_all(lab, names, self.AT_ONCE) if name]
+            if len(late) <= self.FEW:
+                for name in late:
+                    self.notes[name] += f", late at first: {self.wrong.pop(name)}\n"
+                self._run_all(lab, late, self.FEW_AT_ONCE)
+
+    def _run_all(self, lab, names, at_once):
+        """Gives the names of those that were late."""
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda name: self._run(lab, CASES[name]), names))
 
     def _run(self, lab, tried):
         begin = time.monotonic()
         site = lab.site(re.sub(r"\W+", "-", tried.name))
+        late = False
         try:
             try:
                 tried.run(site)
             finally:
                 site.stop()
         except Exception as error:
+            late = isinstance(error, Late)
             where = traceback.extract_tb(error.__traceback__)
             lines = [f"{step.name}:{step.lineno}" for step in where]
             said = site.logged.read_text(errors="replace") if site.logged.exists() else site.said()
@@ -67,10 +82,11 @@ class Results:
             )
         finally:
             site.remove()
-            self.seconds[tried.name] = time.monotonic() - begin
+            self.notes[tried.name] = self.notes.get(tried.name, "") + f"{time.monotonic() - begin:.1f} s"
+        return tried.name if late else None
 
     def check(self, name):
-        print(f"{name}: {self.seconds[name]:.1f} s")
+        print(f"{name}: {self.notes[name]}")
         assert name not in self.wrong, self.wrong[name]
 
 
@@ -133,11 +149,11 @@ def how(site):
     def goes_live(value, number):
         settings = {"app": {"wsgi": "edited:app"}, "restart": {"how": value}, "env": {"V": str(number)}}
         overwrite(site.config, site.text(settings))
-        until(lambda: site.ask().told["V"] == str(number), WITHIN, f"{value} is live")
+        in_time(lambda: site.ask().told["V"] == str(number), WITHIN, f"{value} is live")
         fronts = site.pids("mysite.fcgi")
         (site.project / "edited.py").write_text(f'import told\n\napp = told.make("edited {number}")\n')
         os.utime(site.executable)
-        until(lambda: site.ask().told["app"] == f"edited {number}", WITHIN, "new code is live")
+        in_time(lambda: site.ask().told["app"] == f"edited {number}", WITHIN, "new code is live")
         return set(fronts) & set(site.pids("mysite.fcgi"))
 
     for number, (value, stays) in enumerate((("replace", True), ("exit", False), ("replace", True)), 2):
@@ -151,9 +167,9 @@ def linger(site):
         site.start()
         assert site.ask().told["V"] == str(number)
         overwrite(site.config, site.text({"server": {"linger": after}, "env": {"V": "new"}}))
-        until(lambda: site.ask().told["V"] == "new", WITHIN, "the new one is live")
+        in_time(lambda: site.ask().told["V"] == "new", WITHIN, "the new one is live")
         # The preloader of the old code is dismissed.
-        until(lambda: len(site.pids("runfcgi-preload")) == 1, WITHIN, "one preloader is left")
+        in_time(lambda: len(site.pids("runfcgi-preload")) == 1, WITHIN, "one preloader is left")
         site.process.terminate()
         assert site.process.wait(10) == 0
         site.process = None
@@ -161,7 +177,7 @@ def linger(site):
             time.sleep(1.5)
             assert site.pids("runfcgi-preload"), "it has left at once"
             processes.end(site.pids("runfcgi-preload"))
-        until(lambda: not site.pids("runfcgi-preload"), 3, "it has left")
+        in_time(lambda: not site.pids("runfcgi-preload"), 3, "it has left")
 
 
 case("key server.socket, host, port", sockets, ("threaded",))
@@ -181,7 +197,7 @@ def story(site):
         second = {"env": {"V": "2"}, "app": {"wsgi": "b:app"}}
         visitors.change(lambda: rename(site.config, site.text(second)), "A 2", "B 2")
         rename(site.config, site.text(second, {"app": {"wsgi": "b:nope"}}))
-        until(lambda: "nope" in site.said(), WITHIN, "the log says what is wrong")
+        in_time(lambda: "nope" in site.said(), WITHIN, "the log says what is wrong")
         visitors.sees_only("B 2", 1)
         visitors.change(lambda: rename(site.config, site.text({"env": {"V": "2"}})), "B 2", "A 2")
         visitors.sees_only("A 2", 1)
@@ -225,7 +241,7 @@ def there_and_back(site):
             at = len(visitors.answers)
             act()
             end = time.monotonic() + WITHIN
-            until(lambda: time.monotonic() > end, WITHIN + 1, "it has come to rest")
+            in_time(lambda: time.monotonic() > end, WITHIN + 1, "it has come to rest")
             visitors.sees_only("1", 0.5)
             assert {answer.value for answer in visitors.answers[at:]} <= {"1", "2"}, visitors.last()
 
@@ -336,7 +352,7 @@ def broken(fault, site):
     with Visitors(site, look("V")) as visitors:
         visitors.all_see("1")
         fault.put(site, overwrite, second)
-        until(lambda: fault.named in site.said(), WITHIN + 1, f"the log says {fault.named!r}")
+        in_time(lambda: fault.named in site.said(), WITHIN + 1, f"the log says {fault.named!r}")
         visitors.sees_only("1", 2)
         mend = fault.mend or (lambda site: overwrite(site.config, site.text(second)))
         visitors.change(lambda: mend(site), "1", "2")
@@ -349,9 +365,9 @@ def never_worked(fault, wait, site):
     fault.put(site, lambda path, text: path.write_text(text))
     site.start()
     with Visitors(site, look("app", "V")) as visitors:
-        until(lambda: len(visitors.answers) > 2, 20, "answers")
+        in_time(lambda: len(visitors.answers) > 2, 20, "answers")
         if fault.named:
-            until(lambda: fault.named in site.said(), WITHIN, f"the log says {fault.named!r}")
+            in_time(lambda: fault.named in site.said(), WITHIN, f"the log says {fault.named!r}")
         time.sleep(wait)
         odd = [a for a in visitors.answers if a.status not in (500, 503) or "incident" not in a.text.lower()]
         assert not odd, f"not a page that says that it fails: {odd[0]}"
@@ -360,9 +376,9 @@ def never_worked(fault, wait, site):
         moment = time.monotonic()
         visitors.all_see("A 1", UP_WITHIN + 4)
         first = next(answer for answer in visitors.answers if answer.value == "A 1")
-        assert first.end < moment + UP_WITHIN, f"up after {first.end - moment:.1f} s"
         late = [answer for answer in visitors.answers if answer.begin > moment + UP_WITHIN and answer.value != "A 1"]
-        assert not late, late[0]
+        if late or first.end > moment + UP_WITHIN:
+            raise Late(f"up after {first.end - moment:.1f} s, then {late[:1]}")
 
 
 NEVER = {

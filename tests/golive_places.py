@@ -5,9 +5,8 @@
 
 import time
 
-from golive import Visitors, look, overwrite, rename, slowly
+from golive import Visitors, in_time, look, overwrite, rename, slowly
 from webservers.account import give
-from webservers.processes import until
 
 
 def says(site, value):
@@ -42,10 +41,10 @@ def wrong_nearer(site):
         visitors.all_see("far")
         site.config.write_text(says(site, "near") + "[app\n")
         site.config.chmod(0o664)
-        until(lambda: f"{site.config}" in site.said() and "0664" in site.said(), 6, "the log names it")
+        in_time(lambda: f"{site.config}" in site.said() and "0664" in site.said(), 6, "the log names it")
         visitors.sees_only("far", 1)
         rename(site.config, says(site, "near") + "[app\n")
-        until(lambda: "mysite.toml:1" in site.said(), 6, "the log says what is wrong")
+        in_time(lambda: "mysite.toml:1" in site.said(), 6, "the log says what is wrong")
         visitors.sees_only("far", 1)
         visitors.change(lambda: overwrite(site.config, says(site, "near")), "far", "near")
 
@@ -75,7 +74,7 @@ def told_of(site):
     for name, text in told.items():
         assert str(far) in text and "above" in text, f"{name} does not say that {far} is used:\n{text}"
     site.config.write_text(says(site, "near"))
-    until(lambda: site.ask().told["V"] == "near", 5, "the nearer one is live")
+    in_time(lambda: site.ask().told["V"] == "near", 5, "the nearer one is live")
     for word in ("check", "status"):
         text = site.command(word)
         assert str(far) not in text and "above" not in text, text
