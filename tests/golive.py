@@ -27,6 +27,8 @@ UP_WITHIN = 6
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 AS_USER = {"user": USER.pw_uid, "group": USER.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 CLEAN = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+# What tells a person's words from what suexec would let through.
+SHELL = {**CLEAN, "HOME": "/"}
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Site:
 
     def command(self, *words, **options):
         """A command that the owner gives."""
-        options = {"cwd": "/", "env": CLEAN, **AS_USER, **options}
+        options = {"cwd": "/", "env": SHELL, **AS_USER, **options}
         command = [str(self.executable), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=40, **options).stdout
 
@@ -191,13 +193,14 @@ class Spawned(Site):
     """Started by spawn-fcgi with its socket as descriptor 0, as lighttpd starts it too. Prefork."""
 
     program = shutil.which("spawn-fcgi", path="/usr/bin:/usr/sbin")
+    environment = CLEAN
 
     def start(self, executable=None, **options):
         self.socket.unlink(missing_ok=True)
         self._start([self.program, "-n", "-s", self.socket, "--", executable or self.executable], **options)
 
     def _start(self, command, env=None):
-        options = {"cwd": self.home, "env": {**CLEAN, **(env or {})}, **AS_USER}
+        options = {"cwd": self.home, "env": {**self.environment, **(env or {})}, **AS_USER}
         with open(self.errors, "ab") as errors:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, **options
@@ -218,6 +221,7 @@ class Own(Spawned):
 
     base = {"server": {"method": "threaded"}}
     program = "the executable itself"
+    environment = SHELL
 
     def start(self, executable=None, words=None, **options):
         words = [f"socket={self.socket}"] if words is None else words

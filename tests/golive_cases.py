@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import peers
-from golive import KINDS, UP_WITHIN, WAYS, WITHIN, Lab, Late, Visitors, changes, in_time, look, overwrite, rename
+from golive import KINDS, UP_WITHIN, WAYS, WITHIN, Lab, Late, Visitors, changes
+from golive import in_time, look, overwrite, rename, shortened
 from golive_places import PLACES
 from golive_table import DJANGO, TABLE, who
 from webservers import processes
@@ -109,7 +110,7 @@ def key_changes(row, number, site):
                 else:
                     changes(site, lambda: row.looks(site), act, old, new)
     if not row.look:
-        failed = [answer for answer in visitors.answers if answer.value != "app"]
+        failed = [f"{a.status}: {shortened(a.text)}" for a in visitors.answers if a.value != "app"]
         assert not failed, f"{len(failed)} failed: {failed[0]}"
 
 

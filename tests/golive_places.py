@@ -5,7 +5,7 @@
 
 import time
 
-from golive import Visitors, in_time, look, overwrite, rename, slowly
+from golive import SHELL, Visitors, in_time, look, overwrite, rename, slowly
 from webservers.account import give
 
 
@@ -98,7 +98,7 @@ def check_named(site):
     other.write_text(site.text({"app": {"setings": "x"}}))
     third.write_text(site.text())
     site.configure()
-    where = {"env": {"PATH": "/usr/bin:/bin", "RUNFCGI_CONFIG": str(other)}}
+    where = {"env": {**SHELL, "RUNFCGI_CONFIG": str(other)}}
     told = site.command("check", **where)
     assert "other.toml" in told and "setings" in told, told
     assert "mysite.toml" not in told, told

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import peers
-from golive import Look, look
+from golive import Look, look, shortened
 from webservers import fastcgi
 
 
@@ -53,8 +53,9 @@ def who(**request):
     return Look(lambda answer: "app" if answer.text.startswith("{") else f"we {answer.status}", **request)
 
 
-def status(**request):
-    return Look(lambda answer: str(answer.status), **request)
+def status(*known, **request):
+    """Of an answer with another status than these also what it says."""
+    return Look(lambda a: str(a.status) if a.status in known else f"{a.status}: {shortened(a.text)}", **request)
 
 
 def traceback(answer):
@@ -129,6 +130,10 @@ def at_once(site, count, path):
 def most_workers(site):
     answers = at_once(site, 6, "/told?seconds=0.3")
     return str(len({answer.told["pid"] for answer in answers}))
+
+
+def threads(site):
+    return str(site.ask().told["threads"])
 
 
 def workers(site):
@@ -259,9 +264,9 @@ TABLE = [
         also={"status": STATUS}),
     Row("status.secret", *SECRETS, ("app", "we 200"), who(path="/st", headers={"X-Runfcgi-Secret": SECRETS[1]}),
         also={"status": STATUS}),
-    Row("limits.max_body", 1000, 100000, ("413", "200"), status(path="/upload", body=b"x" * 20000)),
-    Row("limits.max_params", 4096, "64K", ("431", "200"), status(headers={"X-One": "x" * 4000, "X-Two": "x" * 4000})),
-    Row("limits.request_timeout", 1, 60, ("504", "200"), status(path="/told?seconds=2.4"), visitors=1),
+    Row("limits.max_body", 1000, 100000, ("413", "200"), status(413, 200, path="/upload", body=b"x" * 20000)),
+    Row("limits.max_params", 4096, "64K", ("431", "200"), status(431, 200, headers={"X-One": "x" * 4000, "X-Two": "x" * 4000})),
+    Row("limits.request_timeout", 1, 60, ("504", "200"), status(504, 200, path="/told?seconds=2.4"), visitors=1),
     Row("log.file", "{home}/one.log", "{home}/two.log", ("one.log", "two.log"), probe=talk),
     Row("log.access", "{home}/one.log", "{home}/two.log", ("one.log", "two.log"), probe=access),
     Row("log.format", "%r one", "%r two", ("one", "two"), probe=access_format,
@@ -270,7 +275,7 @@ TABLE = [
     Row("log.max_size", 4096, "10M", ("rotated", "grows"), probe=rotated),
     Row("restart.watch", [], ["VERSION"], ("not watched", "watched"), probe=watched, visitors=1,
         also={"app": {"wsgi": "edited:app"}}),
-    Row("server.threads", 1, 3, ("1", "3"), look("threads"), kinds=("threaded",)),
+    Row("server.threads", 1, 3, ("1", "3"), probe=threads, passing=True, kinds=("threaded",)),
     Row("server.maxchildren", 1, 3, ("1", "3"), probe=most_workers, kinds=SPAWNED, passing=True),
     Row("server.minspare", 1, 3, ("1", "3"), probe=workers, kinds=SPAWNED, visitors=0, passing=True),
     Row("server.maxspare", 1, 3, ("1", "3"), probe=idle_workers, kinds=SPAWNED, visitors=0, passing=True,
