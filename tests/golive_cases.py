@@ -332,7 +332,7 @@ FAULTS = {
     "no such python": Fault({"app": {"python": "/no/such/python"}}, named="/no/such/python"),
     "python is no program": Fault({"app": {"python": "/etc/hostname"}}, named="/etc/hostname"),
     "python ends at once": Fault(**python("echo lib.so is missing >&2; exit 127\n"), named="lib.so is missing"),
-    "python is killed": Fault(**python("kill -9 $$\n"), named="odd"),
+    "python is killed": Fault(**python("kill -9 $$\n"), named="was killed (SIGKILL)"),
     "a syntax error": Fault(more="[app\n", named="mysite.toml:", loads=False),
     "an unknown key": Fault({"app": {"setings": "x"}}, named="setings", loads=False),
     "a wrong value": Fault({"server": {"maxchildren": "many"}}, named="maxchildren", loads=False),
