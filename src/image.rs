@@ -19,7 +19,7 @@ pub struct Image {
     pub path: Option<PathBuf>,
     /// Holds the lock that keeps the copy from being swept away.
     pub lock: Option<OwnedFd>,
-    /// A copy without a name, where the runtime directory forbids execution.
+    /// A copy without a name, where the runtime directory forbids execution or has no room.
     pub memory: Option<OwnedFd>,
 }
 
@@ -29,8 +29,9 @@ pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
     let content = read_checked(original)?;
     if let Some(dir) = dir
         && dir.allows_exec()
+        && let Ok(image) = copy_to(dir, &content)
     {
-        return copy_to(dir, &content);
+        return Ok(image);
     }
     match copy_to_memory(&content) {
         Ok(memory) => Ok(Image {

@@ -4,7 +4,7 @@
 use crate::config::limits::SOCKET_PATH;
 use crate::sys::procfs;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,9 @@ const REMOTE: [i64; 7] = [
 
 /// Where a runtime directory may lie that is not named.
 pub const BASES: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
+
+/// What must find room in a runtime directory.
+const PAGE: usize = 4096;
 
 /// The runtime directory of a site.
 #[derive(Clone, Debug)]
@@ -55,7 +58,12 @@ impl RuntimeDir {
 
     /// Makes it once more, after somebody who was the last has removed it.
     pub fn make_again(&self) -> io::Result<()> {
-        take(&self.path)
+        own(&self.path).map(|_| ())
+    }
+
+    /// Whether something can be written there now.
+    pub fn has_room(&self) -> io::Result<()> {
+        write_a_page(&self.path).map_err(at(&self.path))
     }
 
     /// The directory.
@@ -143,11 +151,23 @@ pub fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Makes a directory ours, if that is not refused and something can be written there: in a full file system a directory
+/// can still be made.
 fn take(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+    let made = own(path)?;
+    write_a_page(path).inspect_err(|_| {
+        if made {
+            let _ = fs::remove_dir(path);
+        }
+    })
+}
+
+/// Whether it has made the directory.
+fn own(path: &Path) -> io::Result<bool> {
+    let made = match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => (),
-    }
+        made => made.is_ok(),
+    };
     let meta = fs::symlink_metadata(path)?;
     if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::other("not a directory of ours"));
@@ -163,7 +183,35 @@ fn take(path: &Path) -> io::Result<()> {
         .read(true)
         .custom_flags(nix::libc::O_DIRECTORY)
         .open(path)?;
-    Ok(())
+    Ok(made)
+}
+
+/// Has the file system find room for it really, and leaves nothing behind.
+pub fn write_a_page(dir: &Path) -> io::Result<()> {
+    // A name that would be swept.
+    let path = dir.join(format!("exe-probe-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all(&[1; PAGE])
+}
+
+/// Names the place in an error, whose kind stays.
+pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Whether nothing can be written, for whatever reason.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem
+    )
 }
 
 /// A new file that nobody else may read.

@@ -128,8 +128,14 @@ impl Release {
         let temporary = dir.file(&format!("{GOOD}.{}", std::process::id()));
         // The settings may hold secrets.
         let _ = fs::remove_file(&temporary);
-        if crate::runtime::write_private(&temporary, &kept).is_ok() {
-            let _ = fs::rename(&temporary, dir.file(GOOD));
+        let written = crate::runtime::write_private(&temporary, &kept);
+        if written
+            .and_then(|()| fs::rename(&temporary, dir.file(GOOD)))
+            .is_err()
+        {
+            // None is better than one from before.
+            let _ = fs::remove_file(&temporary);
+            let _ = fs::remove_file(dir.file(GOOD));
         }
     }
 

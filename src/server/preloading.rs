@@ -3,6 +3,7 @@
 use super::processes::FORK_PAUSE;
 use super::{Generation, Role, Server, Token};
 use crate::log::Level;
+use crate::runtime::is_full;
 use crate::systemd;
 use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, State};
@@ -89,9 +90,13 @@ impl Server {
 
     /// No process for a preloader: the account is at its limits, or something is amiss.
     fn not_started(&mut self, number: u64, error: &io::Error, now: Instant) {
-        let text = format!("the preloader cannot be started: {error}");
+        let mut text = format!("the preloader cannot be started: {error}");
         let refused = super::sharing::is_refusal(error);
-        if self.place.role == Role::Cgi || !refused {
+        let goes_without = self.place.role == Role::Cgi || is_full(error);
+        if goes_without {
+            text.push_str("; each worker imports the app by itself");
+        }
+        if goes_without || !refused {
             self.note(Level::Error, &text);
         } else {
             // Those who wait go on waiting, up to their time, and who has an idle worker ends it.
@@ -99,11 +104,10 @@ impl Server {
             self.give_back(now);
             self.wish();
         }
-        let is_cgi = self.place.role == Role::Cgi;
         let Some(generation) = self.generation(number) else {
             return;
         };
-        if is_cgi {
+        if goes_without {
             generation.plain = true;
         } else if refused {
             generation.link.state = State::Electing {

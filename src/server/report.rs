@@ -4,6 +4,7 @@
 use super::connection::Stage;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
+use crate::log::Level;
 use crate::runtime::is_at;
 use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
@@ -46,6 +47,8 @@ pub(super) struct Report {
     last: String,
     written: Option<Instant>,
     next: Option<Instant>,
+    /// The log was told that the file cannot be written.
+    lost: bool,
 }
 
 impl Report {
@@ -66,6 +69,7 @@ impl Report {
             last: String::new(),
             written: None,
             next: None,
+            lost: false,
         }
     }
 
@@ -193,8 +197,15 @@ impl Server {
             return;
         }
         snapshot.written = now_ms();
-        if let Some((file, _)) = &self.report.file {
-            let _ = file.write_all_at(snapshot.encode().as_bytes(), 0);
+        if let Some((file, path)) = &self.report.file
+            && let Err(error) = file.write_all_at(snapshot.encode().as_bytes(), 0)
+            && !std::mem::replace(&mut self.report.lost, true)
+        {
+            let text = format!(
+                "{}: {error}; `status` shows this process as it was",
+                path.display()
+            );
+            self.note(Level::Warning, &text);
         }
         self.report.last = text;
         self.report.written = Some(now);

@@ -5,7 +5,7 @@
 use super::import::{self, Import};
 use super::spawn::{self, Outputs, Start};
 use super::wire;
-use crate::runtime::{RuntimeDir, is_at};
+use crate::runtime::{RuntimeDir, at, is_at};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -37,8 +37,8 @@ pub(super) fn elect(
     dir: &RuntimeDir,
     start: Start<'_>,
 ) -> io::Result<Elected> {
-    let socket_name = format!("{}.sock", version);
-    let lock_path = dir.file(&format!("{}.lock", version));
+    let socket_name = format!("{version}.sock");
+    let lock_path = dir.file(&format!("{version}.lock"));
     if let Some(stream) = connect(dir, &socket_name)? {
         return Ok(Elected::Connected(stream));
     }
@@ -58,7 +58,7 @@ pub(super) fn elect(
             dir.make_again()?;
             return Ok(Elected::Nobody);
         }
-        other => other?,
+        other => other.map_err(at(&lock_path))?,
     };
     if lock.try_lock().is_err() || !is_at(&lock, &lock_path) {
         return Ok(Elected::Nobody);
@@ -72,7 +72,7 @@ pub(super) fn elect(
     // Whoever held it before is not the one that the others are to find.
     lock.set_len(0)?;
     dir.sweep();
-    let listener = listen(dir, &socket_name)?;
+    let listener = listen(dir, &socket_name).map_err(at(dir.path()))?;
     let threads = super::threads(start.config);
     let mut setup = spawn::setup(start, "preloader", threads, true);
     setup.push(
@@ -80,10 +80,10 @@ pub(super) fn elect(
         dir.file(&socket_name).as_os_str().as_encoded_bytes(),
     );
     setup.push(b"lock", lock_path.as_os_str().as_encoded_bytes());
-    let stderr = nameless(&dir.file(&format!("{}.log", version)))?;
+    let stderr = nameless(&dir.file(&format!("{version}.log")))?;
     let mut kept = vec![stderr.try_clone()?];
     let stdout = match start.outlog {
-        true => nameless(&dir.file(&format!("{}.out", version)))?,
+        true => nameless(&dir.file(&format!("{version}.out")))?,
         false => stderr.try_clone()?,
     };
     if start.outlog {
@@ -92,7 +92,7 @@ pub(super) fn elect(
     let descriptors = [listener.as_raw_fd(), lock.as_raw_fd()];
     let outputs = Outputs { stdout, stderr };
     let (control, pid) = spawn::start(start, &setup, &descriptors, outputs, wire::FAILED)?;
-    let import = Import::new(pid, lock, lock_path, kept);
+    let import = Import::new(pid, lock, dir.clone(), lock_path, kept);
     Ok(Elected::Started(control, import))
 }
 
@@ -103,7 +103,8 @@ fn nameless(path: &std::path::Path) -> io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(path)?;
+        .open(path)
+        .map_err(at(path))?;
     fs::remove_file(path)?;
     Ok(file)
 }

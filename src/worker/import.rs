@@ -4,7 +4,7 @@
 //! connection ends. So the front that started it keeps the lock meanwhile, and leaves the reason in the lock file for
 //! those who take the lock next.
 
-use crate::runtime::is_at;
+use crate::runtime::{RuntimeDir, is_at};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -28,6 +28,7 @@ pub struct Import {
     /// How it has ended.
     pub ended: Option<WaitStatus>,
     lock: File,
+    dir: RuntimeDir,
     lock_path: PathBuf,
     /// What it writes to.
     outputs: Vec<File>,
@@ -35,11 +36,18 @@ pub struct Import {
 
 impl Import {
     /// `pid` has got this lock, and writes to these files.
-    pub fn new(pid: Pid, lock: File, lock_path: PathBuf, outputs: Vec<File>) -> Import {
+    pub fn new(
+        pid: Pid,
+        lock: File,
+        dir: RuntimeDir,
+        lock_path: PathBuf,
+        outputs: Vec<File>,
+    ) -> Import {
         Import {
             pid,
             ended: None,
             lock,
+            dir,
             lock_path,
             outputs,
         }
@@ -51,7 +59,12 @@ impl Import {
         for output in &self.outputs {
             said.extend(tail_of(output).unwrap_or_default());
         }
-        reason(&said, how)
+        match self.dir.has_room() {
+            Err(error) if said.is_empty() => {
+                reason(&said, &format!("{how}; what it wrote is lost: {error}"))
+            }
+            _ => reason(&said, how),
+        }
     }
 
     /// Whether another process goes on in its place: it has written its own pid into the lock file.
@@ -157,6 +170,8 @@ mod tests {
     #[test]
     fn what_one_front_has_learnt_is_told_for_a_while() {
         let dir = Scratch::new("import-told");
+        dir.mode("", 0o700);
+        let runtime = RuntimeDir::open(Some(&dir), &dir, b"").unwrap();
         let path = dir.write("v.lock", "4711", 0o600);
         let open = || OpenOptions::new().read(true).write(true).open(&path);
         let minute = Duration::from_secs(60);
@@ -164,7 +179,14 @@ mod tests {
         let log = File::open(dir.write("log", "last words", 0o600)).unwrap();
         let new = |pid| {
             let outputs = vec![log.try_clone().unwrap()];
-            Import::new(Pid::from_raw(pid), open().unwrap(), path.clone(), outputs)
+            let lock = open().unwrap();
+            Import::new(
+                Pid::from_raw(pid),
+                lock,
+                runtime.clone(),
+                path.clone(),
+                outputs,
+            )
         };
         assert!(new(4712).is_succeeded() && !new(4711).is_succeeded());
         let reason = new(4711).reason("was ended by SIGSEGV");

@@ -31,12 +31,13 @@ class Front:
 class Manager:
     """`with Manager(account) as manager: front = manager.spawn()`."""
 
-    def __init__(self, account, uid=None, gid=None, limits=()):
+    def __init__(self, account, uid=None, gid=None, limits=(), wrap=()):
+        """`wrap`: a command of root that ends with running the one that follows it."""
         self.account = account
         self.directory = account.base / f"sockets-{time.monotonic_ns()}"
         self.directory.mkdir()
         self.errors = account.base / "manager.log"
-        self.uid, self.gid, self.limits = uid, gid, dict(limits)
+        self.uid, self.gid, self.limits, self.wrap = uid, gid, dict(limits), wrap
         if uid is not None:
             os.chown(self.directory, uid, gid)
         self.ended = {}
@@ -46,6 +47,9 @@ class Manager:
     def __enter__(self):
         command = [sys.executable, "-I", __file__, str(self.account.executable), str(self.directory)]
         user = {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
+        if self.wrap:
+            change = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"] if user else []
+            command, user = [*self.wrap, *change, *command], {}
         with open(self.errors, "ab") as errors:
             self.process = subprocess.Popen(
                 command,
