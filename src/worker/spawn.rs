@@ -4,7 +4,7 @@
 //! with descriptors. Which interpreter it is, the child finds out by itself (`python::Launch`), so the front never waits.
 
 use super::wire;
-use crate::config::Config;
+use crate::config::{Config, ScriptName};
 use crate::pairs::Pairs;
 use crate::python::{self, Launch};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -174,6 +174,9 @@ pub fn setup(start: Start<'_>, mode: &str, threads: u32, multiprocess: bool) -> 
         "warm",
         config.server.warm.as_deref().unwrap_or_default().as_bytes(),
     );
+    if let ScriptName::Forced(prefix) = &app.script_name {
+        put("script_name", format!("{prefix}/").as_bytes());
+    }
     put("threads", threads.to_string().as_bytes());
     put("multiprocess", if multiprocess { b"1" } else { b"0" });
     put("pycache", b"1");

@@ -6,18 +6,78 @@ def warm_up(app, settings):
     """Loads what the first request would load, so that each forked worker has it. A URLconf that cannot be imported
     is an error of the site: no request could be answered."""
     django = django_settings()
-    if django is not None:
+    if django is None:
+        warm_app(app, settings, None)
+    else:
+        prefix = Prefix(django, settings.get('script_name'))
         attempt('loading the translations', warm_translations)
-        warm_urls()
+        prefix.warm_urls()
         attempt('loading the template engines', warm_templates)
         attempt('warming the middleware', lambda: warm_middleware(django))
-    if settings.get('warm'):
-        attempt('the warming request', lambda: warm_request(app, settings, django))
+        warm_app(app, settings, django)
+        prefix.forget()
     release_connections()
     gc.collect()
     if hasattr(gc, 'freeze'):
         gc.freeze()  # what lives now lives for ever, and a collection in a fork would copy its pages
     fill_holes()
+
+
+def warm_app(app, settings, django):
+    if settings.get('warm'):
+        attempt('the warming request', lambda: warm_request(app, settings, django))
+
+
+class Prefix:
+    """The prefix of the site's URLs while it is warmed. Django puts it before a relative STATIC_URL and MEDIA_URL when
+    they are first read, and keeps what it has made. It is known here only when the owner names it; else nothing is kept
+    that was made without it."""
+
+    def __init__(self, django, known):
+        from django.urls import set_script_prefix
+
+        self.django = django
+        self.relative = [] if known else [name for name in ('STATIC_URL', 'MEDIA_URL') if self.is_relative(name)]
+        self.before, self.modules = self.made(), set(sys.modules)
+        self.is_in_urls = False
+        if known:
+            set_script_prefix(known)
+
+    def is_relative(self, name):
+        url = getattr(self.django._wrapped, name, None)
+        return bool(url) and not str(url).startswith(('/', 'http://', 'https://'))
+
+    def made(self):
+        return {name for name in self.relative if name in self.django.__dict__}
+
+    def warm_urls(self):
+        warm_urls()
+        self.is_in_urls = bool(self.made() - self.before)
+
+    def forget(self):
+        """A URLconf that has read them is imported once more, by the first request."""
+        for name in self.made() - self.before:
+            del self.django.__dict__[name]
+            attempt('forgetting the storages', forget_storages)
+        if self.is_in_urls:
+            from django.urls import clear_url_caches
+
+            for name in set(sys.modules) - self.modules:
+                if hasattr(sys.modules[name], 'urlpatterns'):
+                    del sys.modules[name]
+            clear_url_caches()
+
+
+def forget_storages():
+    """They have kept the URL that they were made with, so each worker makes its own."""
+    from django.utils.functional import empty
+
+    files, static = sys.modules.get('django.core.files.storage'), sys.modules.get('django.contrib.staticfiles.storage')
+    if files is not None:
+        getattr(getattr(files, 'storages', None), '_storages', {}).clear()
+        files.default_storage._wrapped = empty
+    if static is not None:
+        static.staticfiles_storage._wrapped = empty
 
 
 def warm_translations():
