@@ -18,9 +18,12 @@ pub(super) fn begin(
     dir: Option<&RuntimeDir>,
 ) -> Begin {
     let exits = |config: &Config| config.restart.how == How::Exit;
-    let anew =
-        role == Role::Cgi || role == Role::External && !again || config.as_ref().is_ok_and(exits);
     let good = dir.and_then(|dir| origin.good(dir));
+    // After the end of one that was to exit, what the disk holds is what the web server has started this process for.
+    let anew = role == Role::Cgi
+        || role == Role::External && !again
+        || config.as_ref().is_ok_and(exits)
+        || good.as_ref().is_some_and(|good| exits(&good.config));
     let disk = match config {
         Ok(config) => Ok(origin.release(config, &mut watch)),
         Err(findings) => Err(findings::lines(&findings)),
