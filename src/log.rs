@@ -88,6 +88,9 @@ impl Log {
     /// From here on `errors` stands for standard error, and `output` takes what the application writes to standard
     /// output; without it that goes where the other events go.
     pub fn daemonize(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
+        self.stderr.go_on();
+        // It may hold the shell's standard error open, for whose end somebody waits.
+        self.stderr = Stderr::default();
         self.errors = errors.map(Sink::new);
         self.output = output.map(Sink::new);
     }

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from test_faults import ask, kill, make_plain, manage  # noqa: F401
-from webservers.account import USER
+from webservers.account import REPOSITORY, USER
 from webservers.fastcgi import request
 from webservers.processes import until
 
@@ -66,10 +66,11 @@ def test_a_place_that_is_full_is_passed_over(site, manage):  # noqa: F811
 def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage):  # noqa: F811
     base = site.account.base
     full = "mount -t tmpfs -o size=1m,mode=1777 none {0}\n" + FILL
-    script = (
-        full.format("/dev/shm") + full.format("/var/tmp") + full.format("/mnt")
-        + f"mkdir /mnt/{base.name}; mount --bind {base} /mnt/{base.name}; mount --move /mnt /tmp"
-    )  # fmt: skip
+    # What lies below /tmp and is needed stays there: the account, and perhaps these tests themselves.
+    kept = [path.relative_to("/tmp") for path in (base, REPOSITORY) if path.is_relative_to("/tmp")]
+    binds = [f"mkdir -p /mnt/{path}; mount --bind /tmp/{path} /mnt/{path}\n" for path in kept]
+    places = full.format("/dev/shm") + full.format("/var/tmp") + full.format("/mnt")
+    script = places + "".join(binds) + "mount --move /mnt /tmp"
     site.account.site.chmod(0o555)
     manager = manage(site, wrap=in_namespace(script))
     ask(manager.spawn(), "/pid")
