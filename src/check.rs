@@ -6,6 +6,7 @@ mod place;
 
 use crate::config::{Candidates, Config, Finding, Level, Options, owner};
 use crate::python::{self, Found};
+use crate::trust::Trust;
 use crate::worker::spawn;
 use place::{account, htaccess, permissions};
 use std::fs;
@@ -177,7 +178,12 @@ fn app(config: &Config, report: &mut Report) -> io::Result<()> {
         .filter(|h| !h.is_empty());
     let environment = spawn::environment(config, false);
     let home = home.as_deref().map(Path::new);
-    let found = match python::discover_with(&config.app, home, Some(environment)) {
+    let found = match python::discover_with(
+        &config.app,
+        Trust::of(config.owner),
+        home,
+        Some(environment),
+    ) {
         Ok(found) => found,
         Err(why) => {
             return report.add(Finding::error("RF0200", "python", why, ""));

@@ -33,7 +33,7 @@
 //!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
 //!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
-//!                                └────▶ pairs, config (plain data), bytes, sys
+//!                                └────▶ pairs, config (plain data), trust, bytes, sys
 //! ```
 //! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
 //! field.
@@ -77,4 +77,5 @@ pub mod start;
 pub mod status;
 pub mod sys;
 pub mod systemd;
+pub mod trust;
 pub mod worker;

@@ -6,25 +6,28 @@
 
 pub(crate) mod message;
 mod places;
+mod probe;
 
 use crate::config::{App, limits};
+use crate::trust::Trust;
 use crate::worker::wire;
 use places::{PATH, installed, venvs};
+pub(crate) use probe::output;
+use probe::{Needs, Version, ask};
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::iter;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// An interpreter that fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// What to execute. Never resolved: a virtualenv is known by the path it is called by.
     pub path: PathBuf,
@@ -32,18 +35,33 @@ pub struct Found {
     pub version: String,
     /// Those that were asked before it or with it and do not fit, each with the reason.
     pub refused: Vec<String>,
+    /// Those of them that were not asked, since somebody else could have put them there.
+    untrusted: Vec<String>,
     /// It stands where one would look first, so that no better one can appear unnoticed but by a new virtualenv.
     first_choice: bool,
 }
 
-/// Finds the interpreter for `app`; `home` is `$HOME`. The error lists every candidate and why it was refused.
-pub fn discover(app: &App, home: Option<&Path>) -> Result<Found, String> {
-    discover_with(app, home, None)
+impl Found {
+    fn with(self, path: PathBuf, version: Version, first_choice: bool) -> Found {
+        Found {
+            path,
+            version: format!("{}.{}.{}", version.0, version.1, version.2),
+            first_choice,
+            ..self
+        }
+    }
+}
+
+/// Finds the interpreter for `app`; `home` is `$HOME`. None is asked that somebody else could have put there. The error
+/// lists every candidate and why it was refused.
+pub fn discover(app: &App, trust: Trust, home: Option<&Path>) -> Result<Found, String> {
+    discover_with(app, trust, home, None)
 }
 
 /// The same, asking with this environment instead of ours.
 pub fn discover_with(
     app: &App,
+    trust: Trust,
     home: Option<&Path>,
     environment: Option<Vec<(OsString, OsString)>>,
 ) -> Result<Found, String> {
@@ -51,9 +69,9 @@ pub fn discover_with(
     let mut needs = Needs::of(app);
     needs.environment = environment;
     if let Some(python) = &app.python {
-        let path = named(python)?;
+        let path = named(python, trust)?;
         return match ask(&path, &needs, end) {
-            Ok(version) => Ok(found(path, &version, Vec::new(), true)),
+            Ok(version) => Ok(Found::default().with(path, version, true)),
             Err(why) => Err(format!(
                 "[app] python: {}: {why}; name another, or remove the line to have one found",
                 path.display()
@@ -61,28 +79,48 @@ pub fn discover_with(
         };
     }
     let dir = app.path.as_deref().unwrap_or(Path::new("/"));
-    let venvs = venvs(dir, home);
-    let mut refused = Vec::new();
+    let (venvs, mut untrusted) = trusted(venvs(dir, home), trust);
+    let (installed, others) = trusted(installed(Path::new("/"), home), trust);
+    untrusted.extend(others);
+    let mut found = Found {
+        refused: untrusted.clone(),
+        untrusted,
+        ..Found::default()
+    };
     for (n, path) in venvs.iter().enumerate() {
         match ask(path, &needs, end) {
-            Ok(version) => return Ok(found(path.clone(), &version, refused, n == 0)),
-            Err(why) => refused.push(format!("{}: {why}", path.display())),
+            Ok(version) => return Ok(found.with(path.clone(), version, n == 0)),
+            Err(why) => found.refused.push(format!("{}: {why}", path.display())),
         }
     }
     let mut best: Option<(Version, PathBuf)> = None;
-    for path in installed(Path::new("/"), home) {
+    for path in installed {
         match ask(&path, &needs, end) {
             Ok(version) if best.as_ref().is_none_or(|(b, _)| version > *b) => {
                 best = Some((version, path));
             }
             Ok(_) => {}
-            Err(why) => refused.push(format!("{}: {why}", path.display())),
+            Err(why) => found.refused.push(format!("{}: {why}", path.display())),
         }
     }
     match best {
-        Some((version, path)) => Ok(found(path, &version, refused, venvs.is_empty())),
-        None => Err(nothing_fits(dir, &needs, &refused)),
+        Some((version, path)) => Ok(found.with(path, version, venvs.is_empty())),
+        None => Err(nothing_fits(dir, &needs, &found.refused)),
     }
+}
+
+/// Those that nobody else could have put there; and why the others are passed over.
+fn trusted(paths: Vec<PathBuf>, trust: Trust) -> (Vec<PathBuf>, Vec<String>) {
+    let mut untrusted = Vec::new();
+    let mut paths = paths;
+    paths.retain(|path| match trust.program(path) {
+        Ok(()) => true,
+        Err(why) => {
+            untrusted.push(format!("{}: {why}", path.display()));
+            false
+        }
+    });
+    (paths, untrusted)
 }
 
 /// Whether `python` is only found when `$HOME` is set, which mod_fcgid does not do.
@@ -103,6 +141,8 @@ pub struct Launch {
     pub wsgi: Option<String>,
     /// `[app] python`.
     pub python: Option<PathBuf>,
+    /// Whose the executable is: an interpreter may be his.
+    pub owner: Option<u32>,
     /// Where the answer is kept for the next time.
     pub cache: Option<PathBuf>,
     /// Type letter of the wire's frame in which a failure is told on descriptor 0.
@@ -136,8 +176,9 @@ impl Launch {
     }
 
     fn interpreter(&self, home: Option<&Path>) -> Result<PathBuf, String> {
+        let trust = Trust::of(self.owner);
         if let Some(python) = &self.python {
-            return named(python);
+            return named(python, trust);
         }
         let app = App {
             path: self.app_path.clone(),
@@ -145,15 +186,25 @@ impl Launch {
             wsgi: self.wsgi.clone(),
             ..App::default()
         };
-        if let Some(path) = self.cache.as_deref().and_then(|c| cached(c, &app, home)) {
+        if let Some(path) = self
+            .cache
+            .as_deref()
+            .and_then(|c| cached(c, &app, trust, home))
+        {
             return Ok(path);
         }
-        let found = discover(&app, home)?;
+        let found = discover(&app, trust, home)?;
+        for why in &found.untrusted {
+            let _ = writeln!(
+                std::io::stderr(),
+                "runfcgi: an interpreter is passed over: {why}"
+            );
+        }
         if let Some(file) = &self.cache
             && found.first_choice
         {
             // A cache that cannot be written only costs the next start its time.
-            let _ = remember(file, &found.path, &app, home);
+            let _ = remember(file, &found.path, &app, trust, home);
         }
         Ok(found.path)
     }
@@ -221,21 +272,6 @@ fn fail_frame(letter: u8, why: &str) -> Vec<u8> {
     frame
 }
 
-type Version = (u32, u32, u32);
-
-fn found(path: PathBuf, v: &Version, refused: Vec<String>, first_choice: bool) -> Found {
-    Found {
-        path,
-        version: words(v),
-        refused,
-        first_choice,
-    }
-}
-
-fn words(v: &Version) -> String {
-    format!("{}.{}.{}", v.0, v.1, v.2)
-}
-
 fn nothing_fits(dir: &Path, needs: &Needs, refused: &[String]) -> String {
     let mut text = match needs.modules.as_slice() {
         [] => "no python found that fits".to_string(),
@@ -261,161 +297,19 @@ fn nothing_fits(dir: &Path, needs: &Needs, refused: &[String]) -> String {
     text
 }
 
-/// What an interpreter must be able to import.
-struct Needs {
-    dir: PathBuf,
-    modules: Vec<String>,
-    /// To ask with; None: ours.
-    environment: Option<Vec<(OsString, OsString)>>,
-}
-
-impl Needs {
-    fn of(app: &App) -> Needs {
-        let dir = app.path.clone().unwrap_or_else(|| PathBuf::from("/"));
-        let mut modules = Vec::new();
-        // With only `wsgi` given, a Django project still shows itself by its manage.py.
-        if app.settings.is_some() || dir.join("manage.py").is_file() {
-            modules.push("django".to_string());
-        }
-        if let Some(wsgi) = &app.wsgi {
-            let top = wsgi.split([':', '.']).next().unwrap_or_default();
-            if !top.is_empty() && top != "django" {
-                modules.push(top.to_string());
-            }
-        }
-        Needs {
-            dir,
-            modules,
-            environment: None,
-        }
-    }
-}
-
-/// Runs on any Python since 2.5, to have even an old one say its version. The mark tells our line from what a
-/// sitecustomize prints.
-const PROBE: &str = r#"
-import sys
-out = ["%d.%d.%d" % sys.version_info[:3]]
-if sys.version_info >= (3, 4):
-    sys.path[0] = sys.argv[1]
-    from importlib.util import find_spec
-    for name in sys.argv[2:]:
-        try:
-            if find_spec(name) is None:
-                out.append(name)
-        except Exception:
-            out.append(name)
-sys.stdout.write("\nrunfcgi-probe " + " ".join(out) + "\n")
-"#;
-
-/// The version of an interpreter that fits, or why it does not.
-fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version, String> {
-    let own_end = Instant::now() + Duration::from_secs(limits::PYTHON_PROBE_TIMEOUT);
-    let mut command = Command::new(python);
-    command
-        .arg("-c")
-        .arg(PROBE)
-        .arg(&needs.dir)
-        .args(&needs.modules)
-        .current_dir("/");
-    if let Some(environment) = &needs.environment {
-        command.env_clear().envs(environment.iter().cloned());
-    }
-    let (output, status) = output(&mut command, end.min(own_end))?;
-    let Some(line) = output
-        .lines()
-        .find_map(|l| l.strip_prefix("runfcgi-probe "))
-    else {
-        let last = output.lines().rev().find(|l| !l.trim().is_empty());
-        return Err(match last {
-            Some(last) => format!("does not run: {}", last.trim()),
-            None => format!("does not run: {status}"),
-        });
-    };
-    let mut parts = line.split(' ');
-    let numbers = parts.next().unwrap_or_default();
-    let mut n = numbers.split('.').map(|n| n.parse().unwrap_or(0));
-    let mut next = || n.next().unwrap_or(0);
-    let version: Version = (next(), next(), next());
-    let (major, minor) = limits::PYTHON_OLDEST;
-    if (version.0, version.1) < (major, minor) {
-        return Err(format!(
-            "version {numbers} is too old, {major}.{minor} is the oldest that works"
-        ));
-    }
-    let missing: Vec<&str> = parts.collect();
-    if !missing.is_empty() {
-        return Err(format!(
-            "version {numbers}: no module named {}",
-            missing.join(", ")
-        ));
-    }
-    Ok(version)
-}
-
-/// Pause after a process was refused.
-const ROOM_PAUSE: Duration = Duration::from_millis(100);
-
-/// What a command prints until it ends or its time is up; then it is killed.
-pub(crate) fn output(command: &mut Command, end: Instant) -> Result<(String, String), String> {
-    let seconds = end.saturating_duration_since(Instant::now()).as_secs() + 1;
-    let late = || format!("gave no answer within {seconds} s");
-    let io = |e: std::io::Error| e.to_string();
-    let (mut ours, theirs) = UnixStream::pair().map_err(io)?;
-    let errors: OwnedFd = theirs.try_clone().map_err(io)?.into();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(OwnedFd::from(theirs)))
-        .stderr(Stdio::from(errors));
-    let mut spawned = command.spawn();
-    // Where the account is at its limit of processes, another one gives up the room for it.
-    while spawned
-        .as_ref()
-        .is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
-        && Instant::now() < end
-    {
-        std::thread::sleep(ROOM_PAUSE);
-        spawned = command.spawn();
-    }
-    // The command holds our copies of the other end; while they are open no end would be seen.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = spawned.map_err(|e| format!("cannot be executed: {e}"))?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    let failure = loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break Some(late());
-        }
-        if let Err(e) = ours.set_read_timeout(Some(left)) {
-            break Some(e.to_string());
-        }
-        match ours.read(&mut chunk) {
-            Ok(0) => break None,
-            Ok(n) if bytes.len() + n <= limits::PYTHON_PROBE_OUTPUT => {
-                bytes.extend_from_slice(&chunk[..n]);
-            }
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break Some(late()),
-            Err(e) => break Some(e.to_string()),
-        }
-    };
-    if failure.is_some() {
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(io)?;
-    match failure {
-        Some(why) => Err(why),
-        None => Ok((
-            String::from_utf8_lossy(&bytes).into_owned(),
-            status.to_string(),
+/// A configured interpreter as a path that can be executed, if nobody else could have put it there.
+fn named(python: &Path, trust: Trust) -> Result<PathBuf, String> {
+    let path = by_name(python)?;
+    match trust.program(&path) {
+        Ok(()) => Ok(path),
+        Err(why) => Err(format!(
+            "[app] python: {} is not run: {why}",
+            path.display()
         )),
     }
 }
 
-/// A configured interpreter as a path that can be executed.
-fn named(python: &Path) -> Result<PathBuf, String> {
+fn by_name(python: &Path) -> Result<PathBuf, String> {
     if python.components().count() > 1 || python.is_absolute() {
         return match fs::metadata(python) {
             Ok(_) => Ok(python.to_path_buf()),
@@ -438,7 +332,7 @@ fn named(python: &Path) -> Result<PathBuf, String> {
 }
 
 /// The line of the cache file that holds for this interpreter, app and place; None when it cannot be one line.
-fn line(python: &Path, app: &App, home: Option<&Path>) -> Option<String> {
+fn line(python: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<String> {
     let meta = fs::metadata(python).ok()?;
     let stamp = format!(
         "{}:{}:{}:{}.{:09}",
@@ -449,7 +343,8 @@ fn line(python: &Path, app: &App, home: Option<&Path>) -> Option<String> {
         meta.mtime_nsec()
     );
     let dir = app.path.as_deref().unwrap_or(Path::new("/"));
-    let first = venvs(dir, home).into_iter().next().unwrap_or_default();
+    let (venvs, _) = trusted(venvs(dir, home), trust);
+    let first = venvs.into_iter().next().unwrap_or_default();
     let fields = [
         python.to_str()?,
         stamp.as_str(),
@@ -464,7 +359,7 @@ fn line(python: &Path, app: &App, home: Option<&Path>) -> Option<String> {
     Some(fields.join("\t") + "\n")
 }
 
-fn cached(file: &Path, app: &App, home: Option<&Path>) -> Option<PathBuf> {
+fn cached(file: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<PathBuf> {
     let meta = fs::symlink_metadata(file).ok()?;
     let ours = meta.is_file() && meta.uid() == nix::unistd::geteuid().as_raw();
     if !ours || meta.mode() & 0o022 != 0 {
@@ -472,11 +367,18 @@ fn cached(file: &Path, app: &App, home: Option<&Path>) -> Option<PathBuf> {
     }
     let text = fs::read_to_string(file).ok()?;
     let python = PathBuf::from(text.split('\t').next()?);
-    (line(&python, app, home)? == text).then_some(python)
+    trust.program(&python).ok()?;
+    (line(&python, app, trust, home)? == text).then_some(python)
 }
 
-fn remember(file: &Path, python: &Path, app: &App, home: Option<&Path>) -> std::io::Result<()> {
-    let Some(text) = line(python, app, home) else {
+fn remember(
+    file: &Path,
+    python: &Path,
+    app: &App,
+    trust: Trust,
+    home: Option<&Path>,
+) -> std::io::Result<()> {
+    let Some(text) = line(python, app, trust, home) else {
         return Ok(());
     };
     let mut name = file.as_os_str().to_owned();
@@ -497,7 +399,7 @@ fn remember(file: &Path, python: &Path, app: &App, home: Option<&Path>) -> std::
 impl Found {
     /// An interpreter that nobody asked.
     pub(crate) fn named_for_test(path: PathBuf) -> Found {
-        found(path, &(3, 11, 2), Vec::new(), true)
+        Found::default().with(path, (3, 11, 2), true)
     }
 }
 
@@ -505,6 +407,11 @@ impl Found {
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
+    use std::process::Command;
+
+    fn us() -> Trust {
+        Trust::of(None)
+    }
 
     fn account(name: &str) -> Scratch {
         let dir = Scratch::new(&format!("python-{name}"));
@@ -541,7 +448,7 @@ mod tests {
             "echo; echo runfcgi-probe 3.9.1",
         );
         script(&dir, "venv/bin/python", "echo; echo runfcgi-probe 3.13.0");
-        let got = discover(&app_in(&dir, "app:application"), Some(&*dir)).unwrap();
+        let got = discover(&app_in(&dir, "app:application"), us(), Some(&*dir)).unwrap();
         assert_eq!((got.path, got.version.as_str()), (venv, "3.9.1"));
     }
 
@@ -561,7 +468,7 @@ mod tests {
         );
         let mut app = app_in(&dir, "no_such_module_anywhere:app");
         app.settings = Some("site.settings".to_string());
-        let why = discover(&app, Some(&*dir)).unwrap_err();
+        let why = discover(&app, us(), Some(&*dir)).unwrap_err();
         for want in [
             "can import django, no_such_module_anywhere",
             "site/venv/bin/python3: version 3.5.9 is too old",
@@ -617,17 +524,17 @@ mod tests {
         let app = app_in(&dir, "a:b");
         let python = script(&dir, "bin/python3", "");
         let file = dir.join("cache");
-        assert_eq!(cached(&file, &app, None), None);
-        remember(&file, &python, &app, None).unwrap();
-        assert_eq!(cached(&file, &app, None), Some(python.clone()));
-        assert_eq!(cached(&file, &app_in(&dir, "c:d"), None), None);
+        assert_eq!(cached(&file, &app, us(), None), None);
+        remember(&file, &python, &app, us(), None).unwrap();
+        assert_eq!(cached(&file, &app, us(), None), Some(python.clone()));
+        assert_eq!(cached(&file, &app_in(&dir, "c:d"), us(), None), None);
         script(&dir, "site/venv/bin/python", "");
-        assert_eq!(cached(&file, &app, None), None);
-        remember(&file, &python, &app, None).unwrap();
+        assert_eq!(cached(&file, &app, us(), None), None);
+        remember(&file, &python, &app, us(), None).unwrap();
         script(&dir, "bin/python3", "changed");
-        assert_eq!(cached(&file, &app, None), None);
+        assert_eq!(cached(&file, &app, us(), None), None);
         fs::write(&file, "noise").unwrap();
-        assert_eq!(cached(&file, &app, None), None);
+        assert_eq!(cached(&file, &app, us(), None), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::server::{HandOver, Outcome, Place, Role, Server};
 use crate::sys::procfs::{spawner, start_time};
 use crate::sys::{fd, limits};
 use crate::systemd::{self, Activated};
+use crate::trust::Trust;
 use crate::worker::preloader::Hello;
 use crate::worker::spawn::LAUNCHER;
 use crate::{check, python, status};
@@ -449,7 +450,7 @@ fn to_background(own: &Own, config: &Config) -> u8 {
         Err(status) => return status,
     };
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    match python::discover(&config.app, home.as_deref()) {
+    match python::discover(&config.app, Trust::of(config.owner), home.as_deref()) {
         Ok(_) => cli::EXIT_OK,
         Err(why) => {
             complain(&why);

@@ -1,12 +1,12 @@
 //! The settings file itself: where it is, whether it may be used, and what stands in it as text.
 //!
-//! Whoever may write the file may run code as us, so only a file is taken that nobody may write but us, root, or the
-//! owner of the executable: he has us run what he likes in any case. (Where Apache knows no suexec the site runs as
-//! Apache's user, and its files belong to the user of the FTP account.) Knows no setting but `runtime_dir`.
+//! Whoever may write the file may run code as us, so only a file is taken that nobody may write but those whom `Trust`
+//! names. Knows no setting but `runtime_dir`.
 
 use super::findings::Finding;
 use super::value::{Base, Raw, field};
 use super::{limits, table};
+use crate::trust::{Distrust, Trust};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -130,16 +130,11 @@ fn acceptable(path: &Path, owner: Option<u32>) -> Result<(), Finding> {
             ));
         }
     };
-    judge(path, &meta, us(), owner)
+    judge(path, &meta, Trust::of(owner))
 }
 
-/// Whether whoever can change the file is one who may run code as `us`.
-fn judge(
-    path: &Path,
-    meta: &std::fs::Metadata,
-    us: u32,
-    owner: Option<u32>,
-) -> Result<(), Finding> {
+/// Whether whoever can change the file is one who may run code as us.
+fn judge(path: &Path, meta: &std::fs::Metadata, trust: Trust) -> Result<(), Finding> {
     if !meta.is_file() {
         return Err(refusal(
             path,
@@ -147,21 +142,11 @@ fn judge(
             "put a settings file there",
         ));
     }
-    let (place, uid) = (path.display(), meta.uid());
-    if uid != us && uid != 0 && Some(uid) != owner {
-        let (whose, give) = match owner.filter(|owner| *owner != us) {
-            Some(owner) => (
-                format!(", and the executable belongs to user {owner}"),
-                format!("chown {owner} {place}, or {us}"),
-            ),
-            None => (String::new(), format!("chown {us} {place}")),
-        };
-        return Err(refusal(
-            path,
-            format!("the settings file belongs to user {uid}, but we run as user {us}{whose}"),
-            give,
-        ));
-    }
+    trust
+        .owner(path, meta.uid())
+        .map_err(|Distrust { what, fix }| {
+            refusal(path, format!("the settings file {what}"), fix)
+        })?;
     if meta.mode() & 0o022 != 0 {
         return Err(refusal(
             path,
@@ -169,7 +154,7 @@ fn judge(
                 "others may write the settings file (mode {:04o}), and so could run code as us",
                 meta.mode() & 0o7777
             ),
-            format!("chmod go-w {place}"),
+            format!("chmod go-w {}", path.display()),
         ));
     }
     Ok(())
@@ -177,10 +162,6 @@ fn judge(
 
 fn refusal(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Finding {
     Finding::error("RF0101", path.display().to_string(), what, fix)
-}
-
-fn us() -> u32 {
-    nix::unistd::geteuid().as_raw()
 }
 
 /// The text of a settings file that may be used.
@@ -198,7 +179,11 @@ pub(super) fn read(path: &Path, owner: Option<u32>) -> Result<String, Finding> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
     // Once more, of what is open now: the name may have come to mean another file.
-    judge(path, &file.metadata().map_err(unreadable)?, us(), owner)?;
+    judge(
+        path,
+        &file.metadata().map_err(unreadable)?,
+        Trust::of(owner),
+    )?;
     file.take(limits::CONFIG_SIZE + 1)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
@@ -294,7 +279,7 @@ mod tests {
     fn the_file_may_belong_to_us_to_root_and_to_the_owner_of_the_executable() {
         let dir = Scratch::new("file-owner");
         let path = dir.write("mysite.toml", "", 0o644);
-        if us() == 0 {
+        if nix::unistd::geteuid().is_root() {
             chown(&path, Some(4321), None).unwrap();
         }
         let meta = path.metadata().unwrap();
@@ -308,11 +293,15 @@ mod tests {
             (uid + 1, Some(uid + 2), false),
             (0, Some(0), false),
         ] {
-            let judged = judge(&path, &meta, us, owner);
+            let judged = judge(&path, &meta, Trust::of_both(us, owner));
             assert_eq!(judged.is_ok(), good, "{us}, {owner:?}: {judged:?}");
         }
         let (other, third) = (uid + 1, uid + 2);
-        let told = |owner| judge(&path, &meta, other, owner).unwrap_err().one_line();
+        let told = |owner| {
+            judge(&path, &meta, Trust::of_both(other, owner))
+                .unwrap_err()
+                .one_line()
+        };
         let place = path.display();
         assert!(told(None).ends_with(&format!("chown {other} {place}")));
         let both = told(Some(third));
@@ -324,7 +313,7 @@ mod tests {
         );
         dir.mode("mysite.toml", 0o664);
         let meta = path.metadata().unwrap();
-        assert!(judge(&path, &meta, uid, Some(uid)).is_err());
+        assert!(judge(&path, &meta, Trust::of_both(uid, Some(uid))).is_err());
     }
 
     #[test]

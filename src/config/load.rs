@@ -236,6 +236,7 @@ impl Draft {
             return Err(self.findings);
         }
         self.config.warnings = self.findings;
+        self.config.owner = options.owner;
         Ok(self.config)
     }
 

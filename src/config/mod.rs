@@ -42,6 +42,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The text of that file, by which another process can make the same of it.
     pub text: String,
+    /// Whose the executable is, as far as it is known.
+    pub owner: Option<u32>,
     /// What is odd but does not stop the site.
     pub warnings: Vec<Finding>,
 }

@@ -21,10 +21,12 @@ pub(crate) fn encode(launch: &Launch) -> Vec<u8> {
         }
     };
     let fail_frame = launch.fail_frame.map(|letter| [letter]);
+    let owner = launch.owner.map(|owner| owner.to_string());
     put("app_path", launch.app_path.as_deref().map(Path::as_os_str));
     put("settings", launch.settings.as_deref().map(OsStr::new));
     put("wsgi", launch.wsgi.as_deref().map(OsStr::new));
     put("python", launch.python.as_deref().map(Path::as_os_str));
+    put("owner", owner.as_deref().map(OsStr::new));
     put("cache", launch.cache.as_deref().map(Path::as_os_str));
     put(
         "fail_frame",
@@ -60,6 +62,7 @@ pub(super) fn read(from: &mut impl Read) -> io::Result<Launch> {
             b"settings" => launch.settings = Some(text()),
             b"wsgi" => launch.wsgi = Some(text()),
             b"python" => launch.python = Some(PathBuf::from(words())),
+            b"owner" => launch.owner = Some(text().parse().map_err(|_| wrong())?),
             b"cache" => launch.cache = Some(PathBuf::from(words())),
             b"fail_frame" => launch.fail_frame = value.first().copied(),
             b"argument" => launch.args.push(words()),
@@ -80,6 +83,7 @@ mod tests {
             settings: Some("s".into()),
             wsgi: None,
             python: Some("p".into()),
+            owner: Some(1000),
             cache: Some("/c".into()),
             fail_frame: Some(b'B'),
             args: vec!["-c".into(), "code\nof two lines".into()],
@@ -95,6 +99,7 @@ mod tests {
         for wrong in [
             "00000003a\0b",
             "00000006bogus\0",
+            "00000008owner\0x\0",
             "0000000gpython\0p\0",
             "ffffffff",
         ] {

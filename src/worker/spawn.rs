@@ -117,6 +117,7 @@ pub fn start(
         settings: app.settings,
         wsgi: app.wsgi,
         python: app.python,
+        owner: start.config.owner,
         cache: start.cache.map(Path::to_path_buf),
         fail_frame: Some(fail_frame),
         args: vec!["-c".into(), LOADER.into()],
