@@ -78,7 +78,9 @@ class Account:
 
 
 class Model:
-    """What all accounts of a test run have in common, made once: environment, project, database, static files."""
+    """What all accounts of a test run have in common, made once: environment, project, database, static files.
+
+    It stays ours (root's), so that sites of any user may run what is in it."""
 
     def __init__(self):
         self.home = new_directory("runfcgi-model-")
@@ -99,7 +101,6 @@ class Model:
         self.manage("collectstatic", "--no-input", "--verbosity=0")
         user = {"DJANGO_SUPERUSER_USERNAME": ADMIN[0], "DJANGO_SUPERUSER_PASSWORD": ADMIN[1]}
         self.manage("createsuperuser", "--no-input", "--email=a@example.com", env={**os.environ, **user})
-        give(self.home)
 
     def manage(self, *arguments, env=None):
         return run(self.python, "-B", self.home / "myproject" / "manage.py", *arguments, env=env)

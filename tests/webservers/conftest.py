@@ -50,6 +50,8 @@ def owned(model, build, owner, suexec):
             file.write(f"{account.base}\npublic_html\n")
         for path in (account.home, account.base):
             path.chmod(0o755)
+        # As /home is: whoever owns a directory above could put another interpreter in.
+        os.chown(account.base, 0, 0)
         take(account.home, owner)
         account.runtime.mkdir(exist_ok=True)
         account.runtime.chmod(0o700)

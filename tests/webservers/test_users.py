@@ -50,6 +50,7 @@ def test_without_suexec_the_files_may_belong_to_their_owner(model, build, owner)
         return subprocess.run(command, cwd=account.site, capture_output=True, text=True, **as_user(owner))
 
     try:
+        os.chown(account.base, 0, 0)
         take(account.home, owner)
         with Apache(account) as apache:
             told = apache.client.get("/echo/x/")
