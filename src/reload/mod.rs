@@ -247,11 +247,9 @@ impl Reload {
 
     /// The candidate was imported; or it cannot be, and why.
     pub fn on_imported(&mut self, outcome: Result<(), &str>, now: Instant) {
-        if !matches!(self.state, State::Importing(_)) {
-            return;
-        }
-        let State::Importing(candidate) = std::mem::replace(&mut self.state, State::Steady) else {
-            return;
+        let candidate = match std::mem::replace(&mut self.state, State::Steady) {
+            State::Importing(candidate) => candidate,
+            other => return self.state = other,
         };
         match outcome {
             Ok(()) => self.state = State::Imported(candidate),
@@ -285,11 +283,9 @@ impl Reload {
 
     /// It is this process's turn to change over.
     pub fn on_turn(&mut self, now: Instant) {
-        if !matches!(self.state, State::Imported(_)) {
-            return;
-        }
-        let State::Imported(candidate) = std::mem::replace(&mut self.state, State::Steady) else {
-            return;
+        let candidate = match std::mem::replace(&mut self.state, State::Steady) {
+            State::Imported(candidate) => candidate,
+            other => return self.state = other,
         };
         if candidate.image.is_some() || candidate.release.needs_new_process(&self.live) {
             if !self.works {
@@ -378,16 +374,6 @@ impl Reload {
     /// What is to be done next.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
-    }
-
-    /// What serves.
-    pub fn live(&self) -> &Release {
-        &self.live
-    }
-
-    /// What is wrong with the settings on disk.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
     }
 
     /// Nothing is going on.
