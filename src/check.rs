@@ -387,7 +387,7 @@ mod tests {
         let exe = dir.join("mysite.fcgi");
         let candidates = match explicit {
             Some(path) => Candidates::named(path.to_owned()),
-            None => Candidates::of(None, &exe),
+            None => Candidates::of(&exe),
         };
         let good = run(&exe, "mysite", &candidates, &mut out).unwrap();
         (good, String::from_utf8(out).unwrap())

@@ -47,26 +47,25 @@ pub fn run() -> u8 {
     if called_as == LAUNCHER {
         return launch();
     }
-    let original = left
-        .original
-        .clone()
-        .unwrap_or_else(|| own_path(&called_as));
-    let stem = original
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
     let here = left
         .directory
         .clone()
         .or_else(|| std::env::current_dir().ok());
     let here = here.unwrap_or_else(|| PathBuf::from("/"));
-    let link = link(&here.join(&called_as), &original);
+    let original = left
+        .original
+        .clone()
+        .unwrap_or_else(|| own_path(&called_as, &here));
+    let stem = original
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let candidates = |named: Option<&Path>| {
         let named = named.map(Path::to_owned).or_else(config::explicit_from_env);
         match named {
             Some(path) => Candidates::named(here.join(path)),
-            None => Candidates::of(link.as_deref(), &original),
+            None => Candidates::of(&original),
         }
     };
     // While it is being uploaded anew, it still is whose it was.
@@ -181,15 +180,6 @@ fn tell_status(original: &Path, candidates: &Candidates, json: bool) -> u8 {
     let (text, runs) = status::command::report(candidates, &options, beside, json);
     say(&text);
     if runs { 0 } else { cli::EXIT_FAILED }
-}
-
-/// The link to the executable that this process was called by, if it was.
-fn link(called: &Path, original: &Path) -> Option<PathBuf> {
-    let is_link = called
-        .symlink_metadata()
-        .is_ok_and(|meta| meta.is_symlink());
-    let leads_here = || std::fs::canonicalize(called).is_ok_and(|path| path == original);
-    (is_link && leads_here()).then(|| std::path::absolute(called).ok())?
 }
 
 /// What is to be served, and as what.

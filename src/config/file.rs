@@ -11,9 +11,13 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The user of the executable `exe`, who may own the settings file too.
+/// The user of the executable `exe`, who may own the settings file too. Of a link it is the user who has made it, unless
+/// that is us or root.
 pub fn owner(exe: &Path) -> Option<u32> {
-    std::fs::metadata(exe).ok().map(|meta| meta.uid())
+    let own = nix::unistd::geteuid().as_raw();
+    let of_link = std::fs::symlink_metadata(exe).ok().map(|meta| meta.uid());
+    let of_link = of_link.filter(|uid| *uid != own && *uid != 0);
+    of_link.or_else(|| Some(std::fs::metadata(exe).ok()?.uid()))
 }
 
 /// Where the settings file of an executable may lie, the nearest place first.
@@ -37,11 +41,15 @@ impl Candidates {
         }
     }
 
-    /// `<stem>.toml` beside the executable `<stem>.fcgi` or in the two directories above; first of the link by which it
-    /// was called, if it was called by one, then of itself.
-    pub fn of(link: Option<&Path>, executable: &Path) -> Candidates {
+    /// `<stem>.toml` beside the executable `<stem>.fcgi` or in the two directories above. If that is a link, then also
+    /// beside and above what it leads to.
+    pub fn of(executable: &Path) -> Candidates {
+        let target = executable
+            .is_symlink()
+            .then(|| std::fs::canonicalize(executable).ok())
+            .flatten();
         let mut found = Candidates::default();
-        for executable in link.into_iter().chain([executable]) {
+        for executable in [executable].into_iter().chain(target.as_deref()) {
             let name = executable.with_extension("toml");
             let name = name.file_name().unwrap_or_default();
             let dirs = executable.ancestors().skip(1);
@@ -228,28 +236,26 @@ mod tests {
         let exe_dir = dir.join("a/b");
         std::fs::create_dir_all(&exe_dir).unwrap();
         let exe = exe_dir.join("mysite.fcgi");
-        let find = || Candidates::of(None, &exe).find(None);
+        let find = || Candidates::of(&exe).find(None);
         assert_eq!(find(), Ok(None));
         let far = dir.write("mysite.toml", "", 0o644);
         assert_eq!(find(), Ok(Some(far.clone())));
-        let candidates = Candidates::of(None, &exe);
+        let candidates = Candidates::of(&exe);
         let beside = exe_dir.join("mysite.toml");
         assert_eq!(candidates.farther(Some(&far)), Some((&*far, &*beside)));
         let near = dir.write("a/b/mysite.toml", "", 0o644);
         assert_eq!(find(), Ok(Some(near.clone())));
         assert_eq!(candidates.farther(Some(&near)), None);
-        let elsewhere = dir.join("c/mysite.fcgi");
-        assert_eq!(
-            Candidates::of(Some(&elsewhere), &exe).find(None),
-            Ok(Some(far)),
-            "above the link"
-        );
         std::fs::create_dir(dir.join("c")).unwrap();
+        dir.write("a/b/mysite.fcgi", "", 0o755);
+        let link = dir.join("c/mysite.fcgi");
+        symlink(&exe, &link).unwrap();
+        let find = || Candidates::of(&link).find(None);
+        assert_eq!(find(), Ok(Some(far)), "above the link");
+        std::fs::remove_file(dir.join("mysite.toml")).unwrap();
+        assert_eq!(find(), Ok(Some(near)), "beside what it leads to");
         let linked = dir.write("c/mysite.toml", "", 0o644);
-        assert_eq!(
-            Candidates::of(Some(&elsewhere), &exe).find(None),
-            Ok(Some(linked))
-        );
+        assert_eq!(find(), Ok(Some(linked)));
         let gone = dir.join("gone.toml");
         assert!(Candidates::named(gone).find(None).is_err());
     }
@@ -262,14 +268,14 @@ mod tests {
         std::fs::create_dir_all(dir.join("a/b")).unwrap();
         symlink(&path, dir.join("a/mysite.toml")).unwrap();
         for exe_dir in [dir.to_path_buf(), dir.join("a")] {
-            let finding = Candidates::of(None, &exe_dir.join("mysite.fcgi"))
+            let finding = Candidates::of(&exe_dir.join("mysite.fcgi"))
                 .find(None)
                 .unwrap_err();
             assert_eq!(finding.level, Level::Error);
             assert!(finding.fix.starts_with("chmod go-w /"), "{finding}");
         }
         std::fs::create_dir(dir.join("a/b/mysite.toml")).unwrap();
-        let finding = Candidates::of(None, &dir.join("a/b/mysite.fcgi"))
+        let finding = Candidates::of(&dir.join("a/b/mysite.fcgi"))
             .find(None)
             .unwrap_err();
         assert!(finding.what.contains("regular"), "{finding}");

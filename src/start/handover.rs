@@ -328,12 +328,27 @@ fn c_string(text: OsString) -> Option<CString> {
     CString::new(text.into_vec()).ok()
 }
 
-/// The executable as uploaded. `argv[0]` counts only where /proc is missing.
-pub(super) fn own_path(called_as: &OsStr) -> PathBuf {
-    procfs::executable().unwrap_or_else(|| {
-        let path = PathBuf::from(called_as);
-        std::fs::canonicalize(&path).unwrap_or(path)
-    })
+/// The executable as uploaded, or the link to it by which this process was called from the directory `here`: where that
+/// leads may change. `argv[0]` alone counts only where /proc is missing.
+pub(super) fn own_path(called_as: &OsStr, here: &Path) -> PathBuf {
+    let called = here.join(called_as);
+    let Some(executable) = procfs::executable() else {
+        return std::fs::canonicalize(&called).unwrap_or(called);
+    };
+    let search = match called_as.as_encoded_bytes().contains(&b'/') {
+        true => None,
+        false => std::env::var_os("PATH"),
+    };
+    let named = search
+        .iter()
+        .flat_map(|path| std::env::split_paths(path))
+        .map(|dir| here.join(dir).join(called_as));
+    let is_ours = |path: &PathBuf| {
+        path.is_symlink() && std::fs::canonicalize(path).is_ok_and(|leads| leads == executable)
+    };
+    let link = [called.clone()].into_iter().chain(named).find(is_ours);
+    let link = link.and_then(|link| std::path::absolute(link).ok());
+    link.unwrap_or(executable)
 }
 
 /// A path by which children execute this very image.
