@@ -110,9 +110,14 @@ class Plain:
         return not processes.touching(self.account.base)
 
     def zombies(self):
-        """Dead children that nobody has collected, of any process of the site."""
-        ours = set(self.fronts() + self.preloaders() + self.workers())
-        return [pid for pid in all_processes() if state(pid) == "Z" and parent(pid) in ours]
+        """Dead children that nobody has collected within two seconds, of any process of the site."""
+        deadline = time.monotonic() + 2
+        while True:
+            ours = set(self.fronts() + self.preloaders() + self.workers())
+            dead = [pid for pid in all_processes() if state(pid) == "Z" and parent(pid) in ours]
+            if not dead or time.monotonic() > deadline:
+                return dead
+            time.sleep(0.05)
 
 
 def all_processes():

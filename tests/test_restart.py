@@ -398,17 +398,18 @@ def test_new_code_goes_live_without_a_gap(server, change):
         account.number += 1
         new = str(account.number)
         account.code(account.number)
-        missing = server.name == "apache2" and change == "delete and upload"
+        broken = server.name == "apache2" and change in ("overwritten", "slow upload", "delete and upload")
         begin = time.monotonic()
         act(account)
         moment = time.monotonic()
         load.wait_for(new)
         time.sleep(0.3)
-    # Between delete and upload Apache itself finds no file, or one that it cannot execute yet: that is not ours to answer.
+    # Before the end of an upload Apache may spawn another process of a file that is not there, or that it cannot execute
+    # yet, and says so itself: that is not ours to answer.
     of_apache = {403: "Forbidden", 404: "Not Found", 500: "internal error or\nmisconfiguration"}
     failures = [
         a for a in load.failures
-        if not (missing and a.begin < moment and a.status in of_apache and of_apache[a.status] in str(a.body))
+        if not (broken and a.begin < moment and a.status in of_apache and of_apache[a.status] in str(a.body))
     ]  # fmt: skip
     live, gap = load.first(new) - moment, load.gap(begin)
     late = [a for a, v in zip(load.answers, load.versions) if a.begin > moment + within and v != new]
