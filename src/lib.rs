@@ -13,7 +13,7 @@
 //!
 //! # One request
 //! `server/listener` accepts, `server/incoming` reads and has the connection's codec (`proto`) decode: an environment
-//! and a body, spooled by `server/body`. When it is complete, `environ` makes of what the web server sent what the app
+//! and a `body`, spooled to a file when it is large. When it is complete, `environ` makes of what the web server sent what the app
 //! shall see, and `server/slots` hands it to a free worker as one message (`worker/wire`). The worker's frames become
 //! parts of an answer in `server/answers`, the codec encodes them, and `server/settle` sends. So no slow client ever
 //! holds a worker, and no web server ever waits for Python to read.
@@ -32,8 +32,9 @@
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
 //!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
-//!                    └────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
-//!                                └────▶ pairs, config (plain data), trust, bytes, sys
+//!                    ├────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
+//!                    │           └────▶ pairs, config (plain data), trust, bytes, sys
+//!                    └────▶ request, body, failure, outbox, poller  ── what more than one of them uses
 //! ```
 //! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
 //! field.
@@ -54,6 +55,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod body;
 pub mod bytes;
 pub mod check;
 pub mod cli;
@@ -61,13 +63,17 @@ pub mod config;
 pub mod daemon;
 pub mod endpoints;
 pub mod environ;
+pub mod failure;
 pub mod image;
 pub mod log;
+pub mod outbox;
 pub mod pages;
 pub mod pairs;
+pub mod poller;
 pub mod proto;
 pub mod python;
 pub mod reload;
+pub mod request;
 pub mod response;
 pub mod runtime;
 #[cfg(test)]

@@ -202,7 +202,12 @@ fn one_place_asks_for_the_time_and_one_sleeps() {
         1,
         "time is an argument: only `clock` asks for it"
     );
-    assert_eq!(count(".wait(events"), 1, "only `wait` sleeps");
+    assert_eq!(count("poller.wait("), 1, "only `wait` sleeps");
+    forbid(
+        |name| name != "poller.rs",
+        &["Epoll::new", "EpollEvent"],
+        "epoll belongs to the poller",
+    );
     forbid(
         in_server,
         &["thread::sleep"],

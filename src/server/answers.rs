@@ -5,11 +5,13 @@ use super::connection::{ConnNo, Connection, Stage};
 use super::request::{Answer, FilePiece, Phase, Request};
 use crate::access_log::Record;
 use crate::environ::describe;
+use crate::failure::Failure;
 use crate::log::Level;
 use crate::pages::Page;
 use crate::proto::Part;
+use crate::request::RequestNo;
 use crate::response::ResponseHead;
-use crate::worker::pool::{RequestNo, Stream};
+use crate::worker::pool::Stream;
 use std::fs::File;
 use std::time::Instant;
 
@@ -22,13 +24,7 @@ impl Server {
         let mut head = match ResponseHead::from_wire(payload) {
             Ok(head) => head,
             Err(error) => {
-                self.fail(
-                    number,
-                    500,
-                    &format!("the app's response was refused: {error}"),
-                    None,
-                    now,
-                );
+                self.fail(number, Failure::BadResponse(error.to_string()), now);
                 return;
             }
         };
@@ -61,7 +57,7 @@ impl Server {
         request.head = self.access.is_some().then(|| head.clone());
         if let Some(conn) = request.conn.and_then(|conn| self.conns.get_mut(&conn)) {
             conn.codec
-                .encode(request.id, Part::Head(head), &mut conn.out);
+                .encode(request.id, Part::Head(head), conn.out.tail());
         }
     }
 
@@ -86,7 +82,7 @@ impl Server {
             && let Some(conn) = self.conns.get_mut(&conn_no)
         {
             conn.codec
-                .encode(request.id, Part::Body(&bytes[..fits]), &mut conn.out);
+                .encode(request.id, Part::Body(&bytes[..fits]), conn.out.tail());
             self.touched.push(conn_no);
         }
         if complete {
@@ -180,7 +176,7 @@ impl Server {
         let Some(conn) = self.conns.get_mut(&conn_no) else {
             return;
         };
-        conn.codec.encode(id, Part::End, &mut conn.out);
+        conn.codec.encode(id, Part::End, conn.out.tail());
         conn.requests.retain(|(_, r)| *r != number);
         if conn.requests.is_empty() && !conn.codec.keep_alive() && conn.stage == Stage::Open {
             conn.stage = Stage::Closing;
@@ -259,19 +255,14 @@ impl Server {
 
     /// The request fails: the visitor gets a page with an incident id, the owner the reason under that id. An answer
     /// that has begun is cut.
-    pub(super) fn fail(
-        &mut self,
-        number: RequestNo,
-        status: u16,
-        reason: &str,
-        detail: Option<&str>,
-        now: Instant,
-    ) {
+    pub(super) fn fail(&mut self, number: RequestNo, failure: Failure, now: Instant) {
+        let reason = &failure.to_string();
+        let detail = failure.detail().map(str::trim_end);
         let incident = format!(
             "{:08x}",
             crate::runtime::fnv_more(self.seed, &number.0.to_le_bytes()) as u32
         );
-        self.report_failure(number, status, reason, detail, &incident);
+        self.report_failure(number, &failure, &incident);
         let Some(request) = self.requests.get(&number) else {
             return;
         };
@@ -296,7 +287,7 @@ impl Server {
                 let page = Page {
                     incident: Some(&incident),
                     detail: self.config.server.debug.then_some(shown),
-                    ..Page::new(status)
+                    ..Page::new(failure.status())
                 };
                 let (head, body) = page.render(request.environ.get(b"HTTP_ACCEPT"));
                 self.answer(number, head, &body, now);
@@ -317,6 +308,6 @@ fn put_errors(
     // A web server that takes nothing must not make us keep all that an app writes.
     if let Some(conn) = conn.filter(|conn| !conn.is_full()) {
         conn.codec
-            .encode(request.id, Part::Errors(text), &mut conn.out);
+            .encode(request.id, Part::Errors(text), conn.out.tail());
     }
 }

@@ -1,11 +1,13 @@
 //! `Connection`: a web server's connection: its socket, its codec, and what waits to be sent.
 
+use crate::outbox::Outbox;
+use crate::poller::{Poller, Token, Watched};
 use crate::proto::{Codec, RequestId};
-use crate::worker::pool::RequestNo;
+use crate::request::RequestNo;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 /// Numbers a connection; counted up, never used again.
@@ -24,17 +26,16 @@ pub(super) struct Connection {
     output: Option<OwnedFd>,
     /// Its protocol.
     pub codec: Box<dyn Codec>,
-    /// What is to be sent; codecs append here.
-    pub out: Vec<u8>,
-    sent: usize,
+    /// What is to be sent; codecs append to its tail.
+    pub out: Outbox,
     /// It became full while this was decoded: to go on with, also when it is empty.
     pub kept: Option<Vec<u8>>,
     /// Its requests that are not over.
     pub requests: Vec<(RequestId, RequestNo)>,
     /// What becomes of it.
     pub stage: Stage,
-    /// What epoll watches for.
-    pub registered: Option<EpollFlags>,
+    /// What epoll watches it for.
+    pub watched: Watched,
     /// Last time a byte came that counts: what follows a whole request, while draining, does not.
     pub last_in: Instant,
     /// Since when it is read: it was full until then.
@@ -80,12 +81,11 @@ impl Connection {
             input,
             output,
             codec,
-            out: Vec::new(),
-            sent: 0,
+            out: Outbox::default(),
             kept: None,
             requests: Vec::new(),
             stage: Stage::Open,
-            registered: None,
+            watched: Watched::default(),
             last_in: now,
             read_since: now,
             stuck: None,
@@ -118,34 +118,25 @@ impl Connection {
         if self.is_full() {
             self.read_since = now;
         }
-        while self.sent < self.out.len() {
-            let output = self.output.as_ref().unwrap_or(&self.input);
-            match nix::unistd::write(output, &self.out[self.sent..]) {
-                Ok(taken) => {
-                    self.sent += taken;
-                    self.stuck = None;
-                }
-                Err(Errno::EINTR) => (),
-                Err(Errno::EAGAIN) => {
-                    self.stuck.get_or_insert(now);
-                    if self.sent >= HIGH_MARK {
-                        self.out.drain(..self.sent);
-                        self.sent = 0;
-                    }
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let output = self.output.as_ref().unwrap_or(&self.input);
+        let taken = self.out.flush(output)?;
+        if self.waiting() == 0 || taken > 0 {
+            self.stuck = None;
         }
-        self.out.clear();
-        self.out.shrink_to(64 << 10);
-        self.sent = 0;
+        if self.waiting() > 0 {
+            self.stuck.get_or_insert(now);
+        }
         Ok(())
+    }
+
+    /// Has epoll watch it for `flags`. A regular file (CGI) cannot be watched and is always ready.
+    pub(super) fn watch(&mut self, poller: &Poller, token: Token, flags: EpollFlags) {
+        let _ = poller.watch(&self.input, token, flags, &mut self.watched);
     }
 
     /// Bytes that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
-        self.out.len() - self.sent
+        self.out.waiting()
     }
 
     /// It was accepted a moment ago and its request is on the way: until when to wait for that.
@@ -187,11 +178,5 @@ impl Connection {
     /// Gives the socket up, for the image that comes after this one.
     pub(super) fn into_socket(self) -> OwnedFd {
         self.input
-    }
-}
-
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.input.as_fd()
     }
 }

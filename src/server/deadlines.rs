@@ -5,8 +5,10 @@ use super::connection::Stage;
 use super::request::{Answer, Phase};
 use super::settle::DRAIN;
 use crate::environ::describe;
+use crate::failure::Failure;
 use crate::log::Level;
-use crate::worker::pool::{RequestNo, SlotNo, SlotState};
+use crate::request::RequestNo;
+use crate::worker::pool::{SlotNo, SlotState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
@@ -33,8 +35,8 @@ impl Server {
         for (number, request) in &self.requests {
             let waited = now.saturating_duration_since(request.since);
             match request.phase {
-                Phase::Queued if waited >= queue => late.push((*number, 503)),
-                Phase::Running(_) if !run.is_zero() && waited >= run => late.push((*number, 504)),
+                Phase::Queued if waited >= queue => late.push(*number),
+                Phase::Running(_) if !run.is_zero() && waited >= run => late.push(*number),
                 Phase::Running(slot)
                     if !slow.is_zero() && waited >= slow && !request.slow_logged =>
                 {
@@ -53,8 +55,8 @@ impl Server {
         for (number, slot) in slow_ones {
             self.log_stack(number, slot, now);
         }
-        for (number, status) in late {
-            self.time_out(number, status, now);
+        for number in late {
+            self.time_out(number, now);
         }
         let stalled = |conn: &super::Connection| {
             let still = since(conn.last_in.max(conn.read_since));
@@ -96,20 +98,17 @@ impl Server {
         if self.requests.get(&number).is_none_or(|r| r.conn.is_none()) {
             return;
         }
-        let reason =
-            format!("nothing of its body has come for {seconds} s ([limits] read_timeout)");
-        self.fail(number, 408, &reason, None, now);
+        self.fail(number, Failure::StalledBody(seconds), now);
         self.forget(number);
     }
 
-    pub(super) fn time_out(&mut self, number: RequestNo, status: u16, now: Instant) {
+    pub(super) fn time_out(&mut self, number: RequestNo, now: Instant) {
         let Some(request) = self.requests.get(&number) else {
             return;
         };
         let seconds = now.saturating_duration_since(request.since).as_secs();
         let Phase::Running(slot) = request.phase else {
-            let reason = format!("no worker was free for {seconds} s ([limits] queue_timeout)");
-            self.fail(number, status, &reason, None, now);
+            self.fail(number, Failure::QueueTimeout(seconds), now);
             return self.forget(number);
         };
         let Some(process_no) = self.pool.slots.get(&slot).map(|s| s.process) else {
@@ -121,9 +120,7 @@ impl Server {
             .get(&process_no)
             .is_some_and(|p| p.ended_for.is_some());
         if request.answer != Answer::Done {
-            let reason =
-                format!("it ran for {seconds} s ([limits] request_timeout); its worker is ended");
-            self.fail(number, status, &reason, None, now);
+            self.fail(number, Failure::RequestTimeout(seconds), now);
         }
         if already {
             return;

@@ -5,12 +5,13 @@ use super::listener::Accepted;
 use super::request::{Answer, Phase, Request};
 use super::{ACCEPTS, Server};
 use crate::environ::{has_unchecked_user, normalise};
+use crate::failure::Failure;
 use crate::log::Level;
 use crate::pages::Page;
 use crate::proto::{Codec, Eof, Event, RequestId};
+use crate::request::RequestNo;
 use crate::response::ResponseHead;
 use crate::status::Count;
-use crate::worker::pool::RequestNo;
 use nix::sys::epoll::EpollFlags;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -129,7 +130,7 @@ impl Server {
                 conn.kept = Some(input.to_vec());
                 return;
             }
-            match conn.codec.decode(&mut input, &mut conn.out) {
+            match conn.codec.decode(&mut input, conn.out.tail()) {
                 Ok(None) => return,
                 Ok(Some(event)) => self.on_event(number, event, now),
                 Err(error) => {
@@ -152,7 +153,7 @@ impl Server {
             }
             Event::Reject { id, status, reason } => {
                 let number = self.begin(conn_no, id, crate::pairs::Pairs::new(), now);
-                self.fail(number, status, &reason, None, now);
+                self.fail(number, Failure::Rejected(status, reason), now);
                 self.forget(number);
             }
             Event::Body { id, bytes } => {
@@ -165,22 +166,16 @@ impl Server {
                 };
                 request.last_in = now;
                 request.received += bytes.len() as u64;
-                if request.body.len() + bytes.len() as u64 > max {
-                    self.fail(
-                        number,
-                        413,
-                        &format!("the body is longer than [limits] max_body ({max} bytes)"),
-                        None,
-                        now,
-                    );
+                if request.body.length() + bytes.len() as u64 > max {
+                    self.fail(number, Failure::LongBody(max), now);
                     self.forget(number);
                 } else if let Err(error) = request.body.push(bytes) {
-                    let (status, limit) = match error.kind() {
-                        io::ErrorKind::FileTooLarge => (413, " (RLIMIT_FSIZE, `ulimit -f`)"),
-                        _ => (503, ""),
+                    let why = error.to_string();
+                    let failure = match error.kind() {
+                        io::ErrorKind::FileTooLarge => Failure::BodyOverLimit(why),
+                        _ => Failure::UnkeptBody(why),
                     };
-                    let reason = format!("the body cannot be kept: {error}{limit}");
-                    self.fail(number, status, &reason, None, now);
+                    self.fail(number, failure, now);
                     self.forget(number);
                 }
             }
@@ -211,8 +206,7 @@ impl Server {
         let conn = self.conns.get_mut(&conn_no);
         if conn.is_some_and(|conn| !std::mem::replace(&mut conn.turned_away, true)) {
             let max = self.config.limits.max_connections;
-            let reason = format!("{max} requests are going on already ([limits] max_connections)");
-            self.fail(number, 503, &reason, None, now);
+            self.fail(number, Failure::TooManyRequests(max), now);
         } else if let Some(request) = self.requests.get(&number) {
             self.report.count(Count::TurnedAway, 1);
             let accept = request.environ.get(b"HTTP_ACCEPT");
@@ -253,9 +247,8 @@ impl Server {
         };
         // Cherokee sends it after the end of STDIN, where it is lost.
         let unframed = request.environ.get(b"CONTENT_TRANSFER_ENCODING") == Some(b"chunked");
-        if unframed && request.body.len() == 0 {
-            let reason = "a chunked upload, which this web server does not pass on";
-            self.fail(number, 411, reason, None, now);
+        if unframed && request.body.length() == 0 {
+            self.fail(number, Failure::ChunkedUpload, now);
             self.forget(number);
             return;
         }
@@ -263,21 +256,14 @@ impl Server {
             .environ
             .get(b"CONTENT_LENGTH")
             .and_then(|v| std::str::from_utf8(v).ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|length| length > request.body.len()) {
-            self.fail(
-                number,
-                400,
-                "the body is shorter than its CONTENT_LENGTH",
-                None,
-                now,
-            );
+        if declared.is_some_and(|length| length > request.body.length()) {
+            self.fail(number, Failure::ShortBody, now);
             self.forget(number);
             return;
         }
-        let length = declared.unwrap_or(request.body.len());
+        let length = declared.unwrap_or(request.body.length());
         if let Err(error) = request.body.truncate(length) {
-            let reason = format!("the body cannot be cut to its CONTENT_LENGTH: {error}");
-            self.fail(number, 500, &reason, None, now);
+            self.fail(number, Failure::UncutBody(error.to_string()), now);
             self.forget(number);
             return;
         }
@@ -294,16 +280,12 @@ impl Server {
         self.report.request();
         self.retry(now);
         if let Some(reason) = self.hopeless() {
-            self.fail(number, 500, &reason, None, now);
+            self.fail(number, Failure::Unavailable(reason), now);
             self.forget(number);
             return;
         }
         if self.queue.len() >= self.config.limits.queue && self.pool.pick().is_none() {
-            let reason = format!(
-                "{} requests wait already ([limits] queue)",
-                self.queue.len()
-            );
-            self.fail(number, 503, &reason, None, now);
+            self.fail(number, Failure::QueueFull(self.queue.len()), now);
             self.forget(number);
             return;
         }

@@ -1,8 +1,10 @@
 //! `Listener`: a listening socket: fd 0 from the web server, or one that we bind ourselves.
 
 use crate::config::Protocol;
+use crate::poller::{Poller, Token, Watched};
 use crate::sys::fd;
 use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{self, SockaddrStorage};
 use std::io;
 use std::net::IpAddr;
@@ -24,8 +26,7 @@ pub struct Listener {
     pub allowed: Option<Vec<IpAddr>>,
     /// A TCP socket.
     pub tcp: bool,
-    /// Epoll watches it.
-    pub registered: bool,
+    watched: Watched,
 }
 
 /// What came of an accept.
@@ -62,7 +63,7 @@ impl Listener {
             shut: false,
             allowed: None,
             tcp,
-            registered: false,
+            watched: Watched::default(),
         })
     }
 
@@ -77,6 +78,15 @@ impl Listener {
                 Err(error) => Accepted::Exhausted(error.into()),
             };
         }
+    }
+
+    /// Has epoll watch for connections, or not.
+    pub fn watch(&mut self, poller: &Poller, number: usize, wanted: bool) -> io::Result<()> {
+        if !wanted {
+            return poller.forget(&self.fd, &mut self.watched);
+        }
+        let token = Token::Listener(number);
+        poller.watch(&self.fd, token, EpollFlags::EPOLLIN, &mut self.watched)
     }
 
     /// Makes the socket take no more connections; those that wait can still be accepted.

@@ -6,7 +6,6 @@
 //! `run` return; a stop, or a changed executable, does.
 
 mod answers;
-mod body;
 mod connection;
 mod deadlines;
 mod incoming;
@@ -23,7 +22,6 @@ mod sharing;
 mod signals;
 mod slots;
 mod status_page;
-mod token;
 mod turns;
 
 pub use leave::{HandOver, Outcome};
@@ -36,12 +34,14 @@ use crate::config::{Config, Protocol};
 use crate::environ::Mount;
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
+use crate::poller::{Events, Poller, Token, Watched};
 use crate::proto::{Codec, ajp13, cgi, fastcgi, scgi};
 use crate::reload::{Beginning, Origin, Release, Reload, Watch};
-use crate::worker::pool::{Pool, ProcessNo, RequestNo, Stream};
+use crate::request::RequestNo;
+use crate::worker::pool::{Pool, ProcessNo, Stream};
 use crate::worker::preloader::{Link, State};
 use connection::{ConnNo, Connection};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 use request::Request;
@@ -50,7 +50,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use token::Token;
 
 /// The longest sleep: how often files are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -90,7 +89,7 @@ pub struct Server {
     account: Account,
     log: Log,
     access: Option<Access>,
-    epoll: Epoll,
+    poller: Poller,
     signals: SignalFd,
     listeners: Vec<Listener>,
     /// Accepting is paused until then.
@@ -154,12 +153,10 @@ impl Server {
         let config = live.config.clone();
         let now = clock();
         raise_descriptor_limit();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let poller = Poller::new()?;
         let signals = signals::open()?;
-        epoll.add(
-            &signals,
-            EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.into()),
-        )?;
+        let mut watched = Watched::default();
+        poller.watch(&signals, Token::Signal, EpollFlags::EPOLLIN, &mut watched)?;
         let plain = !config.server.preload || place.dir.is_none();
         let version = live.version.clone();
         let link = match (handed.control, beginning) {
@@ -190,7 +187,7 @@ impl Server {
             place,
             log,
             access: None,
-            epoll,
+            poller,
             signals,
             listeners,
             accept_after: None,
@@ -269,7 +266,7 @@ impl Server {
 
     /// Serves until told to stop.
     pub fn run(mut self) -> Outcome {
-        let mut events = [EpollEvent::empty(); 64];
+        let mut events = Events::default();
         loop {
             let now = clock();
             if now >= self.sweep_at {
@@ -280,11 +277,11 @@ impl Server {
             if let Some(outcome) = self.outcome(now) {
                 return outcome;
             }
-            let ready = self.wait(&mut events);
+            self.wait(&mut events);
             let now = clock();
             // What a worker wrote belongs to the request that it serves, so it is read before that request's end.
-            for event in &events[..ready] {
-                let (number, stream) = match Token::from(event.data()) {
+            for (token, _) in events.iter() {
+                let (number, stream) = match token {
                     Token::Stdout(number) => (ProcessNo(number), Stream::Stdout),
                     Token::Stderr(number) => (ProcessNo(number), Stream::Stderr),
                     _ => continue,
@@ -293,8 +290,8 @@ impl Server {
                     self.on_output(number, stream, now);
                 }
             }
-            for event in &events[..ready] {
-                self.handle(Token::from(event.data()), event.events(), now);
+            for (token, flags) in events.iter() {
+                self.handle(token, flags, now);
             }
         }
     }
@@ -328,13 +325,9 @@ impl Server {
     }
 
     /// The one place that sleeps.
-    fn wait(&self, events: &mut [EpollEvent]) -> usize {
+    fn wait(&self, events: &mut Events) {
         let left = self.sweep_at.saturating_duration_since(clock());
-        // Rounded up: a sleep that ends too early would be followed by more of them.
-        let millis = u16::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        self.epoll
-            .wait(events, EpollTimeout::from(millis))
-            .unwrap_or(0)
+        self.poller.wait(left, events);
     }
 
     fn handle(&mut self, token: Token, flags: EpollFlags, now: Instant) {
@@ -369,16 +362,7 @@ impl Server {
             && !self.reload.leaves_for_exec();
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             let wanted = wanted && !listener.is_shut();
-            if wanted != listener.registered {
-                if wanted {
-                    let event =
-                        EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(number).into());
-                    self.epoll.add(&*listener, event)?;
-                } else {
-                    self.epoll.delete(&*listener)?;
-                }
-                listener.registered = wanted;
-            }
+            listener.watch(&self.poller, number, wanted)?;
         }
         Ok(())
     }

@@ -1,14 +1,16 @@
 //! The ties to preloaders: one for the code that serves, one for the code that is to come.
 
 use super::processes::FORK_PAUSE;
-use super::{Generation, Role, Server, Token};
+use super::{Generation, Role, Server};
+use crate::failure::Failure;
 use crate::log::Level;
+use crate::poller::Token;
 use crate::runtime::is_full;
 use crate::systemd;
 use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, State};
 use crate::worker::wire::Frame;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::wait::WaitStatus;
 use std::io;
 use std::time::{Duration, Instant};
@@ -123,13 +125,8 @@ impl Server {
     pub(super) fn watch_control(&mut self, number: u64) {
         let both = [Some(&mut self.current), self.next.as_mut()];
         let found = both.into_iter().flatten().find(|g| g.number == number);
-        if let Some(channel) = found.and_then(|g| g.link.channel.as_mut())
-            && channel.registered.is_empty()
-        {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Control(number).into());
-            if self.epoll.add(&*channel, event).is_ok() {
-                channel.registered = EpollFlags::EPOLLIN;
-            }
+        if let Some(channel) = found.and_then(|g| g.link.channel.as_mut()) {
+            let _ = channel.watch(&self.poller, Token::Control(number), EpollFlags::EPOLLIN);
         }
     }
 
@@ -320,7 +317,7 @@ impl Server {
             && let Some(reason) = self.hopeless()
             && let Some(number) = self.queue.pop_front()
         {
-            self.fail(number, 500, &reason, None, now);
+            self.fail(number, Failure::Unavailable(reason), now);
             self.forget(number);
         }
     }

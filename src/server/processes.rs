@@ -1,9 +1,10 @@
 //! Worker processes: how many there should be, starting and ending them.
 
-use super::{Place, Role, Server, Token, sharing};
+use super::{Place, Role, Server, sharing};
 use crate::account::Account;
 use crate::config::Config;
 use crate::log::{Level, Log};
+use crate::poller::{Token, Watched};
 use crate::worker::channel::Channel;
 use crate::worker::import;
 use crate::worker::pool::{self, Counts, Pool, Process, Sizes};
@@ -11,7 +12,7 @@ use crate::worker::preloader::{ANSWERS_WITHIN, State};
 use crate::worker::spawn::{self, Outputs, Start};
 use crate::worker::wire::{self};
 use nix::fcntl::OFlag;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -305,15 +306,15 @@ impl Server {
             (&process.stderr, Token::Stderr(number.0)),
         ] {
             if let Some(output) = output {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, token.into());
-                self.epoll.add(output, event)?;
+                let mut watched = Watched::default();
+                self.poller
+                    .watch(output, token, EpollFlags::EPOLLIN, &mut watched)?;
             }
         }
         for slot in &process.slots {
             if let Some(found) = self.pool.slots.get_mut(slot) {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Slot(slot.0).into());
-                self.epoll.add(&found.channel, event)?;
-                found.channel.registered = EpollFlags::EPOLLIN;
+                let (token, flags) = (Token::Slot(slot.0), EpollFlags::EPOLLIN);
+                found.channel.watch(&self.poller, token, flags)?;
             }
         }
         Ok(())

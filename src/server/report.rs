@@ -4,7 +4,9 @@
 use super::connection::Stage;
 use super::{Place, Role, Server, TICK};
 use crate::environ::describe;
+use crate::failure::Failure;
 use crate::log::Level;
+use crate::request::RequestNo;
 use crate::runtime::is_at;
 use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
@@ -12,7 +14,7 @@ use crate::status::{
     Count, Counters, Doing, History, Note, Serving, Snapshot, State, Worker, one_line,
 };
 use crate::sys::procfs::start_time;
-use crate::worker::pool::{Process, ProcessNo, RequestNo, SlotState};
+use crate::worker::pool::{Process, ProcessNo, SlotState};
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -217,29 +219,20 @@ impl Server {
     }
 
     /// A request has failed; for what it says, see `Server::fail`.
-    pub(super) fn report_failure(
-        &mut self,
-        number: RequestNo,
-        status: u16,
-        reason: &str,
-        detail: Option<&str>,
-        incident: &str,
-    ) {
+    pub(super) fn report_failure(&mut self, number: RequestNo, failure: &Failure, incident: &str) {
         let Some(request) = self.requests.get(&number) else {
             return;
         };
-        if status < 500 {
+        if failure.status() < 500 {
             return;
         }
-        self.report.count(Count::Failed, 1);
-        match (status, request.phase) {
-            (504, _) => self.report.count(Count::TimedOut, 1),
-            (503, _) => self.report.count(Count::TurnedAway, 1),
-            _ => (),
+        for count in failure.counts() {
+            self.report.count(*count, 1);
         }
-        let (first, more) = reason.split_once('\n').unwrap_or((reason, ""));
+        let reason = failure.to_string();
+        let (first, more) = reason.split_once('\n').unwrap_or((&reason, ""));
         let mut text = format!("{}: {first}", what(&request.environ));
-        let last = detail.map_or(last_line(more), exception);
+        let last = failure.detail().map_or(last_line(more), exception);
         if !last.is_empty() {
             text = format!("{text}: {last}");
         }

@@ -1,7 +1,7 @@
 //! `Request`: one request from its first byte to its last answer.
 
-use super::body::Body;
 use super::connection::ConnNo;
+use crate::body::Body;
 use crate::pairs::Pairs;
 use crate::proto::RequestId;
 use crate::response::ResponseHead;
@@ -99,7 +99,7 @@ impl Request {
             conn: Some(conn),
             id,
             environ,
-            body: Body::new(),
+            body: Body::default(),
             phase: Phase::Receiving,
             answer: Answer::Owed,
             began: now,

@@ -1,10 +1,12 @@
 //! The end of a turn: connections on which something has happened are flushed, watched or closed.
 
+use super::Server;
 use super::connection::{ConnNo, Connection, Stage};
 use super::request::{Answer, Phase};
-use super::{Server, Token};
-use crate::worker::pool::RequestNo;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use crate::failure::Failure;
+use crate::poller::Token;
+use crate::request::RequestNo;
+use nix::sys::epoll::EpollFlags;
 use std::time::{Duration, Instant};
 
 /// After an answer, how long a connection is read before it is closed: anew after each piece of a request that was
@@ -54,7 +56,7 @@ impl Server {
             }
             // The peer may have sent more, or be about to: to close now would reset the connection and lose the answer.
             conn.shut_down(now);
-            let is_new = conn.registered.is_none() && !conn.is_cgi();
+            let is_new = conn.watched.is_new() && !conn.is_cgi();
             self.due(now + DRAIN);
             if is_new {
                 self.answered.push(number);
@@ -88,7 +90,7 @@ impl Server {
                 .get(request)
                 .is_some_and(|request| request.phase != Phase::Receiving)
         };
-        conn.registered.is_none()
+        conn.watched.is_new()
             && conn.stage == Stage::Open
             && conn.waiting() == 0
             && !conn.requests.is_empty()
@@ -122,16 +124,8 @@ impl Server {
         } else {
             conn.interest()
         };
-        if !conn.is_cgi() && conn.registered != Some(wanted) {
-            let mut event = EpollEvent::new(wanted, Token::Conn(number.0).into());
-            let done = match conn.registered {
-                None => self.epoll.add(&*conn, event),
-                Some(_) => self.epoll.modify(&*conn, &mut event),
-            };
-            // A regular file (CGI) cannot be watched and is always ready.
-            if done.is_ok() {
-                conn.registered = Some(wanted);
-            }
+        if !conn.is_cgi() {
+            conn.watch(&self.poller, Token::Conn(number.0), wanted);
         }
         let full = conn.is_full();
         let running: Vec<RequestNo> = conn.requests.iter().map(|(_, r)| *r).collect();
@@ -172,13 +166,7 @@ impl Server {
                 let reason = outcome
                     .err()
                     .map_or_else(|| String::from("it has become shorter"), |e| e.to_string());
-                self.fail(
-                    number,
-                    500,
-                    &format!("{left} bytes of a file are missing: {reason}"),
-                    None,
-                    now,
-                );
+                self.fail(number, Failure::FileEnded(left, reason), now);
                 self.forget_if_sending(number);
             }
             None => (),

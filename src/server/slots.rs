@@ -1,17 +1,20 @@
 //! Workers' sockets: requests go down, frames come up.
 
-use super::body::Body;
+use super::Server;
 use super::request::{Answer, Phase};
-use super::{Server, Token};
+use crate::body::Body;
+use crate::failure::Failure;
 use crate::log::Level;
+use crate::poller::Token;
+use crate::request::RequestNo;
 use crate::status::Count;
 use crate::sys::procfs;
 use crate::worker::import;
-use crate::worker::pool::{ProcessNo, RequestNo, STATUS_WITHIN, SlotNo, SlotState, Stream};
+use crate::worker::pool::{ProcessNo, STATUS_WITHIN, SlotNo, SlotState, Stream};
 use crate::worker::preloader::State;
 use crate::worker::wire::{self, Frame};
 use nix::errno::Errno;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -55,7 +58,7 @@ impl Server {
             .get(b"CONTENT_LENGTH")
             .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
             .unwrap_or(0)
-            .min(request.body.len());
+            .min(request.body.length());
         let sent = match &request.body {
             Body::Memory(bytes) => {
                 wire::put_request(&mut self.message, &request.environ, length, false);
@@ -103,12 +106,9 @@ impl Server {
         if found.channel.is_waiting() {
             wanted |= EpollFlags::EPOLLOUT;
         }
-        if found.channel.registered != wanted {
-            let mut event = EpollEvent::new(wanted, Token::Slot(slot.0).into());
-            if self.epoll.modify(&found.channel, &mut event).is_ok() {
-                found.channel.registered = wanted;
-            }
-        }
+        let _ = found
+            .channel
+            .watch(&self.poller, Token::Slot(slot.0), wanted);
     }
 
     pub(super) fn on_slot(&mut self, number: SlotNo, flags: EpollFlags, now: Instant) {
@@ -215,13 +215,7 @@ impl Server {
             }
             (Frame::Exception(text), Some(number)) => {
                 let detail = String::from_utf8_lossy(&text).into_owned();
-                self.fail(
-                    number,
-                    500,
-                    "the app raised an exception",
-                    Some(detail.trim_end()),
-                    now,
-                );
+                self.fail(number, Failure::Exception(detail), now);
             }
             (Frame::End { truncated }, Some(number)) => {
                 self.on_end(slot_no, number, truncated, now)
@@ -244,14 +238,12 @@ impl Server {
             let took = now.saturating_duration_since(request.since);
             self.report
                 .count(Count::BusyMillis, took.as_millis() as u64);
-            request.body = Body::new();
+            request.body = Body::default();
             request.phase = Phase::Sending;
             // A visitor who left before this END takes no file any more.
             sending = request.file.is_some() && !truncated && request.conn.is_some();
             match request.answer {
-                Answer::Owed => {
-                    self.fail(number, 500, "the app ended without an answer", None, now)
-                }
+                Answer::Owed => self.fail(number, Failure::NoResponse, now),
                 Answer::Begun(_) if sending => self.touched.extend(request.conn),
                 Answer::Begun(Some(left)) if truncated || left > 0 => self.cut(number, now),
                 Answer::Begun(_) if truncated => self.cut(number, now),
@@ -321,7 +313,7 @@ impl Server {
                     waits = found.answer != Answer::Done;
                 }
                 if waits {
-                    self.fail(request, 500, &format!("{reason} (pid {pid})"), None, now);
+                    self.fail(request, Failure::WorkerLost(reason, pid), now);
                 }
                 self.forget(request);
             }
@@ -356,7 +348,7 @@ impl Server {
         };
         request.false_starts += u32::from(!refused);
         if request.false_starts >= FALSE_STARTS {
-            self.fail(number, 503, "no worker could be started for it", None, now);
+            self.fail(number, Failure::NoWorker, now);
             self.forget(number);
         } else if request.conn.is_some() {
             request.phase = Phase::Queued;

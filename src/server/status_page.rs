@@ -4,10 +4,10 @@
 use super::Server;
 use crate::bytes::{is_secret, percent_decode};
 use crate::pairs::Pairs;
+use crate::request::RequestNo;
 use crate::response::ResponseHead;
 use crate::status::collect::Site;
 use crate::status::command::Form;
-use crate::worker::pool::RequestNo;
 use std::time::{Instant, SystemTime};
 
 impl Server {

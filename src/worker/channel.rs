@@ -1,6 +1,8 @@
 //! One end of a private socket to Python: frames with descriptors, never blocking.
 
 use super::wire::FrameDecoder;
+use crate::outbox::Outbox;
+use crate::poller::{Poller, Token, Watched};
 use crate::sys::fd;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -19,10 +21,8 @@ pub struct Channel {
     pub decoder: FrameDecoder,
     /// Descriptors received and not yet claimed by a frame, in order.
     pub received: VecDeque<OwnedFd>,
-    /// What epoll watches it for; empty: not watched.
-    pub registered: EpollFlags,
-    out: Vec<u8>,
-    sent: usize,
+    watched: Watched,
+    out: Outbox,
 }
 
 impl Channel {
@@ -40,9 +40,8 @@ impl Channel {
             fd,
             decoder: FrameDecoder::default(),
             received: VecDeque::new(),
-            registered: EpollFlags::empty(),
-            out: Vec::new(),
-            sent: 0,
+            watched: Watched::default(),
+            out: Outbox::default(),
         })
     }
 
@@ -53,7 +52,7 @@ impl Channel {
             if !descriptors.is_empty() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.out.extend_from_slice(bytes);
+            self.out.tail().extend_from_slice(bytes);
             return Ok(());
         }
         let rights = [ControlMessage::ScmRights(descriptors)];
@@ -72,29 +71,23 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         };
-        self.out.extend_from_slice(&bytes[taken..]);
+        self.out.tail().extend_from_slice(&bytes[taken..]);
         Ok(())
     }
 
     /// Something is waiting to be sent.
     pub fn is_waiting(&self) -> bool {
-        self.sent < self.out.len()
+        self.out.waiting() > 0
     }
 
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&mut self) -> io::Result<()> {
-        while self.is_waiting() {
-            match nix::unistd::write(&self.fd, &self.out[self.sent..]) {
-                Ok(taken) => self.sent += taken,
-                Err(nix::errno::Errno::EINTR) => (),
-                Err(nix::errno::Errno::EAGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.out.clear();
-        self.out.shrink_to(1 << 16);
-        self.sent = 0;
-        Ok(())
+        self.out.flush(&self.fd).map(drop)
+    }
+
+    /// Has epoll watch it for `flags`.
+    pub fn watch(&mut self, poller: &Poller, token: Token, flags: EpollFlags) -> io::Result<()> {
+        poller.watch(&self.fd, token, flags, &mut self.watched)
     }
 
     /// Receives into `buffer`: bytes received, 0 at the end of the stream. Descriptors go to `received`.

@@ -9,6 +9,7 @@
 //! need done, the server does.
 
 use super::channel::Channel;
+use crate::request::RequestNo;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -21,10 +22,6 @@ pub struct ProcessNo(pub u64);
 /// Numbers a slot; counted up, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotNo(pub u64);
-
-/// Numbers a request of this front; counted up, never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestNo(pub u64);
 
 /// How long a worker may take for its exit functions before its lifeline is cut.
 pub const LEAVE: Duration = Duration::from_secs(3);

@@ -6,25 +6,26 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Up to this size a body goes to the worker inside the request's message.
-pub(super) const IN_MEMORY: usize = 64 << 10;
+pub const IN_MEMORY: usize = 64 << 10;
 
 /// A request's body, as far as it has come in.
 #[derive(Debug)]
-pub(super) enum Body {
+pub enum Body {
     /// Small.
     Memory(Vec<u8>),
     /// Large: an unlinked file and its length.
     File(File, u64),
 }
 
-impl Body {
-    /// Nothing yet.
-    pub(super) fn new() -> Body {
+impl Default for Body {
+    fn default() -> Body {
         Body::Memory(Vec::new())
     }
+}
 
+impl Body {
     /// Length in bytes.
-    pub(super) fn len(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         match self {
             Body::Memory(bytes) => bytes.len() as u64,
             Body::File(_, length) => *length,
@@ -32,7 +33,7 @@ impl Body {
     }
 
     /// Drops what is beyond `length`.
-    pub(super) fn truncate(&mut self, length: u64) -> io::Result<()> {
+    pub fn truncate(&mut self, length: u64) -> io::Result<()> {
         match self {
             Body::Memory(kept) => kept.truncate(usize::try_from(length).unwrap_or(usize::MAX)),
             Body::File(file, kept) if length < *kept => {
@@ -45,7 +46,7 @@ impl Body {
     }
 
     /// Appends. An error says that the disk is full or refuses.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => {
                 kept.extend_from_slice(bytes)
@@ -105,12 +106,12 @@ mod tests {
 
     #[test]
     fn a_large_body_moves_to_a_file() {
-        let mut body = Body::new();
+        let mut body = Body::default();
         let piece = [7u8; 1000];
         for _ in 0..100 {
             body.push(&piece).unwrap();
         }
-        assert_eq!(body.len(), 100_000);
+        assert_eq!(body.length(), 100_000);
         let Body::File(file, _) = &body else {
             panic!("still in memory")
         };
