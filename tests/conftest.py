@@ -1,4 +1,4 @@
-"""Fixtures of all Python tests: the release binary, hosting accounts, a running Apache."""
+"""Fixtures of all Python tests: the release binary, hosting accounts, a running Apache, or what plays mod_fcgid."""
 
 import json
 import os
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from plain_site import RUN_AS, Plain
+from webservers import processes
 from webservers.account import REPOSITORY, Account, Model
 from webservers.apache import Apache
+from webservers.manager import Manager
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +55,37 @@ def make_site(build, model):
 def site(make_site):
     """A hosting account of its own for a test that changes it."""
     return make_site()
+
+
+@pytest.fixture
+def make_plain(make_site):
+    """`make_plain(server=…, limits=…)`: a site of faults.py, with settings of its own."""
+    return lambda **settings: Plain(make_site(), **settings)
+
+
+@pytest.fixture
+def manage():
+    """`manage(site)`: a running Manager; at the end it stops, and then nothing of the site may be left."""
+    started = []
+
+    def start(site, **options):
+        manager = Manager(site.account, **{**RUN_AS, **options}).__enter__()
+        started.append((site, manager))
+        return manager
+
+    yield start
+    for site, manager in started:
+        manager.stop()
+        print("--- the site's log, its end ---", *site.log().splitlines()[-40:], sep="\n")
+        try:
+            processes.until(site.gone, 5, "all processes have left")
+            left = {}
+        except AssertionError:
+            left = processes.touching(site.account.base)
+            processes.end(left)
+        assert not left, f"still there after the web server has stopped: {left}"
+        if site.account.runtime.exists():
+            assert [path.name for path in site.account.runtime.iterdir()] == []
 
 
 @pytest.fixture

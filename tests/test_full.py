@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from test_faults import ask, kill, make_plain, manage  # noqa: F401
+from plain_site import ask, kill
 from webservers.account import REPOSITORY, USER
 from webservers.fastcgi import request
 from webservers.processes import until
@@ -42,7 +42,7 @@ def inside(manager, script):
 
 
 @pytest.fixture
-def site(make_plain):  # noqa: F811
+def site(make_plain):
     """One that names no runtime directory."""
     site = make_plain()
     site.account.configure(CONFIG % (site.logged, site.marks))
@@ -53,7 +53,7 @@ def places(directory):
     return glob.glob(f"{directory}/runfcgi-{USER.pw_uid}-*")
 
 
-def test_a_place_that_is_full_is_passed_over(site, manage):  # noqa: F811
+def test_a_place_that_is_full_is_passed_over(site, manage):
     before = set(places("/tmp"))
     manager = manage(site, wrap=in_namespace(SHM + FILL.format("/dev/shm")))
     pids = {ask(manager.spawn(), "/pid").text for _ in range(2)}
@@ -63,7 +63,7 @@ def test_a_place_that_is_full_is_passed_over(site, manage):  # noqa: F811
     assert "No space left" not in site.log()
 
 
-def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage):  # noqa: F811
+def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage):
     base = site.account.base
     full = "mount -t tmpfs -o size=1m,mode=1777 none {0}\n" + FILL
     # What lies below /tmp and is needed stays there: the account, and perhaps these tests themselves.
@@ -80,7 +80,7 @@ def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage)
         assert found and found[0].endswith(": No space left on device (os error 28)"), line
 
 
-def test_a_named_place_that_is_full_is_told_of(make_plain, manage):  # noqa: F811
+def test_a_named_place_that_is_full_is_told_of(make_plain, manage):
     site = make_plain()
     runtime = site.account.runtime
     full = f"mkdir {runtime}; mount -t tmpfs -o size=64k,mode=0700,uid={USER.pw_uid},gid={USER.pw_gid} none {runtime}\n"
@@ -89,7 +89,7 @@ def test_a_named_place_that_is_full_is_told_of(make_plain, manage):  # noqa: F81
     assert f"{runtime}: No space left on device" in site.log()
 
 
-def test_a_place_that_fills_up_later(site, manage):  # noqa: F811
+def test_a_place_that_fills_up_later(site, manage):
     manager = manage(site, wrap=in_namespace(SHM))
     fronts = [manager.spawn() for _ in range(2)]
     for front in fronts:
@@ -127,7 +127,7 @@ def test_a_place_that_fills_up_later(site, manage):  # noqa: F811
         until(lambda: ask(front, "/version").text == "3", 8, "with room again")
 
 
-def test_a_place_without_inodes_costs_the_preloader_alone(site, manage):  # noqa: F811
+def test_a_place_without_inodes_costs_the_preloader_alone(site, manage):
     shm = "mount -t tmpfs -o size=64m,nr_inodes=40,mode=1777 none /dev/shm\n"
     manager = manage(site, wrap=in_namespace(shm))
     front = manager.spawn()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from test_faults import Plain, all_processes, ask, kill, make_plain, manage, parent  # noqa: F401
+from plain_site import Plain, all_processes, ask, kill, parent
 from webservers import processes
 from webservers.apache import Apache
 from webservers.fastcgi import request
@@ -106,7 +106,7 @@ def must_tell(text, words):
 
 @pytest.mark.parametrize("form", BOTH)
 @pytest.mark.parametrize("kind", INTERPRETERS)
-def test_an_interpreter_that_does_not_run_is_told_of(make_site, manage, kind, form):  # noqa: F811
+def test_an_interpreter_that_does_not_run_is_told_of(make_site, manage, kind, form):
     python, words = INTERPRETERS[kind]
     site = Broken(make_site(), FORMS[form], python=python)
     front = manage(site).spawn()
@@ -120,7 +120,7 @@ def test_an_interpreter_that_does_not_run_is_told_of(make_site, manage, kind, fo
 
 @pytest.mark.parametrize("form", BOTH)
 @pytest.mark.parametrize("kind", IMPORTS)
-def test_an_import_that_ends_the_process_is_told_of(make_site, manage, kind, form):  # noqa: F811
+def test_an_import_that_ends_the_process_is_told_of(make_site, manage, kind, form):
     code, words = IMPORTS[kind]
     site = Broken(make_site(), FORMS[form], code=code)
     reply = request(manage(site).spawn().socket, "/version")
@@ -130,7 +130,7 @@ def test_an_import_that_ends_the_process_is_told_of(make_site, manage, kind, for
     assert site.tries() == 1
 
 
-def test_fronts_that_wait_for_the_same_import_are_told_all_together(make_site, manage):  # noqa: F811
+def test_fronts_that_wait_for_the_same_import_are_told_all_together(make_site, manage):
     site = Broken(make_site(), code=MARK + "import time\ntime.sleep(1)\nprint('why')\nsys.stdout.flush()\nos._exit(7)\n")
     manager = manage(site)
     replies = []
@@ -150,7 +150,7 @@ def test_fronts_that_wait_for_the_same_import_are_told_all_together(make_site, m
     until(lambda: request(front.socket, "/version").text == "5", 12, "the mended app serves by itself")
 
 
-def test_a_front_that_finds_no_python_tells_the_others(make_site, manage):  # noqa: F811
+def test_a_front_that_finds_no_python_tells_the_others(make_site, manage):
     site = Broken(make_site(), python=lambda account: program(account, "host\n"))
     manager = manage(site)
     for _ in range(2):
@@ -160,7 +160,7 @@ def test_a_front_that_finds_no_python_tells_the_others(make_site, manage):  # no
     assert site.log().count("error: the app cannot be imported") == 1, "the second did not try"
 
 
-def test_an_import_that_is_killed_from_outside_is_tried_again(make_plain, manage):  # noqa: F811
+def test_an_import_that_is_killed_from_outside_is_tried_again(make_plain, manage):
     site = make_plain(env='IMPORT_SECONDS = "0.7"')
     front = manage(site).spawn()
     replies = []
@@ -176,7 +176,7 @@ def test_an_import_that_is_killed_from_outside_is_tried_again(make_plain, manage
 
 
 @pytest.mark.parametrize("server", ["", "preload = false"], ids=["preload", "plain"])
-def test_new_code_that_ends_its_process_does_not_go_live(make_plain, manage, server):  # noqa: F811
+def test_new_code_that_ends_its_process_does_not_go_live(make_plain, manage, server):
     site = make_plain(server=server)
     front = manage(site).spawn()
     assert ask(front, "/version").text == "0"

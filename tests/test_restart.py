@@ -1,30 +1,24 @@
-"""Restart without a gap, under load, behind Apache mod_fcgid, lighttpd with bin-path, and nginx with a socket of its own.
+"""Restart without a gap, under load, behind Apache mod_fcgid, lighttpd with bin-path, and nginx with a server of its own.
 
 Each server runs the whole module through, so each restart is also one of a process that has restarted before.
 """
 
 import fcntl
-import http.client
-import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
 
 import pytest
 
-from test_faults import RUN_AS, Plain, ask, kill, make_plain, manage  # noqa: F401  (fixtures)
+from plain_site import RUN_AS, Plain, ask, kill
+from servers_under_load import SERVERS, Visits, print_log
 from webservers import processes
 from webservers.account import Account, give
-from webservers.apache import Apache, free_port
 from webservers.fastcgi import request
-from webservers.load import Answer
 from webservers.manager import Manager
 from webservers.processes import until
-
-USER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
 
 CONFIG = """\
 [app]
@@ -42,161 +36,6 @@ MARKS = "{marks}"
 NUMBER = "{number}"
 IMPORT_SECONDS = "0.3"
 """
-
-LIGHTTPD = """\
-server.modules = ("mod_fastcgi")
-server.bind = "127.0.0.1"
-server.port = {port}
-server.document-root = "{public}"
-server.errorlog = "{directory}/error.log"
-server.breakagelog = "{directory}/breakage.log"
-{user}
-fastcgi.server = ("/" => (( "bin-path" => "{executable}", "socket" => "{sockets}/fcgi",
-    "max-procs" => 2, "check-local" => "disable", "fix-root-scriptname" => "enable" )))
-"""
-
-NGINX = """\
-{user}
-daemon off;
-worker_processes 1;
-pid {directory}/nginx.pid;
-error_log {directory}/error.log warn;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    include /etc/nginx/fastcgi_params;
-    fastcgi_param SCRIPT_NAME "";
-    fastcgi_param PATH_INFO $uri;
-    upstream kept {{ server unix:{socket}; keepalive 8; }}
-    server {{ listen 127.0.0.1:{unix}; location / {{ fastcgi_pass unix:{socket}; }} }}
-    server {{ listen 127.0.0.1:{tcp}; location / {{ fastcgi_pass 127.0.0.1:{port}; }} }}
-    server {{ listen 127.0.0.1:{keep}; location / {{ fastcgi_pass kept; fastcgi_keep_conn on; }} }}
-}}
-"""
-
-
-class Lighttpd:
-    """lighttpd that spawns the site by `bin-path`."""
-
-    program = shutil.which("lighttpd", path="/usr/sbin:/usr/bin")
-
-    def __init__(self, account):
-        self.account = account
-        self.directory = account.base / "server"
-        self.port = free_port()
-
-    def __enter__(self):
-        sockets = self.directory / "sockets"
-        sockets.mkdir(parents=True)
-        give(self.directory)
-        conf = self.directory / "lighttpd.conf"
-        user = 'server.username = "www-data"\nserver.groupname = "www-data"' if os.getuid() == 0 else ""
-        account = self.account
-        conf.write_text(
-            LIGHTTPD.format(
-                port=self.port,
-                public=account.public,
-                directory=self.directory,
-                user=user,
-                executable=account.executable,
-                sockets=sockets,
-            )
-        )
-        self.process = subprocess.Popen(
-            [self.program, "-D", "-f", str(conf)], env={"PATH": "/usr/bin:/bin"}, stdin=subprocess.DEVNULL
-        )
-        listens(self)
-        return self
-
-    def __exit__(self, *_):
-        stop(self.process)
-        print_log(self.directory / "error.log")
-
-
-class Nginx:
-    """nginx, and the site as one process that a person has started: on a unix socket, over TCP, and with connections
-    that stay open and carry bodies."""
-
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-
-    def __init__(self, account):
-        self.account = account
-        self.directory = account.base / "server"
-        self.port, self.tcp, self.keep = free_port(), free_port(), free_port()
-        self.targets = [
-            (self.port, "GET", "/version/"), (self.tcp, "GET", "/version/"), (self.keep, "POST", "/upload")
-        ]
-
-    def __enter__(self):
-        self.directory.mkdir()
-        give(self.directory)
-        socket = self.account.home / "site.sock"
-        port = free_port()
-        words = ["daemonize=false", f"socket={socket}", "host=127.0.0.1", f"port={port}"]
-        with open(self.directory / "site.err", "ab") as errors:
-            self.site = subprocess.Popen(
-                [str(self.account.executable), "runfcgi", *words], cwd="/", stdin=subprocess.DEVNULL, stderr=errors, **USER
-            )
-        conf = self.directory / "nginx.conf"
-        conf.write_text(
-            NGINX.format(
-                user="user www-data;" if os.getuid() == 0 else "",
-                directory=self.directory,
-                socket=socket,
-                port=port,
-                unix=self.port,
-                tcp=self.tcp,
-                keep=self.keep,
-            )
-        )
-        self.process = subprocess.Popen(
-            [self.program, "-e", str(self.directory / "error.log"), "-c", str(conf)], stdin=subprocess.DEVNULL
-        )
-        listens(self)
-        return self
-
-    def __exit__(self, *_):
-        stop(self.process)
-        pid = self.site.pid
-        assert self.site.poll() is None, f"the site's process {pid} has ended with {self.site.returncode}"
-        self.site.terminate()
-        assert self.site.wait(8) == 0
-        print_log(self.directory / "error.log")
-
-
-def listens(server):
-    def answers():
-        assert server.process.poll() is None, f"{server.program} did not start"
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-            connection.request("GET", "/version/")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-
-    until(answers, 20, f"{server.program} serves the site")
-
-
-def stop(process):
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-
-
-def print_log(path):
-    if path.exists():
-        print(f"--- {path.name}, its end ---", *path.read_text(errors="replace").splitlines()[-30:], sep="\n")
-
-
-SERVERS = {"apache2": Apache, "lighttpd": Lighttpd, "nginx": Nginx}
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -232,70 +71,6 @@ def configure(account, number=0):
     """`number`: so that it says something else. Where bodies are posted it is the app that has no forms."""
     text = CONFIG.replace("{log}", str(account.logged)) + ENV.format(marks=account.home, number=number)
     account.configure(text.replace('settings = "myproject.settings"', 'wsgi = "faults:app"') if account.posts else text)
-
-
-class Visits:
-    """Visitors of all of a server's addresses who ask again and again and remember every answer."""
-
-    BODY = bytes(range(256)) * 40
-
-    def __init__(self, server):
-        self.answers = []
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._visit, args=target, daemon=True)
-            for target in server.targets
-            for _ in range(max(2, 4 // len(server.targets)))
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        until(lambda: len(self.answers) > 40, 20, "the load runs")
-        return self
-
-    def __exit__(self, *_):
-        self.over = time.monotonic()
-        self._over.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    @property
-    def failures(self):
-        return [answer for answer in self.answers if answer.status != 200]
-
-    @property
-    def versions(self):
-        """The version that each answer begins with."""
-        return [answer.body.split()[0] if answer.body else "" for answer in list(self.answers)]
-
-    def gap(self, since):
-        """The longest time in which nobody got an answer, while there was load: mod_fcgid has visitors who find every
-        process busy wait for a second, and who still waits when the others have stopped asking makes no gap."""
-        ends = [*sorted(answer.end for answer in self.answers if since < answer.end <= self.over), self.over]
-        return max(after - before for before, after in zip(ends, ends[1:]))
-
-    def first(self, version):
-        """When the first answer of this version came."""
-        return min(a.end for a, v in zip(self.answers, self.versions) if v == version)
-
-    def wait_for(self, version, seconds=12):
-        until(lambda: self.versions[-6:] == [version] * 6, seconds, f"version {version} is live")
-
-    def _visit(self, port, method, path):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        while not self._over.is_set():
-            begin = time.monotonic()
-            try:
-                connection.request(method, path, self.BODY if method == "POST" else None)
-                reply = connection.getresponse()
-                status, body = reply.status, reply.read().decode(errors="replace")
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                status, body = 0, repr(error)
-            self.answers.append(Answer(begin, time.monotonic(), status, body))
-            self._over.wait(0.01)
-        connection.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -484,7 +259,7 @@ def test_a_broken_executable_changes_nothing(server):
 # --- spawned as mod_fcgid spawns -----------------------------------------------------------------------------------
 
 
-def test_a_process_spawned_while_new_code_is_broken_serves_the_old(make_plain, manage):  # noqa: F811
+def test_a_process_spawned_while_new_code_is_broken_serves_the_old(make_plain, manage):
     site = make_plain()
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(2)]
@@ -508,7 +283,7 @@ def test_a_process_spawned_while_new_code_is_broken_serves_the_old(make_plain, m
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1], ids=["HUP", "USR1"])
-def test_a_signal_does_what_a_touch_does(make_plain, manage, number):  # noqa: F811
+def test_a_signal_does_what_a_touch_does(make_plain, manage, number):
     site = make_plain()
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(2)]
@@ -523,7 +298,7 @@ def test_a_signal_does_what_a_touch_does(make_plain, manage, number):  # noqa: F
     assert len(site.imports()) == imports + 1
 
 
-def test_ten_fronts_change_over_with_one_import(make_plain, manage):  # noqa: F811
+def test_ten_fronts_change_over_with_one_import(make_plain, manage):
     site = make_plain(env='IMPORT_SECONDS = "0.3"')
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(10)]
@@ -560,7 +335,7 @@ def test_ten_fronts_change_over_with_one_import(make_plain, manage):  # noqa: F8
 
 
 @pytest.mark.parametrize("how", ["touch", "configuration"])
-def test_fronts_take_turns_and_depend_on_nobody(make_plain, manage, how):  # noqa: F811
+def test_fronts_take_turns_and_depend_on_nobody(make_plain, manage, how):
     site = make_plain()
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(3)]
@@ -592,7 +367,7 @@ def test_fronts_take_turns_and_depend_on_nobody(make_plain, manage, how):  # noq
     assert len(site.imports()) == 3
 
 
-def test_many_touches_coalesce(make_plain, manage):  # noqa: F811
+def test_many_touches_coalesce(make_plain, manage):
     site = make_plain(env='IMPORT_SECONDS = "0.2"')
     front = manage(site).spawn()
     ask(front, "/version")
@@ -606,7 +381,7 @@ def test_many_touches_coalesce(make_plain, manage):  # noqa: F811
     until(lambda: len(site.preloaders()) == 1, 5, "one preloader is left")
 
 
-def test_a_process_spawned_while_the_configuration_is_broken_serves_the_old_code(make_plain, manage):  # noqa: F811
+def test_a_process_spawned_while_the_configuration_is_broken_serves_the_old_code(make_plain, manage):
     site = make_plain()
     manager = manage(site)
     assert ask(manager.spawn(), "/version").text == "0"
@@ -615,7 +390,7 @@ def test_a_process_spawned_while_the_configuration_is_broken_serves_the_old_code
     assert ask(manager.spawn(), "/version").text == "0"
 
 
-def test_a_restart_txt_that_is_deleted_puts_new_code_live_everywhere(make_plain, manage):  # noqa: F811
+def test_a_restart_txt_that_is_deleted_puts_new_code_live_everywhere(make_plain, manage):
     """Else a process that starts later would import the app once more, and older ones would stay with what they have."""
     site = make_plain()
     restart = site.account.project / "tmp" / "restart.txt"
@@ -634,7 +409,7 @@ def test_a_restart_txt_that_is_deleted_puts_new_code_live_everywhere(make_plain,
     until(lambda: len(site.preloaders()) == 1, 5, "one preloader is left")
 
 
-def test_how_exit_leaves_for_the_web_server_to_start_anew(make_plain, manage):  # noqa: F811
+def test_how_exit_leaves_for_the_web_server_to_start_anew(make_plain, manage):
     site = make_plain(restart='how = "exit"')
     manager = manage(site)
     front = manager.spawn()
