@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from test_hostile import fcgi, head, record, records, running
+from raw_peers import fcgi, head, records, running
+from webservers.fastcgi import record
 
 APP = '''
 import os

@@ -1,163 +1,25 @@
 """Peers that send rubbish, half a request or nothing cost their own connection and nothing else, on every protocol."""
 
-import contextlib
-import os
 import random
 import resource
 import select
-import signal
 import socket
-import struct
-import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-APP = '''
-import time
+from raw_peers import PROTOCOLS, fcgi, head, records, running
+from webservers.fastcgi import record
+from webservers.processes import until
 
-
-def application(environ, start_response):
-    body = environ["wsgi.input"].read()
-    if environ["PATH_INFO"] == "/cut":
-        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10")])
-        return iter([b"four"])
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    if environ["PATH_INFO"] == "/slow":
-        time.sleep(0.5)
-    if environ["PATH_INFO"] == "/parts":
-        return iter([b"got ", b"%d" % len(body)])
-    return [b"got %d" % len(body)]
-'''
 IDLE, HOSTILE = 1000, 200
-
-
-def record(kind, content, number=1):
-    return struct.pack(">BBHHBx", 1, kind, number, len(content), 0) + content
-
-
-def pairs(**variables):
-    content = b""
-    for name, value in variables.items():
-        content += struct.pack(">BB", len(name), len(value)) + name.encode() + value.encode()
-    return content
-
-
-VARIABLES = {"REQUEST_METHOD": "POST", "REQUEST_URI": "/", "SCRIPT_NAME": "", "PATH_INFO": "/", "CONTENT_LENGTH": "5"}
-
-
-def head(number=1, path="/", length=5, keep=1):
-    """The records of a request up to its body."""
-    variables = pairs(**{**VARIABLES, "PATH_INFO": path, "CONTENT_LENGTH": str(length)})
-    return record(1, struct.pack(">HB5x", 1, keep), number) + record(4, variables, number) + record(4, b"", number)
-
-
-def fcgi(number=1, path="/", body=b"hello", keep=0):
-    pieces = [record(5, body[at : at + 60000], number) for at in range(0, len(body), 60000)]
-    return head(number, path, len(body), keep) + b"".join(pieces) + record(5, b"", number)
-
-
-def scgi():
-    headers = b"CONTENT_LENGTH\x005\x00SCGI\x001\x00REQUEST_METHOD\x00POST\x00REQUEST_URI\x00/\x00"
-    return b"%d:%s,hello" % (len(headers), headers)
-
-
-def ajp():
-    def text(value):
-        return struct.pack(">H", len(value)) + value + b"\0"
-
-    head = bytes([2, 4]) + text(b"HTTP/1.1") + text(b"/") + text(b"127.0.0.1") + b"\xff\xff" + text(b"localhost")
-    head += struct.pack(">HBH", 80, 0, 1) + b"\xa0\x08" + text(b"5") + b"\xff"
-    body = struct.pack(">H", 5) + b"hello"
-    return b"".join(b"\x12\x34" + struct.pack(">H", len(packet)) + packet for packet in (head, body))
-
-
-PROTOCOLS = {"fcgi": fcgi, "scgi": scgi, "ajp": ajp}
-SETTINGS = '''
-[app]
-path = "."
-wsgi = "hostile:application"
-python = "/usr/bin/python3"
-[server]
-maxchildren = 1
-ping = "/ping"
-[log]
-access = "access.log"
-format = "%U %I %s %X"
-[limits]
-'''
 
 
 @pytest.fixture(params=PROTOCOLS)
 def server(request, build, tmp_path):
     with running(build, tmp_path, request.param, "read_timeout = 2") as server:
         yield server
-
-
-@contextlib.contextmanager
-def running(build, tmp_path, protocol, limits, app=APP, stderr=None, **options):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-    (tmp_path / "hostile.py").write_text(app)
-    (tmp_path / "site.toml").write_text(SETTINGS + limits)
-    os.chmod(tmp_path / "site.toml", 0o644)
-    path = str(tmp_path / "s.sock")
-    words = ["runfcgi", "--config", str(tmp_path / "site.toml"), f"socket={path}", f"protocol={protocol}"]
-    with open(tmp_path / "log", "wb") as log:
-        words += ["daemonize=false"]
-        process = subprocess.Popen([str(build), *words], stderr=stderr or log, cwd=tmp_path, **options)
-    server = Server(process, path, PROTOCOLS[protocol]())
-    until(lambda: connects(path), "it listens")
-    server.ask()
-    yield server
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-class Server:
-    def __init__(self, process, path, good):
-        self.process, self.path, self.good, self.dir = process, path, good, Path(path).parent
-
-    def connect(self):
-        peer = socket.socket(socket.AF_UNIX)
-        peer.connect(self.path)
-        peer.settimeout(20)
-        return peer
-
-    def ask(self, request=None, expected=b"got 5"):
-        """A good request gets its good answer."""
-        with self.connect() as peer:
-            peer.sendall(request or self.good)
-            answer = b""
-            while expected not in answer:
-                more = peer.recv(65536)
-                assert more, answer
-                answer += more
-
-    def memory(self):
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-
-    def log(self, name="log"):
-        return (self.dir / name).read_text()
-
-    def descriptors(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-
-def connects(path):
-    with socket.socket(socket.AF_UNIX) as peer:
-        return peer.connect_ex(path) == 0
-
-
-def until(condition, what, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited too long until {what}"
-        time.sleep(0.02)
 
 
 def hostile(good, number):
@@ -195,11 +57,11 @@ def test_hostile_and_idle_peers_cost_their_own_connection(server):
         server.ask()
     assert server.memory() < 40_000, "kB with all those peers"
     # A half request is given up after [limits] read_timeout; who has sent nothing may stay.
-    until(lambda: server.descriptors() <= before + IDLE + HOSTILE // 2 + 20, "half requests are given up")
+    until(lambda: server.descriptors() <= before + IDLE + HOSTILE // 2 + 20, 20, "half requests are given up")
     server.ask()
     for peer in idle + peers:
         peer.close()
-    until(lambda: server.descriptors() <= before + 10, "all descriptors are free again")
+    until(lambda: server.descriptors() <= before + 10, 20, "all descriptors are free again")
     server.ask()
 
 
@@ -212,14 +74,6 @@ def test_many_good_requests_beside_peers_that_do_not_read(server):
         server.ask()
     for peer in stalled:
         peer.close()
-
-
-def records(peer):
-    """The FastCGI records that come: (type, request, content)."""
-    with peer.makefile("rb") as stream:
-        while header := stream.read(8):
-            _, kind, number, length, padding = struct.unpack(">BBHHBx", header)
-            yield kind, number, stream.read(length + padding)[:length]
 
 
 # What costs the peer little to send and is answered: protocol, bytes.
@@ -253,7 +107,7 @@ def test_who_only_sends_is_not_read_and_then_dropped(build, tmp_path, kind):
                 assert time.monotonic() < began + 6, "still connected long after write_timeout"
         assert "its peer has stalled" in server.log()
         server.ask()
-        until(lambda: server.descriptors() <= descriptors, "its descriptor is free again")
+        until(lambda: server.descriptors() <= descriptors, 20, "its descriptor is free again")
 
 
 # Cherokee, where there is no body: the header of a record that it has not filled in, and the end of STDIN once more.
@@ -282,7 +136,7 @@ def test_what_follows_a_whole_request_costs_it_nothing(build, tmp_path, when):
                     peer.sendall(AFTERTHOUGHT)
                     time.sleep(0.1)
             assert 3 < time.monotonic() - began < 8, "and then it is closed, also on a peer that goes on"
-        until(lambda: server.descriptors() <= descriptors, "its descriptor is free again")
+        until(lambda: server.descriptors() <= descriptors, 20, "its descriptor is free again")
         assert "stalled" not in server.log()
 
 
@@ -329,7 +183,7 @@ def test_half_requests_of_one_connection_are_bounded(build, tmp_path):
                 third.sendall(head(number)[:16] + record(4, bytes(60_000), number) * 4)
             assert server.memory() < before + 8000, "kB for half requests"
             assert server.log().count("requests are going on already") == 1, server.log()
-            until(lambda: server.descriptors() <= descriptors, "they are given up after read_timeout", 5)
+            until(lambda: server.descriptors() <= descriptors, 5, "they are given up after read_timeout")
         server.ask()
 
 

@@ -10,6 +10,8 @@ import struct
 import subprocess
 import time
 
+from webservers.fastcgi import record
+
 APP = '''
 import hashlib
 
@@ -20,10 +22,6 @@ def application(environ, start_response):
 '''
 BEGIN_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT = 1, 3, 4, 5, 6
 AT_ONCE, ROUNDS = 16, 6
-
-
-def record(kind, content, number):
-    return struct.pack(">BBHHBx", 1, kind, number, len(content), 0) + content
 
 
 def upload(number, body):

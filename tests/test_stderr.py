@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from test_hostile import fcgi, running, until
+from raw_peers import fcgi, running
+from webservers.processes import until
 
 APP = r'''
 def application(environ, start_response):
@@ -95,11 +96,11 @@ def test_nobody_reads(unread):
     for _ in range(80):
         unread.say(100)
     assert time.monotonic() - begin < 20
-    until(lambda: sum(unread.told()) >= 8000, "the rest is told, and how much is missing", 5)
+    until(lambda: sum(unread.told()) >= 8000, 5, "the rest is told, and how much is missing")
     came, lost = unread.told()
     assert came >= 100 and lost >= 1000 and came + lost == 8000, (came, lost)
     unread.say(1)
-    until(lambda: unread.told() == (came + 1, lost), "it goes on as before", 2)
+    until(lambda: unread.told() == (came + 1, lost), 2, "it goes on as before")
     # TERM comes when nobody reads, too.
     for _ in range(10):
         unread.say(100)
@@ -108,7 +109,7 @@ def test_nobody_reads(unread):
 def test_somebody_reads(unread):
     for count in range(1, 30):
         unread.say(25)
-        until(lambda: unread.told() == (25 * count, 0), "all of it comes")
+        until(lambda: unread.told() == (25 * count, 0), 20, "all of it comes")
     numbers = [int(number) for number in re.findall(r"said (\d{4})", unread.text)]
     assert numbers == list(range(25)) * 29
     assert "imported the app" in unread.text

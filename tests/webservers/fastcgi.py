@@ -83,8 +83,8 @@ def encode(path, method="GET", body=b"", more=()):
     return b"".join(pieces) + record(STDIN, b"")
 
 
-def record(kind, content):
-    return HEADER.pack(1, kind, 1, len(content), 0) + content
+def record(kind, content, number=1):
+    return HEADER.pack(1, kind, number, len(content), 0) + content
 
 
 def request(address, path, timeout=30, **options):
