@@ -1,7 +1,8 @@
 """Web servers that run from the very files in deploy/, with the site's places put in for the examples. Knows no scene."""
 
 import os
-import pwd
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,57 @@ from .processes import until
 DEPLOY = REPOSITORY / "deploy"
 METHODS = ["threaded", "prefork"]
 CLEAN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+NGINX = """\
+daemon off;
+worker_processes 2;
+pid {server}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 256; }}
+http {{
+    include /etc/nginx/mime.types;
+    access_log off;
+    client_body_temp_path {server}/body;
+    proxy_temp_path {server}/proxy;
+    fastcgi_temp_path {server}/fastcgi;
+    scgi_temp_path {server}/scgi;
+    uwsgi_temp_path {server}/uwsgi;
+    include {server}/site.conf;
+}}
+"""
+
+# What Debian's Apache has loaded before any a2enmod; alias and mime are among it.
+APACHE_MODULES = "mpm_event authn_core authz_core authz_host alias dir mime env setenvif filter"
+
+APACHE = """\
+ServerName 127.0.0.1
+ServerRoot {server}
+DefaultRuntimeDir {server}
+PidFile {server}/httpd.pid
+ErrorLog {server}/apache.log
+LogLevel warn
+Listen 127.0.0.1:{port}
+{modules}
+TypesConfig /etc/mime.types
+StartServers 1
+ServerLimit 2
+ThreadsPerChild 25
+MaxRequestWorkers 50
+<IfModule cgid_module>
+    ScriptSock {server}/cgid.sock
+</IfModule>
+<IfModule fcgid_module>
+    FcgidIPCDir {server}/fcgid
+    FcgidProcessTableFile {server}/fcgid.shm
+    # As an ordinary user mod_fcgid does not start while there is a suexec.
+    Suexec Off
+</IfModule>
+<Directory />
+    Require all denied
+    AllowOverride None
+</Directory>
+Include {server}/site.conf
+"""
 
 
 def recipe(name, *replacements):
@@ -119,6 +171,26 @@ class Site:
         return Client(self.port, timeout=40)
 
 
+def nginx(site, text):
+    """Starts an nginx with this configuration of a site."""
+    for name in ("fastcgi_params", "scgi_params"):
+        shutil.copy(f"/etc/nginx/{name}", site.server)
+    write(site.server / "site.conf", text)
+    main = write(site.server / "nginx.conf", NGINX.format(server=site.server))
+    return site.start(["/usr/sbin/nginx", "-e", "stderr", "-p", site.server, "-c", main], ready=site.port)
+
+
+def apache(site, name, *replacements):
+    """Starts an Apache with this recipe and the modules that it names."""
+    named = re.search(r"a2enmod ([a-z_ ]+)", (DEPLOY / name).read_text())[1]
+    names = f"{APACHE_MODULES} {named}".split()
+    modules = "".join(f"LoadModule {m}_module /usr/lib/apache2/modules/mod_{m}.so\n" for m in names)
+    places = [("*:80", f"127.0.0.1:{site.port}"), ("example.com", "127.0.0.1")]
+    write(site.server / "site.conf", recipe(name, *places, ("/home/user/public_html", site.account.public), *replacements))
+    main = write(site.server / "apache.conf", APACHE.format(server=site.server, port=site.port, modules=modules))
+    return site.start(["/usr/sbin/apache2", "-d", site.server, "-f", main, "-D", "FOREGROUND"], ready=site.port)
+
+
 def end(process, seconds=15):
     """Asks a program to leave, as an init script does."""
     if process.poll() is None:
@@ -144,7 +216,3 @@ def write(path, text):
     path.write_text(text)
     give(path)
     return path
-
-
-def user(name):
-    return pwd.getpwnam(name)

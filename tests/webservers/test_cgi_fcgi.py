@@ -6,9 +6,8 @@ import subprocess
 
 import pytest
 
-from webservers.recipe import CLEAN, METHODS, Site, recipe
+from webservers.recipe import CLEAN, METHODS, Site, nginx, recipe
 from webservers.scenes import SCENES, run
-from webservers.test_nginx import nginx
 
 
 def ask(site, path="/version/", body=b"", method="GET", connect=None):

@@ -11,9 +11,7 @@ import pytest
 from webservers.apache import free_port
 from webservers.load import Load
 from webservers.processes import until
-from webservers.recipe import Site, end, recipe, write
-from webservers.test_apache_proxy import apache
-from webservers.test_nginx import nginx
+from webservers.recipe import Site, apache, end, nginx, recipe, write
 
 
 NAMES = ["nginx", "haproxy", "apache"]

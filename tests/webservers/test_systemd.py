@@ -11,9 +11,8 @@ from webservers import systemd as systemds
 from webservers.account import APPS, USER
 from webservers.load import Load
 from webservers.processes import touching, until
-from webservers.recipe import Site, recipe, write
+from webservers.recipe import Site, nginx, recipe, write
 from webservers.systemd import Systemd
-from webservers.test_nginx import nginx
 
 LACKING = systemds.why_not()
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING or "-")

@@ -6,9 +6,9 @@ import subprocess
 from webservers.account import USER, Account
 from webservers.apache import Apache
 from webservers.processes import named, until
-from webservers.recipe import Site, recipe
-from webservers.test_nginx import nginx
+from webservers.recipe import Site, nginx, recipe
 from webservers.users import AS_ROOT, SUEXEC_LOG, SUEXEC_SITE, as_user, take
+
 
 @AS_ROOT
 def test_a_web_server_of_the_same_group_and_umask_0002(model, build, owner):
