@@ -17,7 +17,7 @@ struct Source {
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    collect(&root.join("src"), &mut found);
+    collect(&root.join("src"), &["rs"], &mut found);
     assert!(found.len() > 40, "only {} files below src", found.len());
     let source = |path: PathBuf| {
         let whole = fs::read_to_string(&path).expect("readable");
@@ -41,12 +41,20 @@ fn sources() -> Vec<Source> {
     found.into_iter().map(source).collect()
 }
 
-fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
+/// Files with one of these extensions; nothing that is hidden.
+fn collect(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("readable") {
-        let path = entry.expect("readable").path();
+        let entry = entry.expect("readable");
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
         if path.is_dir() {
-            collect(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+            collect(&path, extensions, found);
+        } else if extensions
+            .iter()
+            .any(|e| path.extension().is_some_and(|its| its == *e))
+        {
             found.push(path);
         }
     }
@@ -241,6 +249,38 @@ fn files_are_short_and_say_what_they_are_for() {
             "{shown} does not say what it is for"
         );
     }
+}
+
+#[test]
+fn tests_have_rooms() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut files = Vec::new();
+    collect(&tests, &["rs", "py"], &mut files);
+    assert!(files.len() > 50, "only {} files below tests", files.len());
+    let mut broken = Vec::new();
+    for file in files {
+        let shown = file.display().to_string();
+        if shown.contains("/test_bridge") {
+            continue; // these move by themselves
+        }
+        let text = fs::read_to_string(&file).expect("readable");
+        let lines = text.lines().count();
+        if lines > 600 {
+            broken.push(format!("{shown} has {lines} lines"));
+        }
+        for (number, line) in text.lines().map(str::trim_start).enumerate() {
+            let imports = line.starts_with("from ") || line.starts_with("import ");
+            let mut names = line.split([' ', '.', ',']);
+            if imports && names.any(|name| name.starts_with("test_")) {
+                broken.push(format!("{shown}:{}: {line}", number + 1));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "a test file has one subject, and what files share lies in a module of its own\n{}",
+        broken.join("\n")
+    );
 }
 
 #[test]
