@@ -1,8 +1,8 @@
-"""Tests of src/worker/bridge/chance.py, on every interpreter found (see test_bridge.py)."""
+"""Tests of src/worker/bridge/chance.py, on every interpreter found (see bridge.py)."""
 
 import unittest
 
-from test_bridge import Answer, Preloader, each_python, read_frame, request
+from bridge import Answer, Preloader, each_python, read_frame, request
 
 DRAWING_APP = """
 import random

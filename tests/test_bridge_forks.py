@@ -1,9 +1,9 @@
 """Tests of what processes that a view starts take over from their worker, on every interpreter found (see
-test_bridge.py)."""
+bridge.py)."""
 
 import unittest
 
-from test_bridge import Answer, Preloader, Worker, each_python, read_frame, request
+from bridge import Answer, Preloader, Worker, each_python, read_frame, request
 
 VIEWS_APP = """
 import multiprocessing, os, signal, time

@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/opened.py on every interpreter found (see test_bridge.py)."""
+"""Tests of src/worker/bridge/opened.py on every interpreter found (see bridge.py)."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import struct
 import textwrap
 import unittest
 
-from test_bridge import HELLO_APP, Answer, Preloader, Worker, each_python, is_gone, read_frame, request, wait_for
+from bridge import HELLO_APP, Answer, Preloader, Worker, each_python, is_gone, read_frame, request, wait_for
 
 OPEN_APP = """
 import logging, multiprocessing, os, select, signal, socket, sqlite3, subprocess, sys, tempfile, time
