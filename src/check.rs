@@ -7,7 +7,7 @@ mod place;
 use crate::config::{Candidates, Config, Finding, Level, Options, owner};
 use crate::python::{self, Found};
 use crate::trust::Trust;
-use crate::worker::spawn;
+use crate::worker::spawn::{self, Start};
 use place::{account, htaccess, permissions};
 use std::fs;
 use std::io::{self, Write};
@@ -33,7 +33,7 @@ pub fn run(
     let options = Options::of_owner(owner(exe));
     let config = settings(stem, dir, candidates, &options, &mut report)?;
     if let Some(config) = &config {
-        app(config, &mut report)?;
+        app(exe, config, &mut report)?;
     }
     report.all(permissions(exe, dir))?;
     let external = config.as_ref().is_some_and(|c| {
@@ -169,7 +169,7 @@ fn secrecy(path: &Path) -> Vec<Finding> {
     )]
 }
 
-fn app(config: &Config, report: &mut Report) -> io::Result<()> {
+fn app(exe: &Path, config: &Config, report: &mut Report) -> io::Result<()> {
     let home = config
         .env
         .get("HOME")
@@ -205,33 +205,29 @@ fn app(config: &Config, report: &mut Report) -> io::Result<()> {
             format!("below [app] write python = \"{}\"", found.path.display()),
         ))?;
     }
-    report.all(import(config, &found))
+    report.all(import(exe, config, &found))
 }
 
-/// What `python -c` is given: runs its first argument, in which our frames bear a name of their own.
-const LOADER: &str =
-    "import sys; exec(compile(sys.argv.pop(1), '<runfcgi>', 'exec'), {'__name__': '__check__'})";
-
-/// The bridge, and what imports the app with it.
-fn source() -> String {
-    format!("{}{}", spawn::BRIDGE, include_str!("check/import.py"))
-}
-
-fn import(config: &Config, found: &Found) -> Vec<Finding> {
+fn import(exe: &Path, config: &Config, found: &Found) -> Vec<Finding> {
     let app = &config.app;
-    let text = |s: &Option<String>| s.clone().unwrap_or_default();
+    let start = Start {
+        config,
+        exe,
+        cache: None,
+        cgi: false,
+        outlog: false,
+    };
+    let input = spawn::input(&spawn::setup(start, "check", 1, true));
     let mut command = Command::new(&found.path);
     command
-        .args(["-c", LOADER, &source()])
-        .arg(app.path.as_deref().unwrap_or(Path::new("/")))
-        .args([text(&app.settings), text(&app.wsgi)])
-        .arg(text(&config.server.warm))
+        .args(["-c", spawn::LOADER])
+        .current_dir(app.path.as_deref().unwrap_or(Path::new("/")))
         .env_clear()
         .envs(spawn::environment(config, false));
     let end = Instant::now() + Duration::from_secs(config.limits.start_timeout);
     let place = app.wsgi.as_ref().or(app.settings.as_ref());
     let place = format!("app {}", place.map_or("", String::as_str));
-    let output = match python::output(&mut command, end) {
+    let output = match python::output(&mut command, &input, end) {
         Ok((output, _)) => output,
         Err(why) => {
             return vec![Finding::error(
@@ -527,11 +523,6 @@ mod tests {
         );
         assert_eq!(of("Traceback"), ["RF0201"]);
         assert_eq!(of(""), ["RF0201"]);
-    }
-
-    #[test]
-    fn the_source_fits_into_one_argument() {
-        assert!(source().len() < 120 << 10, "Linux takes 128 KiB");
     }
 
     #[test]

@@ -31,7 +31,8 @@
 //!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
 //!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
 //!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
-//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire; bridge/
+//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire
+//!                    │                  (its Python side: the package bridge/, imported from memory)
 //!                    ├────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
 //!                    │           └────▶ pairs, config (plain data), trust, bytes, sys
 //!                    └────▶ request, body, failure, outbox, poller  ── what more than one of them uses

@@ -492,6 +492,20 @@ mod tests {
     }
 
     #[test]
+    fn a_program_need_not_take_its_input() {
+        let end = Instant::now() + Duration::from_secs(20);
+        let said = |text: &str, input: &[u8]| {
+            output(Command::new("sh").args(["-c", text]), input, end).map(|(said, _)| said)
+        };
+        assert_eq!(said("cat; echo .", b"words"), Ok("words.\n".to_string()));
+        assert_eq!(said("echo no", &[0; 1 << 20]), Ok("no\n".to_string()));
+        let end = Instant::now() + Duration::from_millis(50);
+        let mut deaf = Command::new("sleep");
+        let why = output(deaf.arg("60"), &[0; 1 << 20], end).unwrap_err();
+        assert!(why.contains("no answer"), "{why}");
+    }
+
+    #[test]
     fn the_search_stops_at_home() {
         let dir = account("home");
         fs::create_dir_all(dir.join("home/a/site")).unwrap();

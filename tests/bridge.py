@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import glob
 import os
-import re
 import shutil
 import signal
 import socket
@@ -24,25 +23,19 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'src', 'worker')
 
 
-def bridge():
-    """The parts of the bridge, joined as src/worker/spawn.rs joins them."""
-    with open(os.path.join(WORKER, 'spawn.rs')) as file:
-        parts = re.findall(r'include_str!\("(bridge/\w+\.py)"\)', file.read())
-    source = b''
-    for part in parts:
-        with open(os.path.join(WORKER, part), 'rb') as file:
-            source += file.read()
-    return source
+def package():
+    """The package and its length, as src/worker/spawn.rs sends them."""
+    items = []
+    for path in sorted(glob.glob(os.path.join(WORKER, 'bridge', '*.py'))):
+        with open(path, encoding='utf-8') as file:
+            items += [os.path.basename(path)[:-3], file.read()]
+    sources = ''.join(item + '\0' for item in items).encode()
+    return b'%08x' % len(sources) + sources
 
 
-BRIDGE = bridge()
-
-# What the front gives to `python -c`: it reads the bridge's length and source from descriptor 0 and runs it.
-LOADER = (
-    "import os;n=int(os.read(0,8),16);b=b''\n"
-    "while len(b)<n:b+=os.read(0,n-len(b))\n"
-    "exec(compile(b,'<runfcgi>','exec'),{'__name__':'__runfcgi__'})"
-)
+with open(os.path.join(WORKER, 'loader.py')) as file:
+    LOADER = file.read()
+PACKAGE = package()
 TIMEOUT = 20.0
 
 
@@ -205,7 +198,7 @@ class Front:
         theirs.close()
         test.addCleanup(self.end)
         self.setup = ours
-        ours.sendall(b'%08x' % len(BRIDGE) + BRIDGE)
+        ours.sendall(PACKAGE)
         chosen = {'mode': mode, 'app_path': self.folder, 'wsgi': 'app:app', 'threads': '1', 'multiprocess': '1'}
         chosen.update(settings)
         send_fds(ours, frame(b'S', pairs(chosen)), fds)

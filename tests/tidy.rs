@@ -238,14 +238,16 @@ fn files_are_short_and_say_what_they_are_for() {
             source.path.display()
         );
     }
-    let bridge = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker/bridge");
-    for part in fs::read_dir(bridge).expect("readable") {
-        let part = part.expect("readable").path();
-        let whole = fs::read_to_string(&part).expect("readable");
-        let shown = part.display();
+    let mut modules = Vec::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    collect(&src, &["py"], &mut modules);
+    assert!(modules.len() > 10, "only {} are in Python", modules.len());
+    for module in modules {
+        let whole = fs::read_to_string(&module).expect("readable");
+        let shown = module.display();
         assert!(whole.lines().count() <= 500, "{shown} is too long");
         assert!(
-            whole.starts_with(['#', '"']),
+            whole.starts_with("\"\"\"") || whole.starts_with("# "),
             "{shown} does not say what it is for"
         );
     }

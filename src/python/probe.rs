@@ -2,7 +2,8 @@
 
 use crate::config::{App, limits};
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -72,7 +73,7 @@ pub(super) fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version,
     if let Some(environment) = &needs.environment {
         command.env_clear().envs(environment.iter().cloned());
     }
-    let (output, status) = output(&mut command, end.min(own_end))?;
+    let (output, status) = output(&mut command, b"", end.min(own_end))?;
     let Some(line) = output
         .lines()
         .find_map(|l| l.strip_prefix("runfcgi-probe "))
@@ -107,34 +108,48 @@ pub(super) fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version,
 /// Pause after a process was refused.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a command prints until it ends or its time is up; then it is killed.
-pub(crate) fn output(command: &mut Command, end: Instant) -> Result<(String, String), String> {
-    let seconds = end.saturating_duration_since(Instant::now()).as_secs() + 1;
+/// What a command prints, with `input` on a socket, until it ends or its time is up; then it is killed.
+pub(crate) fn output(
+    command: &mut Command,
+    input: &[u8],
+    end: Instant,
+) -> Result<(String, String), String> {
+    let left = || end.saturating_duration_since(Instant::now());
+    let seconds = left().as_secs() + 1;
     let late = || format!("gave no answer within {seconds} s");
     let io = |e: std::io::Error| e.to_string();
     let (mut ours, theirs) = UnixStream::pair().map_err(io)?;
+    let stdin: OwnedFd = theirs.try_clone().map_err(io)?.into();
     let errors: OwnedFd = theirs.try_clone().map_err(io)?.into();
     command
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::from(errors));
     let mut spawned = command.spawn();
     // Where the account is at its limit of processes, another one gives up the room for it.
     while spawned
         .as_ref()
-        .is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+        .is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
         && Instant::now() < end
     {
         std::thread::sleep(ROOM_PAUSE);
         spawned = command.spawn();
     }
     // The command holds our copies of the other end; while they are open no end would be seen.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut child = spawned.map_err(|e| format!("cannot be executed: {e}"))?;
+    // A program that does not take it all has something else to say.
+    let _ = ours
+        .set_write_timeout(Some(left()))
+        .and_then(|()| ours.write_all(input))
+        .and_then(|()| ours.shutdown(Shutdown::Write));
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     let failure = loop {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = left();
         if left.is_zero() {
             break Some(late());
         }
@@ -147,8 +162,9 @@ pub(crate) fn output(command: &mut Command, end: Instant) -> Result<(String, Str
                 bytes.extend_from_slice(&chunk[..n]);
             }
             Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break Some(late()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break Some(late()),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => break None, // it has not read all
             Err(e) => break Some(e.to_string()),
         }
     };

@@ -1,7 +1,8 @@
-//! Starts a Python with the bridge: nothing on disk is needed, and nothing of the web server's is inherited.
+//! Starts a Python with our package in it: nothing on disk is needed, and nothing of the web server's is inherited.
 //!
-//! The child's fd 0 is a private socket, over which come what to launch, the bridge's source and then one `SETUP` frame
-//! with descriptors. Which interpreter it is, the child finds out by itself (`python::Launch`), so the front never waits.
+//! The child's fd 0 is a private socket, over which come what to launch, the package `bridge` and then one `SETUP`
+//! frame with descriptors. Which interpreter it is, the child finds out by itself (`python::Launch`), so the front never
+//! waits.
 
 use super::wire;
 use crate::config::{Config, ScriptName};
@@ -18,31 +19,25 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The Python side, sent to each interpreter that is started: one module, whose parts stand in this order.
-pub const BRIDGE: &str = concat!(
-    include_str!("bridge/prelude.py"),
-    include_str!("bridge/wire.py"),
-    include_str!("bridge/private.py"),
-    include_str!("bridge/output.py"),
-    include_str!("bridge/head.py"),
-    include_str!("bridge/request.py"),
-    include_str!("bridge/app.py"),
-    include_str!("bridge/opened.py"),
-    include_str!("bridge/chance.py"),
-    include_str!("bridge/warm.py"),
-    include_str!("bridge/worker.py"),
-    include_str!("bridge/files.py"),
-    include_str!("bridge/preloader.py"),
-    include_str!("bridge/start.py"),
-);
+/// The modules of the Python side: name and source of each.
+macro_rules! modules {
+    ($($name:literal)*) => {
+        &[$(($name, include_str!(concat!("bridge/", $name, ".py")))),*]
+    };
+}
+
+/// The Python side, a package that is sent to each interpreter that is started.
+const PACKAGE: &[(&str, &str)] = modules![
+    "__init__" "importer" "wire" "output" "private" "processes" "head" "request" "app" "opened" "chance" "warm"
+    "worker" "files" "preloader" "check" "start"
+];
+
+/// What `python -c` is given: it reads the package from fd 0 and has its module `importer` run it.
+pub const LOADER: &str = include_str!("loader.py");
 
 /// The name by which our own executable is called to find an interpreter and become it. What makes it do so is the
 /// socket on descriptor 0; the name only keeps all others from looking there.
 pub const LAUNCHER: &str = "runfcgi-launch";
-
-/// What `python -c` is given: reads the bridge from fd 0 (eight hexadecimal digits of length, then the source) and
-/// runs it.
-const LOADER: &str = "import os\nn=int(os.read(0,8),16)\nb=b''\nwhile len(b)<n:\n d=os.read(0,n-len(b))\n if not d:\n  raise SystemExit\n b+=d\nexec(compile(b,'<runfcgi>','exec'),{'__name__':'__runfcgi__'})";
 
 /// Libraries that start a thread for each core unless told otherwise; an account's process limit counts those.
 const THREAD_VARIABLES: [&str; 5] = [
@@ -131,7 +126,28 @@ pub fn start(
     Ok((ours.into(), pid))
 }
 
-/// Sends what to launch, the bridge, and SETUP with its descriptors.
+/// All that a Python reads which gets no descriptors: the package and SETUP.
+pub fn input(setup: &Pairs) -> Vec<u8> {
+    [package(), setup_frame(setup)].concat()
+}
+
+/// The package as the loader reads it: eight hexadecimal digits of length, then the modules as pairs.
+fn package() -> Vec<u8> {
+    let mut pairs = Pairs::new();
+    for (name, source) in PACKAGE {
+        pairs.push(name.as_bytes(), source.as_bytes());
+    }
+    let length = format!("{:08x}", pairs.as_bytes().len());
+    [length.as_bytes(), pairs.as_bytes()].concat()
+}
+
+fn setup_frame(setup: &Pairs) -> Vec<u8> {
+    let mut frame = Vec::new();
+    wire::put_frame(&mut frame, wire::SETUP, setup.as_bytes());
+    frame
+}
+
+/// Sends what to launch, the package, and SETUP with its descriptors.
 fn hand_over(
     ours: &mut UnixStream,
     launch: &Launch,
@@ -139,10 +155,8 @@ fn hand_over(
     descriptors: &[RawFd],
 ) -> io::Result<()> {
     ours.write_all(&python::message::encode(launch))?;
-    ours.write_all(format!("{:08x}", BRIDGE.len()).as_bytes())?;
-    ours.write_all(BRIDGE.as_bytes())?;
-    let mut frame = Vec::new();
-    wire::put_frame(&mut frame, wire::SETUP, setup.as_bytes());
+    ours.write_all(&package())?;
+    let frame = setup_frame(setup);
     let rights = [ControlMessage::ScmRights(descriptors)];
     let sent = sendmsg::<()>(
         ours.as_raw_fd(),
@@ -180,7 +194,7 @@ pub fn setup(start: Start<'_>, mode: &str, threads: u32, multiprocess: bool) -> 
     }
     put("threads", threads.to_string().as_bytes());
     put("multiprocess", if multiprocess { b"1" } else { b"0" });
-    put("pycache", b"1");
+    put("pycache", if mode == "check" { b"0" } else { b"1" }); // it changes nothing
     put("outlog", if start.outlog { b"1" } else { b"0" });
     pairs
 }
@@ -215,4 +229,32 @@ pub fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
             .map(|(name, value)| (name.into(), value.into())),
     );
     variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    #[test]
+    fn the_package_is_all_that_its_folder_holds() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join(file!())
+            .with_file_name("bridge");
+        let named: BTreeSet<String> = PACKAGE
+            .iter()
+            .map(|(name, _)| format!("{name}.py"))
+            .collect();
+        let there: BTreeSet<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".py"))
+            .collect();
+        assert_eq!(named, there);
+        let sent = package();
+        let pairs = Pairs::from_bytes(sent[8..].to_vec()).unwrap();
+        assert_eq!(pairs.iter().count(), PACKAGE.len());
+        assert_eq!(sent[..8], *format!("{:08x}", sent.len() - 8).as_bytes());
+    }
 }

@@ -1,4 +1,63 @@
-# Loading the application.
+"""Loading the application."""
+
+import errno
+import faulthandler
+import importlib
+import os
+import signal
+import stat
+import sys
+
+from .output import attempt
+
+
+def prepare(settings):
+    """What an application expects of the process it is imported into."""
+    faulthandler.enable()
+    if hasattr(faulthandler, 'register'):  # the front asks with it where a slow request is
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+    if not os.environ.get('HOME'):
+        attempt('finding the home directory', set_home)
+    app_path = settings['app_path']
+    sys.path[:] = [app_path] + [path for path in sys.path if path not in ('', app_path)]
+    sys.argv = ['runfcgi']
+    if settings.get('pycache') == '1' and sys.version_info >= (3, 8) and not os.access(app_path, os.W_OK):
+        sys.pycache_prefix = own_pycache() or sys.pycache_prefix
+
+
+def set_home():
+    import pwd
+
+    os.environ['HOME'] = pwd.getpwuid(os.geteuid()).pw_dir
+
+
+def own_pycache():
+    """A directory for bytecode that is ours alone, or None."""
+    shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
+    for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
+        path = os.path.join(base, 'pycache')
+        if not os.path.isabs(path):
+            continue
+        try:
+            if base == shared:
+                own_directory(base)
+            os.makedirs(base, 0o700, exist_ok=True)
+            own_directory(path)
+            return path
+        except OSError:
+            continue
+    return None
+
+
+def own_directory(path):
+    """Makes a directory, or checks that it is ours alone; OSError when it is not."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise OSError(errno.EPERM, 'not a directory of our own', path)
 
 
 def load_app(settings):
@@ -35,11 +94,3 @@ def django_settings():
     """Django's settings when the application uses them."""
     conf = sys.modules.get('django.conf')
     return conf.settings if conf is not None and conf.settings.configured else None
-
-
-def attempt(what, action):
-    """Does something that helps but must not fail."""
-    try:
-        return action()
-    except BaseException:
-        log('runfcgi: {} failed; the application is served all the same\n{}'.format(what, describe_exception()))

@@ -1,4 +1,10 @@
-# Chance: what the application has drawn at its import must not repeat itself in each worker.
+"""Chance: what the application has drawn at its import must not repeat itself in each worker."""
+
+import gc
+import os
+import sys
+
+from .output import attempt, describe_exception, log
 
 
 def find_generators():

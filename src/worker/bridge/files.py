@@ -1,4 +1,9 @@
-# Files of the runtime directory: what the last process of the site takes along.
+"""Files of the runtime directory: what the last process of the site takes along."""
+
+import fcntl
+import os
+
+LEFT_TO_THE_LAST = {'good', 'open', 'python', 'reload', 'turn', 'want'}  # in the runtime directory, needed by nobody
 
 
 def unlink(path):

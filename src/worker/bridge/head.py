@@ -1,4 +1,8 @@
-# The response head: what the application may say in it, checked once for each new name and status.
+"""The response head: what the application may say in it, checked once for each new name and status."""
+
+import re
+
+from .wire import HEAD_LIMIT
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 STATUS = re.compile(r'[1-5][0-9][0-9] ')

@@ -1,4 +1,21 @@
-# What is open after the import: workers that are forked share it, so it is closed, or told.
+"""What is open after the import: workers that are forked share it, so it is closed, or told."""
+
+import fcntl
+import gc
+import os
+import select
+import socket
+import stat
+import sys
+import time
+from socket import AF_UNIX, SOCK_STREAM, SOL_SOCKET
+
+from . import PACKAGE
+from .app import django_settings
+from .head import CONTROL
+from .output import attempt
+from .processes import has_no_children, list_children, list_processes
+from .wire import F_DUPFD_CLOEXEC, Socket, poll_once
 
 
 def release_connections():
@@ -116,114 +133,6 @@ def has_other_end(fd):
     return bool(events & select.POLLIN) or not events & (select.POLLHUP | select.POLLERR)
 
 
-# Processes -----------------------------------------------------------------------------------------------------------
-
-
-END_WITHIN = 0.5  # seconds that a process has to obey TERM
-
-
-def list_children():
-    """Living processes that this one has started: the name of each."""
-    if has_no_children():
-        return {}
-    return {pid: process.name for pid, process in list_processes().items() if process.parent == os.getpid()}
-
-
-def has_no_children():
-    if not hasattr(os, 'waitid'):
-        return os.getpid() not in [process.parent for process in list_processes().values()]
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return True
-    return False
-
-
-class Process:
-    """A line of /proc/PID/stat."""
-
-    def __init__(self, line):
-        before, _, after = line.rpartition(b')')
-        fields = after.split()
-        self.name = before.partition(b'(')[2].decode('utf-8', 'replace')
-        self.lives = fields[0] not in (b'Z', b'X')
-        self.parent, self.session, self.start = int(fields[1]), int(fields[3]), fields[19].decode()
-
-
-def list_processes():
-    """All that live, by number."""
-    found = {}
-    try:
-        numbers = [int(name) for name in os.listdir('/proc') if name.isdigit()]
-    except OSError:
-        numbers = []
-    for number in numbers:
-        try:
-            with open('/proc/{}/stat'.format(number), 'rb') as file:
-                process = Process(file.read())
-        except (OSError, IndexError):
-            continue
-        if process.lives:
-            found[number] = process
-    return found
-
-
-def find_descendants(ancestors, but=()):
-    """Those that these processes have started, and theirs: the start time of each. Not `but`, nor theirs; nor one that
-    has left our session, for it means to stay."""
-    processes, session, found = list_processes(), os.getsid(0), {}
-    while ancestors:
-        ancestors = [
-            pid
-            for pid, process in processes.items()
-            if process.parent in ancestors and process.session == session and pid not in found and pid not in but
-        ]
-        found.update((pid, processes[pid].start) for pid in ancestors)
-    return found
-
-
-def end_processes(left):
-    """Ends processes that are still those which had these numbers and start times."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        left = {pid: start for pid, start in left.items() if is_alive(pid, start)}
-        for pid in left:
-            try:
-                os.kill(pid, number)
-            except OSError:
-                pass
-        end = time.monotonic() + END_WITHIN
-        while any(is_alive(pid, start) for pid, start in left.items()) and time.monotonic() < end:
-            time.sleep(0.01)
-
-
-def guard_started():
-    """Leaves a process that waits for our end and then ends what the import has started: whoever cuts our lifeline
-    gives us no time for it."""
-    if not list_children():
-        return
-    started = find_descendants([os.getpid()])
-    ours, parents = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(ours)
-        PRIVATE.add(parents)
-        os.waitpid(child, 0)
-        return
-    try:
-        os.close(parents)
-        if os.fork() == 0:
-            set_process_name('runfcgi-guard')
-            ignore_signals()
-            null = os.open('/dev/null', os.O_RDWR)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            os.read(ours, 1)  # ends with the worker
-            started.update(find_descendants(list(started)))
-            end_processes(started)
-    finally:
-        os._exit(0)
-
-
 # All together --------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +173,7 @@ def find_owners(found):
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), type(sys)):
             names = object.__getattribute__(module, '__dict__')
-            if names is not globals():
+            if not name.startswith(PACKAGE):
                 modules[id(names)] = name, names
     if hasattr(gc, 'unfreeze'):
         gc.unfreeze()

@@ -1,4 +1,14 @@
-# What the application prints: where its text goes, and the log of the bridge itself.
+"""What the application prints: where its text goes, and the log of the bridge itself."""
+
+import io
+import os
+import sys
+import threading
+import traceback
+
+from .wire import LOG, OUTPUT
+
+TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
 
 
 class Descriptors:
@@ -115,7 +125,7 @@ def describe_exception():
     """The traceback of the current exception, without our own frames above the application's."""
     kind, error, trace = sys.exc_info()
     try:
-        while trace is not None and trace.tb_frame.f_code.co_filename == '<runfcgi>':
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith('<runfcgi>/'):
             trace = trace.tb_next
         return ''.join(traceback.format_exception(kind, error, trace))
     except Exception:
@@ -124,4 +134,13 @@ def describe_exception():
         del error, trace
 
 
+def attempt(what, action):
+    """Does something that helps but must not fail."""
+    try:
+        return action()
+    except BaseException:
+        log('runfcgi: {} failed; the application is served all the same\n{}'.format(what, describe_exception()))
+
+
+LOCAL = threading.local()
 ERRORS = LogStream('<stderr>', LOG)

@@ -1,4 +1,59 @@
-# The preloader: holds the imported application, forks a worker whenever a front asks, and leaves when it may.
+"""The preloader: holds the imported application, forks a worker whenever a front asks, and leaves when it may."""
+
+import gc
+import os
+import select
+import signal
+import stat
+import struct
+import sys
+import time
+import traceback
+from socket import SOL_SOCKET
+
+from .app import load_app
+from .chance import find_generators, reseed
+from .files import same_file, tidy, unlink
+from .opened import describe_opened, list_descriptors
+from .output import ERRORS, attempt, describe_exception, encode_tail, log
+from .private import PRIVATE
+from .processes import (
+    count_threads,
+    describe_exit,
+    do_nothing,
+    end_processes,
+    find_descendants,
+    has_no_children,
+    ignore_signals,
+    is_alive,
+    set_process_name,
+)
+from .warm import collect_as_usual, warm_up
+from .wire import (
+    DATA_LIMIT,
+    EXITED,
+    FAILED,
+    FORK,
+    FORKED,
+    FRAME_HEADER,
+    HELLO,
+    LOG_LIMIT,
+    OUTPUT,
+    READY,
+    REFUSED,
+    RELEASE,
+    SO_PEERCRED,
+    TEXT_LIMIT,
+    Poll,
+    decode_pairs,
+    encode_pairs,
+    frame,
+    receive_with_fds,
+    unix_socket,
+)
+from .worker import hold_lifeline, run_worker
+
+FAILED_BACKOFF = 4.0  # seconds in which a broken application is not imported again; below the front's own RETRY
 
 
 class Control:
@@ -393,46 +448,6 @@ def forget_output():
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_size > LOG_LIMIT:
             os.ftruncate(fd, 0)
-
-
-def count_threads():
-    """All threads of this process, also those that no Python code started."""
-    try:
-        return len(os.listdir('/proc/self/task'))
-    except OSError:
-        return threading.active_count()
-
-
-def describe_exit(status):
-    """An unusual end in words; None for a usual one. The front knows which SIGKILL its own lifeline sent."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number == signal.SIGKILL:
-            return 'was killed (SIGKILL): for want of memory, or by hand'
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = 'signal'
-        return 'was ended by {} ({})'.format(name, number)
-    code = os.WEXITSTATUS(status)
-    return 'exited with status {}'.format(code) if code else None
-
-
-def is_alive(pid, start):
-    """Whether the process lives that had this pid and start time. A process that may not be looked at counts as alive."""
-    try:
-        with open('/proc/{}/stat'.format(pid), 'rb') as file:
-            fields = file.read().rpartition(b')')[2].split()
-        return fields[0] not in (b'Z', b'X') and start in ('', '0', fields[19].decode())
-    except (OSError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def stamp(path):

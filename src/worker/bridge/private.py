@@ -1,4 +1,10 @@
-# Descriptors that no forked child may keep.
+"""Descriptors that no forked child may keep."""
+
+import os
+import signal
+
+from . import PACKAGE
+from .output import LOCAL, Descriptors
 
 
 class Private:
@@ -68,7 +74,7 @@ def release_term():
 
 def obey_term():
     """In a forked child: our handler, which leaves TERM to the front, is not for it."""
-    if getattr(signal.getsignal(signal.SIGTERM), '__module__', None) == __name__:
+    if str(getattr(signal.getsignal(signal.SIGTERM), '__module__', None)).startswith(PACKAGE):
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         except ValueError:  # not allowed in this thread
@@ -77,4 +83,3 @@ def obey_term():
 
 
 PRIVATE = Private()
-LOCAL = threading.local()

@@ -1,4 +1,42 @@
-# A request and its response: WSGI (PEP 3333). Knows a slot's socket, and no process but its own.
+"""A request and its response: WSGI (PEP 3333). Knows a slot's socket, and no process but its own."""
+
+import array
+import io
+import os
+import select
+import stat
+import struct
+from socket import MSG_DONTWAIT, SCM_RIGHTS, SOL_SOCKET
+
+from .head import encode_head
+from .output import ERRORS, LOCAL, Descriptors, describe_exception, encode_tail, flush_sink, log
+from .private import PRIVATE
+from .wire import (
+    ABORT,
+    BODY_FD,
+    DATA,
+    DATA_LIMIT,
+    END_FRAME,
+    END_TRUNCATED,
+    EXCEPTION,
+    FILE,
+    FRAME_HEADER,
+    HEAD,
+    JOIN_LIMIT,
+    LOG,
+    LOG_LIMIT,
+    MSG_CMSG_CLOEXEC,
+    ONE_RIGHT_SPACE,
+    OUTPUT,
+    RECEIVE_SIZE,
+    REQUEST,
+    REQUEST_HEADER,
+    STARTED,
+    Poll,
+    frame,
+    unix_socket,
+    unpack_fds,
+)
 
 
 class FrontGone(Exception):

@@ -1,4 +1,30 @@
-# Start: SETUP from the front, and the mode that it names.
+"""Start: SETUP from the front, and the mode that it names."""
+
+import fcntl
+import os
+import signal
+import sys
+
+from . import check
+from .app import load_app, prepare
+from .output import ERRORS, LogStream, attempt, describe_exception, encode_tail, log
+from .preloader import Preloader
+from .private import PRIVATE
+from .processes import end_processes, find_descendants, guard_started, ignore_signals
+from .warm import collect_seldom, warm_up
+from .wire import (
+    BOOT_FAILED,
+    F_DUPFD_CLOEXEC,
+    FRAME_HEADER,
+    LOG,
+    OUTPUT,
+    TEXT_LIMIT,
+    decode_pairs,
+    frame,
+    receive_with_fds,
+    unix_socket,
+)
+from .worker import hold_lifeline, run_worker
 
 
 def main():
@@ -13,6 +39,8 @@ def main():
     sys.stdout = sys.__stdout__ = LogStream('<stdout>', OUTPUT if settings.get('outlog') == '1' else LOG)
     sys.stderr = sys.__stderr__ = ERRORS
     prepare(settings)
+    if settings.get('mode') == 'check':
+        check.run(settings)
     if settings.get('mode') == 'preloader':
         detach()
         collect_seldom()
@@ -48,60 +76,7 @@ def receive_setup(sock):
     return decode_pairs(data[FRAME_HEADER.size :]), fds
 
 
-def prepare(settings):
-    """What an application expects of the process it is imported into."""
-    faulthandler.enable()
-    if hasattr(faulthandler, 'register'):  # the front asks with it where a slow request is
-        faulthandler.register(signal.SIGUSR2, all_threads=True)
-    if not os.environ.get('HOME'):
-        attempt('finding the home directory', set_home)
-    app_path = settings['app_path']
-    sys.path[:] = [app_path] + [path for path in sys.path if path not in ('', app_path)]
-    sys.argv = ['runfcgi']
-    if settings.get('pycache') == '1' and sys.version_info >= (3, 8) and not os.access(app_path, os.W_OK):
-        sys.pycache_prefix = own_pycache() or sys.pycache_prefix
-
-
-def set_home():
-    import pwd
-
-    os.environ['HOME'] = pwd.getpwuid(os.geteuid()).pw_dir
-
-
-def own_pycache():
-    """A directory for bytecode that is ours alone, or None."""
-    shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
-    for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
-        path = os.path.join(base, 'pycache')
-        if not os.path.isabs(path):
-            continue
-        try:
-            if base == shared:
-                own_directory(base)
-            os.makedirs(base, 0o700, exist_ok=True)
-            own_directory(path)
-            return path
-        except OSError:
-            continue
-    return None
-
-
-def own_directory(path):
-    """Makes a directory, or checks that it is ours alone; OSError when it is not."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise OSError(errno.EPERM, 'not a directory of our own', path)
-
-
 def detach():
     """Leaves the session of the front. While the app is imported we stay its child, so that it learns how we end."""
     if os.getpid() != os.getpgrp():  # a group leader cannot, and need not
         os.setsid()
-
-
-if __name__ == '__runfcgi__':
-    main()

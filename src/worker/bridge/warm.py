@@ -1,5 +1,14 @@
-# What is loaded, and done once, before workers are forked, so that they share it. Without side effects, but for a
-# request that the owner has asked for.
+"""What is loaded, and done once, before workers are forked, so that they share it. Without side effects, but for a
+request that the owner has asked for."""
+
+import gc
+import io
+import sys
+
+from .app import django_settings
+from .opened import release_connections
+from .output import attempt, log
+from .request import base_environ
 
 
 def warm_up(app, settings):

@@ -1,4 +1,11 @@
-# The private wire: frames, pairs, descriptors. The other side is src/worker/wire.rs.
+"""The private wire: frames, pairs, descriptors. The other side is src/worker/wire.rs."""
+
+import array
+import os
+import select
+import socket
+import struct
+from socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET
 
 REQUEST, ABORT = ord('R'), ord('A')
 STARTED, BOOT_FAILED = ord('W'), ord('B')
@@ -19,11 +26,7 @@ JOIN_LIMIT = 65536  # up to here copying a body into one buffer is cheaper than 
 DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
 HEAD_LIMIT = (1 << 20) - 64  # longest head; the front takes no more in one piece, and a Content-Length may come to it
 LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
-TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
 TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
-
-FAILED_BACKOFF = 4.0  # seconds in which a broken application is not imported again; below the front's own RETRY
-LEFT_TO_THE_LAST = {'good', 'open', 'python', 'reload', 'turn', 'want'}  # in the runtime directory, needed by nobody
 
 Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
 
@@ -68,3 +71,10 @@ def unpack_fds(control):
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def poll_once(fd, milliseconds):
+    """The events that are now on one descriptor."""
+    poll = Poll()
+    poll.register(fd, select.POLLIN)
+    return sum(event for _, event in poll.poll(milliseconds))

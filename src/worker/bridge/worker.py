@@ -1,4 +1,17 @@
-# A worker: serves its slots until the front closes them.
+"""A worker: serves its slots until the front closes them."""
+
+import atexit
+import fcntl
+import os
+import select
+import signal
+import threading
+
+from .output import ERRORS, attempt, log
+from .private import PRIVATE
+from .processes import ignore_signals, set_process_name
+from .request import Slot
+from .wire import F_SETOWN, F_SETSIG, O_ASYNC, poll_once
 
 
 def run_worker(app, settings, slot_fds):
@@ -28,30 +41,3 @@ def hold_lifeline(fd):
         log('runfcgi: no lifeline ({}): the worker ends only when its slot is closed'.format(error))
     if poll_once(fd, 0) & (select.POLLHUP | select.POLLERR):
         os._exit(0)
-
-
-def poll_once(fd, milliseconds):
-    """The events that are now on one descriptor."""
-    poll = Poll()
-    poll.register(fd, select.POLLIN)
-    return sum(event for _, event in poll.poll(milliseconds))
-
-
-def ignore_signals():
-    """Handlers, not SIG_IGN: that the programs which the application starts would inherit."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, do_nothing)
-
-
-def do_nothing(_number, _stack):
-    """A signal that the front deals with."""
-
-
-def set_process_name(name):
-    """The name that ps and top show."""
-    try:
-        comm = os.open('/proc/self/comm', os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    os.write(comm, name.encode())
-    os.close(comm)

@@ -1,12 +1,33 @@
-# `check`: imports the application as the preloader does, and tells what follows. Follows the bridge; the mark tells our
-# lines from the application's.
+"""`check`: imports the application as the preloader does, and tells what follows, in lines with a mark that tells them
+from those of the application."""
+
+import os
+import sys
+import threading
+import time
+
+from .app import django_settings, load_app
+from .opened import describe_opened, list_descriptors
+from .output import describe_exception
+from .processes import end_processes, find_descendants
+from .warm import warm_up
 
 
-def check_import(app_path, settings, wsgi, warm):
-    settings = {'app_path': app_path, 'settings': settings, 'wsgi': wsgi, 'warm': warm}
+def run(settings):
+    """Never returns."""
+    try:
+        check(settings)
+    except BaseException:
+        sys.stdout.write(describe_exception())
+    try:
+        end_processes(find_descendants([os.getpid()]))
+        sys.stdout.flush()
+    finally:
+        os._exit(0)
+
+
+def check(settings):
     began, before = time.time(), list_descriptors()
-    prepare(settings)
-    os.chdir(app_path)
     app = load_app(settings)
     warm_up(app, settings)
     seconds = '{:.2f}'.format(time.time() - began)
@@ -28,14 +49,3 @@ def check_import(app_path, settings, wsgi, warm):
 
 def say(*words):
     sys.stdout.write('\nrunfcgi-check ' + ' '.join(words) + '\n')
-
-
-try:
-    check_import(*sys.argv[1:])
-except BaseException:
-    sys.stdout.write(describe_exception())
-try:
-    end_processes(find_descendants([os.getpid()]))
-    sys.stdout.flush()
-finally:
-    os._exit(0)
