@@ -1,4 +1,5 @@
-//! Plain functions on bytes that several layers share: percent-encoding (RFC 3986 section 2.1), and comparing secrets.
+//! Plain functions on bytes that several layers share: percent-encoding (RFC 3986 section 2.1), comparing
+//! secrets, and hashing.
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -40,6 +41,18 @@ pub fn is_secret(given: &[u8], secret: &[u8]) -> bool {
         different |= usize::from(black_box(byte ^ other));
     }
     black_box(different) == 0
+}
+
+/// FNV-1a, 64 bits: names files by what they depend on; not a defence against anyone.
+pub fn fnv(bytes: &[u8]) -> u64 {
+    fnv_more(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// Goes on with `hash`.
+pub fn fnv_more(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The running image: a private copy of the uploaded executable, so that the uploaded file may be overwritten in place
 //! while it runs (a running image answers ETXTBSY), and so that a new one can be tried before it is trusted.
 
-use crate::runtime::{RuntimeDir, fnv, fnv_more, is_at};
+use crate::bytes::{fnv, fnv_more};
+use crate::rundir::{Entry, RuntimeDir, is_at};
 use crate::sys::procfs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, Pid, access};
@@ -101,10 +102,8 @@ fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
 
 /// The copy is named by its content, so all processes of one version share one, and its pages.
 fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
-    let path = dir.file(&format!(
-        "exe-{:016x}",
-        fnv_more(fnv(&content.len().to_le_bytes()), content)
-    ));
+    let hash = fnv_more(fnv(&content.len().to_le_bytes()), content);
+    let path = dir.file(Entry::Copy(hash));
     for _ in 0..8 {
         if let Ok(file) = File::open(&path) {
             file.lock_shared()?;
@@ -118,7 +117,7 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
             }
             continue;
         }
-        let temporary = dir.file(&format!("exe-new-{}", std::process::id()));
+        let temporary = dir.file(Entry::NewCopy);
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new()
             .write(true)

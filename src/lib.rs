@@ -33,8 +33,9 @@
 //!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
 //!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire
 //!                    │                  (its Python side: the package bridge/, imported from memory)
-//!                    ├────▶ environ, response, pages, log, access_log, account, runtime, status (the data)
-//!                    │           └────▶ pairs, config (plain data), trust, bytes, sys
+//!                    ├────▶ environ, response, pages, log, access_log, account, status (the data)
+//!                    │           └────▶ rundir ── each file of the runtime directory: who writes, who reads, how long
+//!                    │                     └────▶ pairs, config (plain data), trust, bytes, sys
 //!                    └────▶ request, body, failure, outbox, poller  ── what more than one of them uses
 //! ```
 //! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
@@ -46,6 +47,7 @@
 //! - `worker`, `proto` and `reload` never name each other; nothing names `server` but `start`.
 //! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
 //! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`.
+//! - `rundir` alone names the files of the runtime directory; its table says who writes and reads each.
 //! - Only the command line prints or exits.
 //!
 //! # What ends what
@@ -76,7 +78,7 @@ pub mod python;
 pub mod reload;
 pub mod request;
 pub mod response;
-pub mod runtime;
+pub mod rundir;
 #[cfg(test)]
 mod scratch;
 pub mod server;

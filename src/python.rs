@@ -381,18 +381,7 @@ fn remember(
     let Some(text) = line(python, app, trust, home) else {
         return Ok(());
     };
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let new = PathBuf::from(name);
-    let written = fs::write(&new, text)
-        .and_then(|()| {
-            fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        })
-        .and_then(|()| fs::rename(&new, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
+    crate::rundir::replace(file, text.as_bytes())
 }
 
 #[cfg(test)]

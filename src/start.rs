@@ -14,7 +14,7 @@ use crate::daemon::{self, Surroundings};
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::reload::{Beginning, Origin, Stamp, Watch};
-use crate::runtime::RuntimeDir;
+use crate::rundir::{Entry, RuntimeDir};
 use crate::server::{HandOver, Outcome, Place, Role, Server};
 use crate::sys::procfs::{spawner, start_time};
 use crate::sys::{fd, limits};
@@ -303,7 +303,7 @@ fn start(
         own.original.parent().unwrap_or(Path::new("/")),
         &origin.identity,
     );
-    origin.reload = dir.as_ref().ok().map(|dir| dir.file("reload"));
+    origin.reload = dir.as_ref().ok().map(|dir| dir.file(Entry::Reload));
     let begin = begin(role, left.again, origin, watch, config, dir.as_ref().ok());
     let known = (begin.beginning != Beginning::Broken).then(|| begin.live.config.clone());
     let known = known.as_deref();
@@ -375,7 +375,7 @@ fn start(
         image: own_image(&own.original),
         image_lock,
         spawned_as: own.spawned_as,
-        python_cache: dir.as_ref().ok().map(|dir| dir.file("python")),
+        python_cache: dir.as_ref().ok().map(|dir| dir.file(Entry::Python)),
         dir: dir.ok(),
         hello: Hello {
             spawner,

@@ -261,9 +261,10 @@ class Preloader(Front):
         listener.listen(128)
         lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        super().__init__(
-            test, python, app, 'preloader', [listener.fileno(), lock], socket=self.path, lock=self.lock_path, **settings
-        )
+        names = {'version': 'v', 'socket': self.path, 'lock': self.lock_path, 'ready': 'ready'}
+        names.update({name + '_file': os.path.join(self.runtime, name) for name in ('good', 'open')})
+        names.update(swept='front- exe-', kept='good open python reload turn want')
+        super().__init__(test, python, app, 'preloader', [listener.fileno(), lock], **names, **settings)
         listener.close()
         os.close(lock)
         self.test = test

@@ -60,6 +60,19 @@ fn collect(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The parts of the Python side.
+fn bridge() -> Vec<(PathBuf, String)> {
+    let bridge = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker/bridge");
+    let parts = fs::read_dir(bridge).expect("readable");
+    let paths = parts.map(|part| part.expect("readable").path());
+    let parts: Vec<_> = paths
+        .filter(|path| path.is_file())
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("readable")))
+        .collect();
+    assert!(!parts.is_empty(), "no part of the bridge was found");
+    parts
+}
+
 /// Fails with every line of the files that `which` picks in which one of `words` stands outside a comment.
 #[track_caller]
 fn forbid(which: impl Fn(&str) -> bool, words: &[&str], why: &str) {
@@ -193,6 +206,52 @@ fn one_room_reads_proc_and_adopts_descriptors() {
         &["fd::adopt", "fd::close_the_rest"],
         "what was open when the program began is for those that begin it",
     );
+}
+
+#[test]
+fn one_room_names_the_files_of_the_runtime_directory() {
+    let why = "the names of its files belong to rundir/";
+    // Rust has each path of a `rundir::Entry`: what must not stand elsewhere is a name made by hand.
+    let outside = |name: &str| !name.starts_with("rundir/");
+    let words = [
+        "\".lock",
+        "}.lock",
+        "\".sock",
+        "}.sock",
+        "}.log\"",
+        "}.out\"",
+        "\"front-",
+        "\".status\"",
+        "\"exe-",
+        "\"reload\"",
+        "\"want\"",
+        "\"failed\\n",
+        "\"runfcgi-\"",
+        "\"runfcgi-{",
+    ];
+    forbid(outside, &words, why);
+    // A class of HTML, and what one image hands over to the next, are called like this, too.
+    let outside =
+        |name: &str| outside(name) && !["status/html.rs", "start/handover.rs"].contains(&name);
+    forbid(outside, &["\"good\"", "\"turn\"", "\"ready\""], why);
+    // Python is told its paths, and may say `open` and `python` when it tells of an import.
+    let words = [
+        ".lock'",
+        ".sock'",
+        "'exe-",
+        "'front-",
+        "'good'",
+        "'open')",
+        "'python')",
+        "'reload'",
+        "'turn'",
+        "'want'",
+        "} ready'",
+    ];
+    for (shown, whole) in bridge() {
+        let word = words.iter().find(|word| whole.contains(**word));
+        assert_eq!(word, None, "{}: {why}", shown.display());
+    }
 }
 
 #[test]

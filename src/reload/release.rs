@@ -5,14 +5,12 @@
 //! kept in the runtime directory (`good`), for processes that start while the disk holds one that does not.
 
 use super::watch::Watch;
+use crate::bytes::{fnv, fnv_more};
 use crate::config::{Candidates, Config, Finding, Options};
-use crate::runtime::{RuntimeDir, fnv, fnv_more};
+use crate::rundir::{Entry, RuntimeDir, replace};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-/// The file of the runtime directory in which the release that works is kept.
-const GOOD: &str = "good";
 
 /// The settings as read, and the name of what they were read with.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +86,7 @@ impl Origin {
 
     /// The release that last worked, when its settings still make sense.
     pub fn good(&self, dir: &RuntimeDir) -> Option<Release> {
-        let kept = fs::read_to_string(dir.file(GOOD)).ok()?;
+        let kept = fs::read_to_string(dir.file(Entry::Good)).ok()?;
         let mut parts = kept.splitn(3, '\n');
         let (version, file, text) = (parts.next()?, parts.next()?, parts.next()?);
         let config = match file {
@@ -125,17 +123,11 @@ impl Release {
         kept.extend_from_slice(file.as_os_str().as_encoded_bytes());
         kept.push(b'\n');
         kept.extend_from_slice(self.config.text.as_bytes());
-        let temporary = dir.file(&format!("{GOOD}.{}", std::process::id()));
-        // The settings may hold secrets.
-        let _ = fs::remove_file(&temporary);
-        let written = crate::runtime::write_private(&temporary, &kept);
-        if written
-            .and_then(|()| fs::rename(&temporary, dir.file(GOOD)))
-            .is_err()
-        {
+        let path = dir.file(Entry::Good);
+        // The settings may hold secrets: nobody else may read them.
+        if replace(&path, &kept).is_err() {
             // None is better than one from before.
-            let _ = fs::remove_file(&temporary);
-            let _ = fs::remove_file(dir.file(GOOD));
+            let _ = fs::remove_file(path);
         }
     }
 

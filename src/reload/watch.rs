@@ -6,7 +6,7 @@
 //! version without it; but one that is deleted and uploaded again is one touch. The decisions are functions of stamps
 //! and `now`.
 
-use crate::runtime::{fnv, fnv_more};
+use crate::bytes::{fnv, fnv_more};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;

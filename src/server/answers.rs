@@ -260,7 +260,7 @@ impl Server {
         let detail = failure.detail().map(str::trim_end);
         let incident = format!(
             "{:08x}",
-            crate::runtime::fnv_more(self.seed, &number.0.to_le_bytes()) as u32
+            crate::bytes::fnv_more(self.seed, &number.0.to_le_bytes()) as u32
         );
         self.report_failure(number, &failure, &incident);
         let Some(request) = self.requests.get(&number) else {

@@ -475,8 +475,8 @@ fn seed() -> u64 {
     let time = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos() as u64);
-    crate::runtime::fnv_more(
-        crate::runtime::fnv(&time.to_le_bytes()),
+    crate::bytes::fnv_more(
+        crate::bytes::fnv(&time.to_le_bytes()),
         &std::process::id().to_le_bytes(),
     )
 }

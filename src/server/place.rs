@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::reload::{Beginning, Origin, Release, Watch};
-use crate::runtime::RuntimeDir;
+use crate::rundir::RuntimeDir;
 use crate::worker::preloader::Hello;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

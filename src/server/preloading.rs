@@ -5,7 +5,7 @@ use super::{Generation, Role, Server};
 use crate::failure::Failure;
 use crate::log::Level;
 use crate::poller::Token;
-use crate::runtime::is_full;
+use crate::rundir::is_full;
 use crate::systemd;
 use crate::worker::pool::{self, ProcessNo};
 use crate::worker::preloader::{Hello, State};

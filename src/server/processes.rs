@@ -269,7 +269,7 @@ impl Server {
             of.link.fork(&descriptors)?;
         }
         let (plain, server) = (of.plain, &config.server);
-        let jitter = crate::runtime::fnv_more(
+        let jitter = crate::bytes::fnv_more(
             self.seed,
             &now.duration_since(self.started).as_nanos().to_le_bytes(),
         );

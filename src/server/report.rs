@@ -7,7 +7,7 @@ use crate::environ::describe;
 use crate::failure::Failure;
 use crate::log::Level;
 use crate::request::RequestNo;
-use crate::runtime::is_at;
+use crate::rundir::{Entry, is_at};
 use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
 use crate::status::{
@@ -145,7 +145,7 @@ impl Report {
 
     /// Makes the file ours.
     fn open(&mut self, place: &Place, pid: u32) -> Option<()> {
-        let path = place.dir.as_ref()?.file(&format!("front-{pid}.status"));
+        let path = place.dir.as_ref()?.file(Entry::Status(pid));
         if let Some(file) = self.handed.take() {
             self.take_over(&file, pid);
             if is_at(&file, &path) {

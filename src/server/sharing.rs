@@ -8,14 +8,13 @@
 use super::Server;
 use super::processes::FORK_PAUSE;
 use crate::log::Level;
+use crate::rundir::Entry;
 use crate::worker::pool::{Process, ProcessNo};
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-/// The file, in the runtime directory.
-const FILE: &str = "want";
 /// From this age on a wish is also for those whose workers are busy: by then all idle fronts have looked.
 const FOR_THE_BUSY: Duration = Duration::from_millis(1500);
 /// A wish of this age is nobody's any more; who still waits makes another one.
@@ -77,7 +76,7 @@ impl Server {
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
-                .open(dir.file(FILE));
+                .open(dir.file(Entry::Want));
         }
     }
 
@@ -88,7 +87,7 @@ impl Server {
             return;
         }
         let Some(dir) = &self.place.dir else { return };
-        let path = dir.file(FILE);
+        let path = dir.file(Entry::Want);
         let Ok(made) = fs::symlink_metadata(&path).and_then(|meta| meta.modified()) else {
             return;
         };

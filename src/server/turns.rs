@@ -5,14 +5,13 @@
 //! and it outlives `execve`. Nobody depends on it: it is held for a bounded time, and waited for during a bounded time.
 
 use super::Server;
+use crate::rundir::Entry;
 use crate::worker::pool::Process;
 use std::fs::{OpenOptions, TryLockError};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-/// The file, in the runtime directory.
-const FILE: &str = "turn";
 /// A front whose new worker has not answered within this time lets the next one begin all the same.
 const HELD: Duration = Duration::from_millis(300);
 /// The same where each worker imports the app by itself.
@@ -67,7 +66,7 @@ impl Server {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
-                .open(dir.file(FILE));
+                .open(dir.file(Entry::Turn));
             let Ok(file) = file else { return true };
             match file.try_lock() {
                 Ok(()) => self.turns.held = Some((file.into(), until)),

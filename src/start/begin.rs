@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Finding, How, findings};
 use crate::reload::{self, Origin, Watch};
-use crate::runtime::RuntimeDir;
+use crate::rundir::RuntimeDir;
 use crate::server::{Begin, Role};
 use std::ffi::OsString;
 use std::path::Path;

@@ -6,7 +6,7 @@ use crate::config::Protocol;
 use crate::daemon::{self, Pidfile};
 use crate::endpoints::Handed;
 use crate::image::{self, Image};
-use crate::runtime::RuntimeDir;
+use crate::rundir::RuntimeDir;
 use crate::server::HandOver;
 use crate::sys::{fd, procfs};
 use crate::systemd::{self, Activated};

@@ -3,7 +3,7 @@
 //! Talks to no process and waits for none. What cannot be seen from here is said in `notes`.
 
 use super::{Counters, Doing, History, Snapshot, State, one_line};
-use crate::runtime::{BASES, fnv};
+use crate::rundir::{self, BASES};
 use crate::sys::limits::{self, Limit};
 use crate::sys::procfs::{self, Usage};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -80,16 +80,15 @@ impl Places {
             places.add(path.to_owned(), true);
             return places;
         }
-        let hash = format!("{:016x}", fnv(config.as_os_str().as_encoded_bytes()));
+        let this = rundir::site(config.as_os_str().as_encoded_bytes());
         let bases = BASES.iter().map(Path::new).chain([beside]);
         for (name, path) in bases.flat_map(files) {
-            let name = name.trim_start_matches('.').strip_prefix("runfcgi-");
-            let Some((uid, site)) = name.and_then(|rest| rest.split_once('-')) else {
+            let Some((uid, site)) = rundir::owner_and_site(&name) else {
                 continue;
             };
             let meta = fs::symlink_metadata(&path);
             if meta.is_ok_and(|meta| meta.is_dir() && uid == meta.uid().to_string()) {
-                places.add(path, site == hash);
+                places.add(path, site == this);
             }
         }
         places.dirs.sort();
@@ -138,8 +137,7 @@ impl Site {
     fn read_fronts(&mut self, dir: &Path) -> Vec<String> {
         let mut unreadable = Vec::new();
         for (name, path) in files(dir) {
-            let pid = name.strip_prefix("front-");
-            let Some(pid) = pid.and_then(|rest| rest.strip_suffix(".status")) else {
+            let Some(pid) = rundir::pid_of(&name) else {
                 continue;
             };
             let Some((snapshot, held)) = read_patiently(&path) else {
@@ -167,7 +165,7 @@ impl Site {
     /// A preloader holds the lock of its version for as long as it lives.
     fn find_preloaders(&mut self, dir: &Path, first: usize) {
         for (name, path) in files(dir) {
-            let Some(code) = name.strip_suffix(".lock") else {
+            let Some(code) = rundir::version_of(&name) else {
                 continue;
             };
             let Some(file) = open(&path).filter(is_held) else {
@@ -176,8 +174,8 @@ impl Site {
             // It writes its pid into the file whose lock it holds.
             let mut text = String::new();
             let _ = file.take(64).read_to_string(&mut text);
-            let pid = text.split_whitespace().next().and_then(|w| w.parse().ok());
-            let pid = pid.unwrap_or(0);
+            let (pid, _) = rundir::holder(&text);
+            let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
             let mut fronts = self.fronts[first..].iter();
             self.preloaders.push(Preloader {
                 pid,

@@ -5,7 +5,7 @@
 //! and its text form; no file, no clock.
 
 use super::{Counters, History};
-use crate::runtime::fnv;
+use crate::bytes::fnv;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// First words of a file, with the number of its form.

@@ -5,7 +5,7 @@
 use super::import::{self, Import};
 use super::spawn::{self, Outputs, Start};
 use super::wire;
-use crate::runtime::{RuntimeDir, at, is_at};
+use crate::rundir::{Entry, RuntimeDir, at, is_at};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -37,9 +37,8 @@ pub(super) fn elect(
     dir: &RuntimeDir,
     start: Start<'_>,
 ) -> io::Result<Elected> {
-    let socket_name = format!("{version}.sock");
-    let lock_path = dir.file(&format!("{version}.lock"));
-    if let Some(stream) = connect(dir, &socket_name)? {
+    let lock_path = dir.file(Entry::Lock(version));
+    if let Some(stream) = connect(dir, version)? {
         return Ok(Elected::Connected(stream));
     }
     if only_connect {
@@ -63,7 +62,7 @@ pub(super) fn elect(
     if lock.try_lock().is_err() || !is_at(&lock, &lock_path) {
         return Ok(Elected::Nobody);
     }
-    if let Some(stream) = connect(dir, &socket_name)? {
+    if let Some(stream) = connect(dir, version)? {
         return Ok(Elected::Connected(stream));
     }
     if let Some(reason) = import::told(&lock, BELIEVED) {
@@ -72,18 +71,14 @@ pub(super) fn elect(
     // Whoever held it before is not the one that the others are to find.
     lock.set_len(0)?;
     dir.sweep();
-    let listener = listen(dir, &socket_name).map_err(at(dir.path()))?;
+    let listener = listen(dir, version).map_err(at(dir.path()))?;
     let threads = super::threads(start.config);
     let mut setup = spawn::setup(start, "preloader", threads, true);
-    setup.push(
-        b"socket",
-        dir.file(&socket_name).as_os_str().as_encoded_bytes(),
-    );
-    setup.push(b"lock", lock_path.as_os_str().as_encoded_bytes());
-    let stderr = nameless(&dir.file(&format!("{version}.log")))?;
+    dir.tell(version, &mut setup);
+    let stderr = nameless(&dir.file(Entry::Errors(version)))?;
     let mut kept = vec![stderr.try_clone()?];
     let stdout = match start.outlog {
-        true => nameless(&dir.file(&format!("{version}.out")))?,
+        true => nameless(&dir.file(Entry::Output(version)))?,
         false => stderr.try_clone()?,
     };
     if start.outlog {
@@ -110,8 +105,8 @@ fn nameless(path: &std::path::Path) -> io::Result<File> {
 }
 
 /// `None` when nobody listens there, or not for us.
-fn connect(dir: &RuntimeDir, name: &str) -> io::Result<Option<OwnedFd>> {
-    let (path, _kept) = dir.socket(name)?;
+fn connect(dir: &RuntimeDir, version: &str) -> io::Result<Option<OwnedFd>> {
+    let (path, _kept) = dir.socket(version)?;
     let stream = socket::socket(
         AddressFamily::Unix,
         SockType::Stream,
@@ -132,9 +127,9 @@ fn connect(dir: &RuntimeDir, name: &str) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Listens for the fronts of this version; only who holds its lock may.
-pub(super) fn listen(dir: &RuntimeDir, name: &str) -> io::Result<OwnedFd> {
-    let (path, _kept) = dir.socket(name)?;
-    let _ = fs::remove_file(dir.file(name));
+pub(super) fn listen(dir: &RuntimeDir, version: &str) -> io::Result<OwnedFd> {
+    let (path, _kept) = dir.socket(version)?;
+    let _ = fs::remove_file(dir.file(Entry::Socket(version)));
     let listener = socket::socket(
         AddressFamily::Unix,
         SockType::Stream,

@@ -4,7 +4,7 @@
 //! connection ends. So the front that started it keeps the lock meanwhile, and leaves the reason in the lock file for
 //! those who take the lock next.
 
-use crate::runtime::{RuntimeDir, is_at};
+use crate::rundir::{FAILED, RuntimeDir, holder, is_at};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -17,8 +17,6 @@ use std::time::Duration;
 const IMPORTER: &str = "the process that imports the app";
 /// What is told of the output of a process, from its end.
 pub const TAIL: usize = 8 << 10;
-/// The first line of a lock file that tells why the import failed.
-const FAILED: &str = "failed\n";
 
 /// See above.
 #[derive(Debug)]
@@ -72,8 +70,8 @@ impl Import {
         let mut text = [0; 16];
         let length = self.lock.read_at(&mut text, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&text[..length]);
-        let first = text.split_whitespace().next().and_then(|w| w.parse().ok());
-        first.is_some_and(|pid: i32| pid != self.pid.as_raw())
+        let (pid, _) = holder(&text);
+        pid.is_some_and(|pid| pid != self.pid.as_raw())
     }
 
     /// Leaves the reason to the other fronts, and gives the lock back.

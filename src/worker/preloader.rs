@@ -18,7 +18,7 @@ use super::pool::{ProcessNo, STATUS_WITHIN};
 use super::spawn::Start;
 use super::wire;
 use crate::pairs::Pairs;
-use crate::runtime::RuntimeDir;
+use crate::rundir::{Entry, RuntimeDir, holder};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -37,8 +37,6 @@ const DEATHS: u32 = 8;
 const DEATH_PAUSE: Duration = Duration::from_millis(500);
 /// A preloader that has imported the app answers within milliseconds: one that is silent for so long stands still.
 pub const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// What a preloader writes into its lock file, after its pid, when it has imported the app.
-const IS_READY: &str = "ready";
 
 /// A front's tie to one preloader.
 #[derive(Debug)]
@@ -368,7 +366,7 @@ impl Link {
             let _ = kill(import.pid, Signal::SIGKILL);
             return;
         }
-        let path = dir.file(&format!("{}.lock", self.version));
+        let path = dir.file(Entry::Lock(&self.version));
         let Ok(lock) = File::open(&path) else { return };
         let (pid, _) = self.holder(dir);
         if lock.try_lock().is_err()
@@ -380,11 +378,8 @@ impl Link {
 
     /// The pid in the lock file, and whether that process has imported the app.
     fn holder(&self, dir: &RuntimeDir) -> (Option<i32>, bool) {
-        let path = dir.file(&format!("{}.lock", self.version));
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let mut words = text.split_whitespace();
-        let pid = words.next().and_then(|word| word.parse().ok());
-        (pid, words.next() == Some(IS_READY))
+        let path = dir.file(Entry::Lock(&self.version));
+        holder(&fs::read_to_string(path).unwrap_or_default())
     }
 }
 
@@ -412,10 +407,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("runfcgi-{name}-{}", std::process::id()));
         let dir = RuntimeDir::open(Some(&path), &path, b"").unwrap();
         let child = Command::new("sleep").arg("60").spawn().unwrap();
-        let lock = File::create(dir.file("v.lock")).unwrap();
+        let lock = File::create(dir.file(Entry::Lock("v"))).unwrap();
         lock.lock().unwrap();
-        fs::write(dir.file("v.lock"), format!("{}{words}", child.id())).unwrap();
-        let listener = listen(&dir, "v.sock").unwrap();
+        fs::write(dir.file(Entry::Lock("v")), format!("{}{words}", child.id())).unwrap();
+        let listener = listen(&dir, "v").unwrap();
         let now = Instant::now();
         let mut link = Link::new(String::from("v"), now);
         step(&mut link, now, &dir);

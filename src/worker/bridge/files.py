@@ -3,8 +3,6 @@
 import fcntl
 import os
 
-LEFT_TO_THE_LAST = {'good', 'open', 'python', 'reload', 'turn', 'want'}  # in the runtime directory, needed by nobody
-
 
 def unlink(path):
     try:
@@ -22,16 +20,16 @@ def same_file(path, fd):
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-def tidy(directory):
-    """Removes what the last process of the site leaves in the runtime directory: copies of the executable and records
-    that nobody holds a lock on, and then the directory itself."""
+def tidy(directory, swept, kept):
+    """Removes what the last process of the site leaves in the runtime directory: what begins like one of `swept` and
+    nobody holds a lock on, and if only files in `kept` are left then, the directory itself."""
     try:
         names = os.listdir(directory)
         for name in names:
-            if name.startswith(('exe-', 'front-')):
+            if name.startswith(tuple(swept)):
                 unlink_unlocked(os.path.join(directory, name))
-        if set(os.listdir(directory)) <= LEFT_TO_THE_LAST:
-            for name in LEFT_TO_THE_LAST:
+        if set(os.listdir(directory)) <= set(kept):
+            for name in kept:
                 unlink(os.path.join(directory, name))
             os.rmdir(directory)
     except OSError:

@@ -138,7 +138,7 @@ class Preloader:
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
-        self.write_lock('{} ready'.format(self.pid))  # from now on whoever gets no answer may do so
+        self.write_lock('{} {}'.format(self.pid, self.settings['ready']))  # from now on whoever gets no answer may do so
         self.set_signals()  # again: the application may have set its own while it was imported
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
         self.open_wake_pipe()
@@ -172,20 +172,18 @@ class Preloader:
     def read_opened(self):
         """What a preloader before this one found open after the import of this very version; then it need not be
         imported to tell."""
-        directory, own = os.path.split(self.settings.get('lock', ''))
         try:
-            with open(os.path.join(directory, 'open'), encoding='utf-8', errors='surrogateescape') as file:
+            with open(self.settings['open_file'], encoding='utf-8', errors='surrogateescape') as file:
                 version, _, opened = file.read().partition(' ')
         except (OSError, ValueError):
             return ''
-        return opened if version + '.lock' == own else ''
+        return opened if version == self.settings['version'] else ''
 
     def write_opened(self, opened):
-        directory, own = os.path.split(self.settings['lock'])
-        path = os.path.join(directory, 'open')
+        path = self.settings['open_file']
         temporary = '{}.{}'.format(path, self.pid)
         with open(temporary, 'w', encoding='utf-8', errors='surrogateescape') as file:
-            file.write('{} {}'.format(own.rpartition('.')[0], opened))
+            file.write('{} {}'.format(self.settings['version'], opened))
         os.rename(temporary, path)
 
     def go_on_as_child(self):
@@ -390,10 +388,9 @@ class Preloader:
 
     def is_superseded(self):
         """Whether a newer version of the code has been imported with success: no new front will ask for ours."""
-        directory, own = os.path.split(self.settings.get('lock', ''))
         try:
-            with open(os.path.join(directory, 'good')) as file:
-                return file.readline().strip() + '.lock' != own
+            with open(self.settings['good_file']) as file:
+                return file.readline().strip() != self.settings['version']
         except OSError:
             return False
 
@@ -404,16 +401,17 @@ class Preloader:
     def take_away(self):
         """Takes the socket away while the lock is held, turns away who waits there, and ends what the application has
         started."""
-        if same_file(self.settings.get('lock'), self.lock):
-            unlink(self.settings.get('socket'))
+        if same_file(self.settings['lock'], self.lock):
+            unlink(self.settings['socket'])
         try:
             while True:
                 self.listener.accept()[0].close()
         except OSError:
             pass
-        if same_file(self.settings.get('lock'), self.lock):
-            unlink(self.settings.get('lock'))
-            tidy(os.path.dirname(self.settings.get('lock')))
+        lock = self.settings['lock']
+        if same_file(lock, self.lock):
+            unlink(lock)
+            tidy(os.path.dirname(lock), self.settings['swept'].split(), self.settings['kept'].split())
         if not has_no_children():
             attempt('ending what the application has started', self.end_started)
         ERRORS.flush()

@@ -1,7 +1,8 @@
-//! The runtime directory: where the processes of one site find each other, and where the running copy of the
-//! executable lies. One per site, user and machine; ours alone; on a local file system.
+//! `RuntimeDir`: finding or making the directory, seeing to it that it is ours and has room, and clearing it up.
 
+use super::{DIRECTORY, Entry, KEPT, READY, SWEPT, site, version_of};
 use crate::config::limits::SOCKET_PATH;
+use crate::pairs::Pairs;
 use crate::sys::procfs;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -35,7 +36,7 @@ impl RuntimeDir {
     /// Finds or makes the directory of the site that `identity` names: `named` if given, else in the first of
     /// `BASES` and `beside` that allows it.
     pub fn open(named: Option<&Path>, beside: &Path, identity: &[u8]) -> io::Result<RuntimeDir> {
-        let name = format!("runfcgi-{}-{:016x}", nix::unistd::geteuid(), fnv(identity));
+        let name = format!("{DIRECTORY}{}-{}", nix::unistd::geteuid(), site(identity));
         let candidates: Vec<PathBuf> = match named {
             Some(path) => vec![path.to_owned()],
             None => BASES
@@ -72,19 +73,43 @@ impl RuntimeDir {
     }
 
     /// A file in it.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    pub fn file(&self, entry: Entry<'_>) -> PathBuf {
+        self.path.join(entry.to_string())
     }
 
-    /// A path by which a socket in the directory can be bound or connected to, however long the directory's own path
+    /// Tells the preloader of this version all names that it needs.
+    pub fn tell(&self, version: &str, setup: &mut Pairs) {
+        let mut put = |name: &str, value: &[u8]| setup.push(name.as_bytes(), value);
+        put("version", version.as_bytes());
+        for (name, entry) in [
+            ("socket", Entry::Socket(version)),
+            ("lock", Entry::Lock(version)),
+            ("good_file", Entry::Good),
+            ("open_file", Entry::Open),
+        ] {
+            put(name, self.file(entry).as_os_str().as_encoded_bytes());
+        }
+        put("swept", SWEPT.join(" ").as_bytes());
+        put(
+            "kept",
+            KEPT.map(|entry| entry.to_string()).join(" ").as_bytes(),
+        );
+        put("ready", READY.as_bytes());
+    }
+
+    /// A path by which the socket of this version can be bound or connected to, however long the directory's own path
     /// is. The second value keeps it valid.
-    pub fn socket(&self, name: &str) -> io::Result<(PathBuf, Option<File>)> {
-        let path = self.file(name);
+    pub fn socket(&self, version: &str) -> io::Result<(PathBuf, Option<File>)> {
+        let entry = Entry::Socket(version);
+        let path = self.file(entry);
         if path.as_os_str().len() <= SOCKET_PATH {
             return Ok((path, None));
         }
         let dir = File::open(&self.path)?;
-        Ok((procfs::path_through(&dir).join(name), Some(dir)))
+        Ok((
+            procfs::path_through(&dir).join(entry.to_string()),
+            Some(dir),
+        ))
     }
 
     /// Whether programs may be executed from it.
@@ -101,9 +126,9 @@ impl RuntimeDir {
         for entry in entries.filter_map(Result::ok) {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if let Some(version) = name.strip_suffix(".lock") {
-                remove_unused(&entry.path(), &[self.file(&format!("{version}.sock"))]);
-            } else if name.starts_with("exe-") || name.starts_with("front-") {
+            if let Some(version) = version_of(name) {
+                remove_unused(&entry.path(), &[self.file(Entry::Socket(version))]);
+            } else if SWEPT.iter().any(|begin| name.starts_with(begin)) {
                 remove_unused(&entry.path(), &[]);
             }
         }
@@ -112,22 +137,19 @@ impl RuntimeDir {
     /// Leaves: sweeps, and removes the directory when nothing is left in it.
     pub fn leave(&self) {
         self.sweep();
-        let pointer_only = fs::read_dir(&self.path).is_ok_and(|entries| {
-            entries
-                .filter_map(Result::ok)
-                .all(|e| KEPT.iter().any(|k| e.file_name() == *k))
+        let kept = KEPT.map(|entry| self.file(entry));
+        let is_last = fs::read_dir(&self.path).is_ok_and(|entries| {
+            let mut entries = entries.filter_map(Result::ok);
+            entries.all(|entry| kept.contains(&entry.path()))
         });
-        if pointer_only {
-            for name in KEPT {
-                let _ = fs::remove_file(self.file(name));
+        if is_last {
+            for path in kept {
+                let _ = fs::remove_file(path);
             }
         }
         let _ = fs::remove_dir(&self.path);
     }
 }
-
-/// Files without a lock of their own: they go with the last process.
-const KEPT: [&str; 6] = ["good", "open", "python", "reload", "turn", "want"];
 
 /// Removes a lockable file, and its companions, when nobody holds a lock on it.
 fn remove_unused(path: &Path, companions: &[PathBuf]) {
@@ -187,15 +209,10 @@ fn own(path: &Path) -> io::Result<bool> {
 }
 
 /// Has the file system find room for it really, and leaves nothing behind.
-pub fn write_a_page(dir: &Path) -> io::Result<()> {
-    // A name that would be swept.
-    let path = dir.join(format!("exe-probe-{}", std::process::id()));
+fn write_a_page(dir: &Path) -> io::Result<()> {
+    let path = dir.join(Entry::Probe.to_string());
     let _ = fs::remove_file(&path);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
+    let mut file = create(&path)?;
     fs::remove_file(&path)?;
     file.write_all(&[1; PAGE])
 }
@@ -214,25 +231,22 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// A new file that nobody else may read.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    io::Write::write_all(&mut file, content)
-}
-
-/// FNV-1a, 64 bits: names files by what they depend on; not a defence against anyone.
-pub fn fnv(bytes: &[u8]) -> u64 {
-    fnv_more(0xcbf2_9ce4_8422_2325, bytes)
-}
-
-/// Goes on with `hash`.
-pub fn fnv_more(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+/// Writes a file that nobody else may read, in one step for those who read it.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = PathBuf::from(name);
+    let _ = fs::remove_file(&new);
+    let written = create(&new)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&new, path));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&new);
     })
+}
+
+/// A new file that nobody else may read.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
