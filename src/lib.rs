@@ -86,5 +86,6 @@ pub mod start;
 pub mod status;
 pub mod sys;
 pub mod systemd;
+pub mod traffic;
 pub mod trust;
 pub mod worker;

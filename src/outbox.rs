@@ -29,9 +29,17 @@ impl Outbox {
 
     /// Sends as much as `to` takes. The number of bytes that it took.
     pub fn flush(&mut self, to: impl AsFd) -> io::Result<usize> {
+        self.flush_by(|bytes| nix::unistd::write(to.as_fd(), bytes))
+    }
+
+    /// The same, sent by `write`: how many of the bytes it took, or why it takes none.
+    pub fn flush_by(
+        &mut self,
+        mut write: impl FnMut(&[u8]) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
         let before = self.sent;
         while self.sent < self.bytes.len() {
-            match nix::unistd::write(to.as_fd(), &self.bytes[self.sent..]) {
+            match write(&self.bytes[self.sent..]) {
                 Ok(taken) => self.sent += taken,
                 Err(Errno::EINTR) => (),
                 Err(Errno::EAGAIN) => {

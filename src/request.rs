@@ -18,3 +18,12 @@ pub struct Request {
     /// Its body.
     pub body: Body,
 }
+
+/// One of the two streams of text that an app writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}

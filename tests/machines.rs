@@ -1,7 +1,14 @@
 //! The machines without sockets, processes and sleeping: transcripts of what happens to them and what they put out.
 //!
-//! A line `> EVENT` happens to the machine, `@ +3s` lets time pass, and the lines `= OUTPUT` that follow are all that it
-//! puts out then. `#` begins a comment. A file of `tests/machines/reload` begins with how the process starts.
+//! A line `> EVENT` happens to the machine, `@ +3s` lets time pass, and the lines `= OUTPUT` that follow are all that
+//! it puts out then. `#` begins a comment. A file of `tests/machines/reload` begins with how the process starts, one of
+//! `tests/machines/traffic` with the settings.
+
+mod notation;
+#[path = "machines/peer.rs"]
+mod peer;
+#[path = "machines/traffic.rs"]
+mod traffic;
 
 use runfcgi::config::{Config, How};
 use runfcgi::image::Image;
@@ -163,6 +170,11 @@ fn begin(words: &str) -> Reload {
 #[test]
 fn reload_goes_as_its_transcripts_say() {
     transcripts("reload", |first| Box::new(begin(first)));
+}
+
+#[test]
+fn traffic_goes_as_its_transcripts_say() {
+    transcripts("traffic", traffic::begin);
 }
 
 /// How to get into each state from a fresh start.

@@ -1,0 +1,90 @@
+//! `Settings`: what of the live configuration decides about connections and requests.
+
+use crate::config::{Config, Limits, Protocol};
+use crate::environ::{Mount, has_unchecked_user, normalise};
+use crate::pairs::Pairs;
+use crate::proto::{Codec, ajp13, fastcgi, scgi};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Requests that one connection may carry: a web server that sends many at a time opens more connections before that.
+const MAX_REQUESTS: usize = 128;
+
+/// See above.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    config: Rc<Config>,
+    mount: Mount,
+    /// For web servers that pass user names on without checking them.
+    untrusted_mount: Option<Mount>,
+}
+
+impl Settings {
+    /// `file_name` is that of the executable, `spawned` says that a web server started it, so that its word on who the
+    /// user is counts.
+    pub fn new(config: Rc<Config>, file_name: &str, spawned: bool) -> Settings {
+        let trusted = config.server.remote_user;
+        let mount = |trust| Mount::new(config.app.script_name.clone(), file_name, trust);
+        Settings {
+            mount: mount(trusted || spawned),
+            untrusted_mount: (!trusted).then(|| mount(false)),
+            config,
+        }
+    }
+
+    /// A codec for a connection that speaks `protocol`.
+    pub(super) fn codec(&self, protocol: Protocol) -> Box<dyn Codec> {
+        let limits = self.limits();
+        match protocol {
+            Protocol::Fcgi => Box::new(fastcgi::FastCgi::new(
+                limits.max_params,
+                MAX_REQUESTS.min(limits.max_connections),
+                limits.max_connections,
+            )),
+            Protocol::Scgi => Box::new(scgi::Scgi::new(limits.max_params)),
+            Protocol::Ajp => Box::new(ajp13::Ajp13::new(ajp13::Ajp13Options {
+                secret: self.config.server.secret.clone().map(String::into_bytes),
+                max_params: limits.max_params,
+                ..ajp13::Ajp13Options::default()
+            })),
+        }
+    }
+
+    /// The variables as the app shall see them.
+    pub(super) fn environ(&self, sent: &Pairs, body: u64) -> Pairs {
+        let untrusted = self.untrusted_mount.as_ref();
+        let mount = untrusted.filter(|_| has_unchecked_user(sent));
+        normalise(sent, mount.unwrap_or(&self.mount), body)
+    }
+
+    /// Whether the request is for the path that is answered without the app.
+    pub(super) fn is_ping(&self, environ: &Pairs) -> bool {
+        let path = |name: &[u8]| environ.get(name).unwrap_or_default();
+        let ping = self.config.server.ping.as_ref();
+        ping.is_some_and(|ping| {
+            [path(b"SCRIPT_NAME"), path(b"PATH_INFO")].concat() == ping.as_bytes()
+        })
+    }
+
+    /// Visitors see why a request failed.
+    pub(super) fn debug(&self) -> bool {
+        self.config.server.debug
+    }
+
+    /// Requests are told to an access log.
+    pub(super) fn logs_access(&self) -> bool {
+        self.config.log.access.is_some()
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(super) fn read_timeout(&self) -> Duration {
+        Duration::from_secs(self.limits().read_timeout)
+    }
+
+    pub(super) fn write_timeout(&self) -> Duration {
+        Duration::from_secs(self.limits().write_timeout)
+    }
+}
