@@ -118,7 +118,7 @@ impl Account {
             }
             Method::Threaded => {
                 let name = server.maxchildren.map_or("threads", |_| "maxchildren");
-                let wanted = crate::worker::threads(config);
+                let wanted = crate::workers::threads(config);
                 (name, wanted, self.threads()?, "a thread")
             }
         };

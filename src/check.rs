@@ -7,7 +7,7 @@ mod place;
 use crate::config::{Candidates, Config, Finding, Level, Options, owner};
 use crate::python::{self, Found};
 use crate::trust::Trust;
-use crate::worker::spawn::{self, Start};
+use crate::workers::spawn::{self, Start};
 use place::{account, htaccess, permissions};
 use std::fs;
 use std::io::{self, Write};

@@ -12,42 +12,53 @@
 //! each worker imports the app by itself, which is the *plain form* (`bridge/opened.py` looks).
 //!
 //! # One request
-//! `server/listener` accepts, `server/incoming` reads and has the connection's codec (`proto`) decode: an environment
-//! and a `body`, spooled to a file when it is large. When it is complete, `environ` makes of what the web server sent what the app
-//! shall see, and `server/slots` hands it to a free worker as one message (`worker/wire`). The worker's frames become
-//! parts of an answer in `server/answers`, the codec encodes them, and `server/settle` sends. So no slow client ever
-//! holds a worker, and no web server ever waits for Python to read.
+//! `server` accepts and reads (`server/sockets`), and tells `traffic` what came. There the connection's codec (`proto`)
+//! decodes it: an environment and a `body`, spooled to a file when it is large. When it is complete, `environ` makes of
+//! what the web server sent what the app shall see, and `traffic` puts the `request` out. `server` passes it to `workers`:
+//! the `pool` finds a free slot or has it wait, and `workers/sockets` sends it as one message (`workers/wire`). The
+//! worker's frames come out of `workers` as parts of a response, go into `traffic` (`traffic/responses`), the codec encodes
+//! them, and `server/sockets` sends. So no slow client ever holds a worker, and no web server ever waits for Python to
+//! read. Why a request fails is a `failure`, whoever found out.
 //!
 //! # One restart
-//! `reload/watch` sees a file's stamp change. `reload` (a machine without I/O: events in, outputs out) asks for the
-//! settings to be read, for the `reload/release` that was read to be imported by a preloader of its own while the old
-//! one goes on serving (`server/restart`, `server/preloading`, `worker/preloader`), and then, when it is this front's turn
-//! (`server/turns`), either for the workers to change over, or for the new image to be executed in this process
-//! (`server/leave`, `start/handover`, `image`): same pid, same listening socket, same idle connections.
+//! `reload/watch` sees a file's stamp change. `reload` asks for the settings to be read, for the `reload/release` that was
+//! read to be imported by a preloader of its own while the old one goes on serving (`workers/generations`,
+//! `workers/preloader`), and then, when it is this front's turn (`reload/rollout`), either for the workers to change over,
+//! or for the new image to be executed in this process (`server/rollover`, `start/handover`, `image`): same pid, same
+//! listening socket, same idle connections.
+//!
+//! # Three machines and a switchboard
+//! `traffic` is what web servers do, `workers` what Python does, `reload` what the owner does. They do not know each other.
+//! Each takes events and the time as arguments (`on_…(…, now)`), says when it has something to do (`deadline`), and puts
+//! out what it wants done by others (`poll`). `server` is the loop that feeds them and the switchboard between them. Each
+//! is tested without sockets and sleeping, by transcripts in `tests/machines`; of `workers` that is its heart, the `pool`.
 //!
 //! # Code map (an arrow means "may use"; nothing points up)
 //! ```text
 //! main ─▶ start ─▶ cli, check, daemon, systemd, endpoints, image, status (the command)
 //!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
-//!                    ├────▶ proto    ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
-//!                    ├────▶ reload   ── what the owner changes: watched files, releases, what goes live when
-//!                    ├────▶ worker   ── pool, preloader election, starting Python, the private wire
+//!                    ├────▶ traffic  ── connections, requests that come in, responses that go out
+//!                    │         └──▶ proto  ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
+//!                    ├────▶ workers  ── processes, who serves what, how many; preloaders; the private wire
 //!                    │                  (its Python side: the package bridge/, imported from memory)
-//!                    ├────▶ environ, response, pages, log, access_log, account, status (the data)
-//!                    │           └────▶ rundir ── each file of the runtime directory: who writes, who reads, how long
-//!                    │                     └────▶ pairs, config (plain data), trust, bytes, sys
-//!                    └────▶ request, body, failure, outbox, poller  ── what more than one of them uses
+//!                    ├────▶ reload   ── watched files, releases, what goes live when
+//!                    └────▶ environ, response, pages, log, access_log, account, status (the data),
+//!                           request, body, failure, outbox, poller  ── what more than one of them uses
+//!                              └────▶ rundir ── each file of the runtime directory: who writes, who reads, how long
+//!                                        └────▶ pairs, config (plain data), trust, bytes, sys
 //! ```
 //! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
 //! field.
 //!
 //! # Invariants
 //! Stated as absences, and tested by `tests/tidy.rs`:
-//! - `proto`, `environ`, `response`, `pages`, `pairs` and `worker/wire` name no I/O, no clock, no log.
-//! - `worker`, `proto` and `reload` never name each other; nothing names `server` but `start`.
+//! - `proto`, `environ`, `response`, `pages`, `pairs` and `workers/wire` name no I/O, no clock, no log.
+//! - `traffic`, `workers` and `reload` never name each other; nothing names `server` but `start`. `traffic` alone names
+//!   `proto`, and neither sockets nor epoll.
 //! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
-//! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`.
-//! - `rundir` alone names the files of the runtime directory; its table says who writes and reads each.
+//! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`; `poller` alone speaks to
+//!   epoll; `rundir` alone names files of the runtime directory.
+//! - No type's methods stand in two files, but for `Server`: its `rollover` is what changes the process itself.
 //! - Only the command line prints or exits.
 //!
 //! # What ends what
@@ -88,4 +99,4 @@ pub mod sys;
 pub mod systemd;
 pub mod traffic;
 pub mod trust;
-pub mod worker;
+pub mod workers;

@@ -38,6 +38,16 @@ pub struct Events {
 #[derive(Debug)]
 pub struct Poller(Epoll);
 
+impl Token {
+    /// The worker, if it is about what that writes.
+    pub fn pipe(self) -> Option<u64> {
+        match self {
+            Token::Stdout(number) | Token::Stderr(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 impl Watched {
     /// Epoll has never heard of the descriptor.
     pub fn is_new(self) -> bool {

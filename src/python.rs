@@ -10,7 +10,7 @@ mod probe;
 
 use crate::config::{App, limits};
 use crate::trust::Trust;
-use crate::worker::wire;
+use crate::workers::wire;
 use places::{PATH, installed, venvs};
 pub(crate) use probe::output;
 use probe::{Needs, Version, ask};

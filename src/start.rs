@@ -15,13 +15,14 @@ use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::reload::{Beginning, Origin, Stamp, Watch};
 use crate::rundir::{Entry, RuntimeDir};
-use crate::server::{HandOver, Outcome, Place, Role, Server};
+use crate::server::{Front, HandOver, Outcome, Role, Server};
 use crate::sys::procfs::{spawner, start_time};
 use crate::sys::{fd, limits};
 use crate::systemd::{self, Activated};
 use crate::trust::Trust;
-use crate::worker::preloader::Hello;
-use crate::worker::spawn::LAUNCHER;
+use crate::workers::LaunchContext;
+use crate::workers::preloader::Hello;
+use crate::workers::spawn::LAUNCHER;
 use crate::{check, python, status};
 use begin::{begin, identity};
 use handover::{Background, Left, Own, own_image, own_path};
@@ -370,11 +371,8 @@ fn start(
         Role::External => 0,
         _ => spawner(),
     };
-    let place = Place {
-        role,
+    let launch = LaunchContext {
         image: own_image(&own.original),
-        image_lock,
-        spawned_as: own.spawned_as,
         python_cache: dir.as_ref().ok().map(|dir| dir.file(Entry::Python)),
         dir: dir.ok(),
         hello: Hello {
@@ -382,8 +380,19 @@ fn start(
             spawner_start: start_time(spawner),
             linger: 0,
         },
+        // A process whose parent is init was left alone by who started it: nobody will start the next one.
+        lingers: role != Role::External && spawner != 1,
+        cgi: role == Role::Cgi,
+        alone: matches!(role, Role::Spawned { mod_fcgid: true } | Role::Cgi),
+        outlog: false,
     };
-    let mut server = Server::new(begin, place, opened.listeners, handed, log)
+    let front = Front {
+        role,
+        image_lock,
+        spawned_as: own.spawned_as,
+        launch,
+    };
+    let mut server = Server::new(begin, front, opened.listeners, handed, log)
         .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))?;
     if let (Some(surroundings), Some(settled)) = (surroundings, known) {
         let [errors, output] = Surroundings::logs(settled);

@@ -1,4 +1,4 @@
-"""Drives src/worker/bridge/ in real interpreters over socket pairs, as the front does; the tests of it import this.
+"""Drives src/workers/bridge/ in real interpreters over socket pairs, as the front does; the tests of it import this.
 
 Each test runs on every interpreter found: those of RUNFCGI_TEST_PYTHONS (path:path), or else python3.N and pypy3 on
 PATH and ~/.pyenv/versions/*. At least one must exist.
@@ -20,11 +20,11 @@ import textwrap
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-WORKER = os.path.join(HERE, '..', 'src', 'worker')
+WORKER = os.path.join(HERE, '..', 'src', 'workers')
 
 
 def package():
-    """The package and its length, as src/worker/spawn.rs sends them."""
+    """The package and its length, as src/workers/spawn.rs sends them."""
     items = []
     for path in sorted(glob.glob(os.path.join(WORKER, 'bridge', '*.py'))):
         with open(path, encoding='utf-8') as file:

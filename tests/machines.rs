@@ -1,12 +1,14 @@
 //! The machines without sockets, processes and sleeping: transcripts of what happens to them and what they put out.
 //!
-//! A line `> EVENT` happens to the machine, `@ +3s` lets time pass, and the lines `= OUTPUT` that follow are all that
-//! it puts out then. `#` begins a comment. A file of `tests/machines/reload` begins with how the process starts, one of
-//! `tests/machines/traffic` with the settings.
+//! A line `> EVENT` happens to the machine, `@ +3s` lets time pass, and the lines `= OUTPUT` that follow are all that it
+//! puts out then. `#` begins a comment. A file of `tests/machines/reload` begins with how the process starts, one of
+//! `tests/machines/pool` or `tests/machines/traffic` with the settings.
 
 mod notation;
 #[path = "machines/peer.rs"]
 mod peer;
+#[path = "machines/pool.rs"]
+mod pool;
 #[path = "machines/traffic.rs"]
 mod traffic;
 
@@ -126,8 +128,8 @@ fn shown(output: Output) -> String {
             format!("{level:?}: {}", text.replace('\n', " / ")).to_lowercase()
         }
         Output::Exit => "exit".into(),
-        Output::Exec(Some(_)) => "exec the tested image".into(),
-        Output::Exec(None) => "exec".into(),
+        Output::Exec(Some(_), _) => "exec the tested image".into(),
+        Output::Exec(None, _) => "exec".into(),
     }
 }
 
@@ -170,6 +172,11 @@ fn begin(words: &str) -> Reload {
 #[test]
 fn reload_goes_as_its_transcripts_say() {
     transcripts("reload", |first| Box::new(begin(first)));
+}
+
+#[test]
+fn the_pool_goes_as_its_transcripts_say() {
+    transcripts("pool", |first| Box::new(pool::begin(first)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/check.py on every interpreter found (see bridge.py)."""
+"""Tests of src/workers/bridge/check.py on every interpreter found (see bridge.py)."""
 
 import unittest
 

@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/opened.py on every interpreter found (see bridge.py)."""
+"""Tests of src/workers/bridge/opened.py on every interpreter found (see bridge.py)."""
 
 import contextlib
 import os

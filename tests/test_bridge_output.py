@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/output.py on every interpreter found (see bridge.py)."""
+"""Tests of src/workers/bridge/output.py on every interpreter found (see bridge.py)."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/ as a package: its names, its imports, and what the application sees of it."""
+"""Tests of src/workers/bridge/ as a package: its names, its imports, and what the application sees of it."""
 
 import ast
 import glob

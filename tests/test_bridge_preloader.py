@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/preloader.py on every interpreter found (see bridge.py)."""
+"""Tests of src/workers/bridge/preloader.py on every interpreter found (see bridge.py)."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tests of src/worker/bridge/request.py and head.py on every interpreter found (see bridge.py)."""
+"""Tests of src/workers/bridge/request.py and head.py on every interpreter found (see bridge.py)."""
 
 import contextlib
 import os

@@ -62,7 +62,7 @@ fn collect(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
 
 /// The parts of the Python side.
 fn bridge() -> Vec<(PathBuf, String)> {
-    let bridge = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker/bridge");
+    let bridge = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/workers/bridge");
     let parts = fs::read_dir(bridge).expect("readable");
     let paths = parts.map(|part| part.expect("readable").path());
     let parts: Vec<_> = paths
@@ -110,7 +110,7 @@ const IO: [&str; 9] = [
 fn codecs_and_plain_data_know_no_io_clock_or_system() {
     let pure = |name: &str| {
         name.starts_with("proto")
-            || ["pairs.rs", "response.rs", "worker/wire.rs", "pages.rs"].contains(&name)
+            || ["pairs.rs", "response.rs", "workers/wire.rs", "pages.rs"].contains(&name)
     };
     forbid(pure, &IO, "a protocol is a pure function of bytes");
     forbid(
@@ -125,7 +125,7 @@ fn layers_point_down() {
     forbid(
         |name| name.starts_with("proto"),
         &[
-            "crate::worker",
+            "crate::workers",
             "crate::server",
             "crate::config",
             "crate::log",
@@ -134,22 +134,26 @@ fn layers_point_down() {
         "a codec knows only pairs and responses",
     );
     forbid(
-        |name| name.starts_with("worker"),
+        |name| name.starts_with("workers"),
         &[
             "crate::proto",
+            "crate::traffic",
+            "crate::reload",
             "crate::server",
             "crate::start",
             "crate::cli",
+            "Instant::now",
         ],
-        "the Python side knows no protocol of web servers",
+        "the Python side knows no web server, no owner and no clock",
     );
     forbid(
         |name| name.starts_with("reload"),
         &[
             "crate::proto",
+            "crate::traffic",
             "crate::server",
             "crate::start",
-            "crate::worker",
+            "crate::workers",
             "Instant::now",
         ],
         "how a change goes live depends on no socket, no process and no clock",
@@ -157,7 +161,7 @@ fn layers_point_down() {
     forbid(
         |name| name.starts_with("traffic"),
         &[
-            "crate::worker",
+            "crate::workers",
             "crate::reload",
             "crate::server",
             "crate::start",
@@ -174,17 +178,46 @@ fn layers_point_down() {
         |name| name.starts_with("config"),
         &[
             "crate::server",
-            "crate::worker",
+            "crate::workers",
             "crate::proto",
             "crate::start",
         ],
         "settings are plain data",
     );
     forbid(
+        |name| !name.starts_with("traffic") && !name.starts_with("proto"),
+        &["crate::proto"],
+        "codecs are traffic's alone",
+    );
+    forbid(
         |name| name.starts_with("server"),
         &["crate::start", "crate::cli", "crate::check"],
         "the server does not know who started it",
     );
+}
+
+#[test]
+fn the_methods_of_a_type_stand_in_one_file() {
+    let mut files: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        let room = source.name.split(['/', '.']).next().unwrap_or_default();
+        for line in source
+            .code
+            .lines()
+            .filter(|l| l.starts_with("impl") && !l.contains(" for "))
+        {
+            let named = line.trim_start_matches("impl");
+            let named = named.split_once("> ").map_or(named, |(_, named)| named);
+            let name = named.trim().split(['<', ' ']).next().unwrap_or_default();
+            let of = files.entry((room.to_owned(), name.to_owned()));
+            of.or_default().insert(source.name.clone());
+        }
+    }
+    assert!(files.len() > 40, "only {} types were found", files.len());
+    // What goes on all the time, and what changes the process itself.
+    let exception = ["server/mod.rs", "server/rollover.rs"].map(String::from);
+    files.retain(|_, files| files.len() > 1 && *files != BTreeSet::from(exception.clone()));
+    assert!(files.is_empty(), "types that were cut: {files:#?}");
 }
 
 #[test]

@@ -11,9 +11,11 @@
 //! is what goes live. Knows no socket, no process and no Python, and asks for no time: events come in, outputs go out.
 
 mod release;
+mod rollout;
 mod watch;
 
 pub use release::{Origin, Release};
+pub use rollout::{Progress, Rollout};
 pub use watch::{Change, Stamp, Watch};
 
 use crate::config::How;
@@ -52,8 +54,9 @@ pub enum Output {
     Note(Level, String),
     /// All is finished: leave.
     Exit,
-    /// All is finished: execute this image, or a fresh copy of the executable, and leave it what it needs.
-    Exec(Option<Image>),
+    /// All is finished: execute this image, or a fresh copy of the executable, and leave it what it needs, with the
+    /// release that it is to begin with.
+    Exec(Option<Image>, Option<Release>),
 }
 
 /// A release on trial, with the executable that comes with it, if that has changed.
@@ -83,7 +86,7 @@ enum State {
 #[derive(Debug)]
 enum Then {
     Exit,
-    Exec(Option<Image>),
+    Exec(Option<Image>, Option<Release>),
 }
 
 /// How the live release of a process that starts came to be live.
@@ -288,6 +291,7 @@ impl Reload {
             other => return self.state = other,
         };
         if candidate.image.is_some() || candidate.release.needs_new_process(&self.live) {
+            let release = candidate.release.clone();
             if !self.works {
                 // Else those who wait could not be served before the new image comes.
                 self.go_live(candidate.release);
@@ -296,7 +300,7 @@ impl Reload {
             self.note(Level::Info, text);
             self.state = State::Draining {
                 until: now + EXEC_WITHIN,
-                then: Then::Exec(candidate.image),
+                then: Then::Exec(candidate.image, Some(release)),
             };
             self.put(Output::Drain);
             return;
@@ -347,7 +351,7 @@ impl Reload {
         if let State::Draining { then, .. } = &mut self.state {
             let output = match then {
                 Then::Exit => Output::Exit,
-                Then::Exec(image) => Output::Exec(image.take()),
+                Then::Exec(image, release) => Output::Exec(image.take(), release.take()),
             };
             self.put(output);
         }
@@ -374,6 +378,11 @@ impl Reload {
     /// What is to be done next.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// What serves.
+    pub fn live(&self) -> &Release {
+        &self.live
     }
 
     /// Nothing is going on.
@@ -409,7 +418,7 @@ impl Reload {
         matches!(
             self.state,
             State::Draining {
-                then: Then::Exec(_),
+                then: Then::Exec(..),
                 ..
             }
         )

@@ -10,6 +10,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long accepting pauses when descriptors or memory have run out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(500);
 
 /// A listening socket.
 #[derive(Debug)]
@@ -42,6 +46,80 @@ pub enum Accepted {
     Ended,
     /// Descriptors or memory have run out: pause.
     Exhausted(io::Error),
+}
+
+/// The listening sockets of a server.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    all: Vec<Listener>,
+    /// Accepting is paused until then.
+    paused: Option<Instant>,
+}
+
+impl Listeners {
+    pub(super) fn new(all: Vec<Listener>) -> Listeners {
+        Listeners { all, paused: None }
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, number: usize) -> Option<&Listener> {
+        self.all.get(number)
+    }
+
+    /// What is spoken on one of them.
+    pub(super) fn protocol(&self, number: usize) -> Protocol {
+        self.get(number).map_or(Protocol::Fcgi, |l| l.protocol)
+    }
+
+    /// Has epoll watch for connections, or not.
+    pub(super) fn watch(&mut self, poller: &Poller, wanted: bool) -> io::Result<()> {
+        let wanted = wanted && self.paused.is_none();
+        for (number, listener) in self.all.iter_mut().enumerate() {
+            listener.watch(poller, number, wanted && !listener.shut)?;
+        }
+        Ok(())
+    }
+
+    /// Descriptors or memory have run out: none is accepted for a while.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.paused = Some(now + EXHAUSTED_PAUSE);
+    }
+
+    /// When a pause ends.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    /// Whether a pause has ended.
+    pub(super) fn on_time(&mut self, now: Instant) -> bool {
+        self.paused.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Those who come from now on are for others. `shut`: also at sockets that are not ours.
+    pub(super) fn withdraw(&mut self, shut: bool) {
+        for listener in &mut self.all {
+            if listener.ours {
+                listener.withdraw();
+            } else if shut {
+                listener.shut();
+            }
+        }
+    }
+
+    /// Takes one connection of those that wait, with the number of its listener.
+    pub(super) fn accept_any(&self) -> Option<(OwnedFd, usize)> {
+        let accept = |(number, listener): (usize, &Listener)| match listener.accept() {
+            Accepted::Connection(socket) => Some((socket, number)),
+            _ => None,
+        };
+        self.all.iter().enumerate().find_map(accept)
+    }
+
+    /// Gives them up, for the image that comes after this one.
+    pub(super) fn hand_over(&mut self) -> Vec<OwnedFd> {
+        let all = self.all.drain(..);
+        all.map(|listener| listener.fd).collect()
+    }
 }
 
 impl Listener {
@@ -80,8 +158,7 @@ impl Listener {
         }
     }
 
-    /// Has epoll watch for connections, or not.
-    pub fn watch(&mut self, poller: &Poller, number: usize, wanted: bool) -> io::Result<()> {
+    fn watch(&mut self, poller: &Poller, number: usize, wanted: bool) -> io::Result<()> {
         if !wanted {
             return poller.forget(&self.fd, &mut self.watched);
         }
@@ -95,11 +172,6 @@ impl Listener {
         let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Read);
     }
 
-    /// Whether it takes no more connections.
-    pub fn is_shut(&self) -> bool {
-        self.shut
-    }
-
     /// Gives the address up, so that the next server can listen there at once. Another's socket in its place stays.
     pub fn withdraw(&mut self) {
         if let Some((path, inode_then)) = self.path.take()
@@ -108,11 +180,6 @@ impl Listener {
             let _ = std::fs::remove_file(path);
         }
         self.shut();
-    }
-
-    /// Gives the socket up, for the image that comes after this one.
-    pub fn into_socket(self) -> OwnedFd {
-        self.fd
     }
 
     fn admit(&self, stream: OwnedFd) -> Accepted {

@@ -1,144 +1,96 @@
-//! `Server`: the front. One thread, one loop, one place that sleeps.
+//! `Server`: the front. One thread, one loop, one place that sleeps; and the switchboard between three machines that do
+//! not know each other: `traffic`, `workers` and `reload`.
 //!
-//! Each turn: `advance` does what time asks for, `wait` sleeps until something is ready, `handle` takes it in. Requests
-//! that became complete are then given to workers, and only after that the answers go out: a worker that has just become
-//! free is at work again before its last visitor is served. Nothing that a peer, a worker or the preloader does makes
-//! `run` return; a stop, or a changed executable, does.
+//! In each turn of the loop what has happened is told to the machine that it concerns, what the machines put out is
+//! passed on, and only then the answers are sent: a worker that has just become free is at work again before its last
+//! visitor is served. Nothing that a peer, a worker or the preloader does makes `run` return; a stop, or a changed
+//! executable, does.
+//!
+//! The methods of `Server` stand in two files: here what goes on all the time, in `rollover` what changes the process
+//! itself.
 
-mod answers;
-mod connection;
-mod deadlines;
-mod incoming;
-mod leave;
+mod access;
+mod front;
 mod listener;
-mod place;
-mod preloading;
-mod processes;
 mod report;
-mod request;
-mod restart;
-mod settle;
-mod sharing;
+mod rollover;
 mod signals;
-mod slots;
+mod sockets;
 mod status_page;
-mod turns;
 
-pub use leave::{HandOver, Outcome};
+pub use front::{Begin, Front, Role};
 pub use listener::Listener;
-pub use place::{Begin, Place, Role};
+pub use rollover::{HandOver, Outcome};
 
-use crate::access_log::Format;
-use crate::account::Account;
-use crate::config::{Config, Protocol};
-use crate::environ::Mount;
+use crate::config::Config;
+use crate::config::limits::DESCRIPTORS;
+use crate::failure::Failure;
 use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::poller::{Events, Poller, Token, Watched};
-use crate::proto::{Codec, ajp13, cgi, fastcgi, scgi};
-use crate::reload::{Beginning, Origin, Release, Reload, Watch};
-use crate::request::RequestNo;
-use crate::worker::pool::{Pool, ProcessNo, Stream};
-use crate::worker::preloader::{Link, State};
-use connection::{ConnNo, Connection};
+use crate::reload::{Origin, Reload, Rollout, Watch};
+use crate::request::{Request, Stream};
+use crate::status::Count;
+use crate::sys::limits::raise_descriptors;
+use crate::systemd;
+use crate::traffic::{self, ConnNo, Traffic};
+use crate::workers::process::{ProcessNo, SlotNo};
+use crate::workers::{self, Workers};
+use access::AccessLog;
+use listener::{Accepted, Listeners};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use request::Request;
-use std::collections::{HashMap, VecDeque};
+use report::{Report, Sight};
+use sockets::Sockets;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-/// The longest sleep: how often files are looked at.
+/// How often files are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Who reads the log is given so much time to make room for more.
 const READ_SOON: Duration = Duration::from_millis(50);
 /// Connections taken from one listener in a turn.
 const ACCEPTS: usize = 32;
-/// Bytes read at a time.
-const SCRATCH: usize = 64 << 10;
-
-/// The access log.
-struct Access {
-    format: Format,
-    file: LogFile,
-}
-
-/// A release that is served or tried, and the tie to its preloader.
-struct Generation {
-    number: u64,
-    release: Release,
-    link: Link,
-    /// The app cannot be forked: each worker imports it by itself.
-    plain: bool,
-    /// In the plain form: the worker that shows whether the app can be imported was asked for.
-    tried: bool,
-}
 
 /// The front.
 pub struct Server {
     /// The settings of the live release.
     config: Rc<Config>,
     origin: Origin,
-    place: Place,
-    mount: Mount,
-    /// For web servers whose word on who the user is does not count.
-    wary: Option<Mount>,
-    account: Account,
+    front: Front,
     log: Log,
-    access: Option<Access>,
-    poller: Poller,
+    access: Option<AccessLog>,
+    poller: Rc<Poller>,
     signals: SignalFd,
-    listeners: Vec<Listener>,
-    /// Accepting is paused until then.
-    accept_after: Option<Instant>,
-    conns: HashMap<ConnNo, Connection>,
-    requests: HashMap<RequestNo, Request>,
-    queue: VecDeque<RequestNo>,
-    pool: Pool,
-    current: Generation,
-    next: Option<Generation>,
-    watch: Watch,
+    listeners: Listeners,
+    sockets: Sockets,
+    traffic: Traffic,
+    workers: Workers,
     reload: Reload,
+    rollout: Rollout,
+    watch: Watch,
     /// The process in which a new executable shows that it runs.
     testing: Option<Pid>,
-    /// A release went live, and none of its workers has started yet.
-    reloading: bool,
     /// All is finished, and this comes now.
-    ends: Option<leave::Ending>,
-    turns: turns::Turns,
-    scratch: Vec<u8>,
-    message: Vec<u8>,
-    touched: Vec<ConnNo>,
-    unwatched: Vec<ConnNo>,
-    answered: Vec<ConnNo>,
+    ending: Option<rollover::Ending>,
     look_at: Instant,
-    last_conn: u64,
-    last_request: u64,
-    last_generation: u64,
-    /// Pause before the next fork after one was refused or a worker did not start.
-    fork_after: Option<Instant>,
-    /// A worker was given back, or refused: none is started before a request needs it.
-    given_back: bool,
-    /// When another front asked for a worker and none was idle.
-    asked_back: Option<Instant>,
-    /// When the log was told of the account's limits.
-    limit_noted: Option<Instant>,
-    boot_failures: u32,
+    /// The log has more to write.
+    log_at: Option<Instant>,
+    /// While this process leaves: a request may still come.
+    expected_until: Option<Instant>,
     last_accept: Instant,
-    sweep_at: Instant,
-    seed: u64,
-    started: Instant,
-    report: report::Report,
+    report: Report,
 }
 
 impl Server {
     /// A server that is ready to run. `handed` is what the image before this one has left.
     pub fn new(
         begin: Begin,
-        place: Place,
+        mut front: Front,
         listeners: Vec<Listener>,
         handed: HandOver,
         log: Log,
@@ -152,109 +104,69 @@ impl Server {
         } = begin;
         let config = live.config.clone();
         let now = clock();
-        raise_descriptor_limit();
-        let poller = Poller::new()?;
+        raise_descriptors(DESCRIPTORS);
+        let poller = Rc::new(Poller::new()?);
         let signals = signals::open()?;
         let mut watched = Watched::default();
         poller.watch(&signals, Token::Signal, EpollFlags::EPOLLIN, &mut watched)?;
-        let plain = !config.server.preload || place.dir.is_none();
-        let version = live.version.clone();
-        let link = match (handed.control, beginning) {
-            (Some(control), _) if handed.version == version => Link::adopted(version, control)?,
-            (_, Beginning::Fresh) => Link::new(version, now),
-            (_, Beginning::Behind) if plain => Link::new(version, now),
-            (_, Beginning::Behind) => Link {
-                connect_only: Some(match &refused {
-                    Some(why) => unconfigured(why),
-                    None => String::from("the code that worked is gone"),
-                }),
-                ..Link::new(version, now)
-            },
-            (_, Beginning::Broken) => {
-                let mut link = Link::new(version, now);
-                link.fail(unconfigured(refused.as_deref().unwrap_or_default()));
-                link
-            }
-        };
+        let shared = config.server.preload && front.launch.dir.is_some();
+        let handed_control = (handed.control, handed.version);
+        let link = rollover::link(
+            &live,
+            beginning,
+            refused.as_deref(),
+            shared,
+            handed_control,
+            now,
+        )?;
+        let adopted = link.channel.is_some();
+        let seed = front::seed();
+        let launch = std::mem::take(&mut front.launch);
+        let settings = traffic::Settings::new(config.clone(), "", false);
         let mut server = Server {
-            mount: Mount::new(config.app.script_name.clone(), "", false),
-            wary: None,
-            account: Account::read(),
-            report: report::Report::new(&origin.settings.nearest(), handed.report),
-            reload: Reload::new(live.clone(), beginning, refused),
-            origin,
-            config,
-            place,
-            log,
             access: None,
+            listeners: Listeners::new(listeners),
+            sockets: Sockets::new(poller.clone()),
+            traffic: Traffic::new(settings, seed),
+            workers: Workers::new(launch, poller.clone(), config.clone(), link, seed, now),
+            reload: Reload::new(live, beginning, refused),
+            rollout: Rollout::new(handed.turn, seed, now),
+            report: Report::new(&origin.settings.nearest(), handed.report),
+            config,
+            origin,
+            front,
+            log,
             poller,
             signals,
-            listeners,
-            accept_after: None,
-            conns: HashMap::new(),
-            requests: HashMap::new(),
-            queue: VecDeque::new(),
-            pool: Pool::default(),
-            current: Generation {
-                number: 1,
-                release: live,
-                link,
-                plain,
-                tried: true,
-            },
-            next: None,
             watch,
             testing: None,
-            reloading: false,
-            ends: None,
-            turns: turns::Turns::adopted(handed.turn, now),
-            scratch: vec![0; SCRATCH],
-            message: Vec::new(),
-            touched: Vec::new(),
-            unwatched: Vec::new(),
-            answered: Vec::new(),
+            ending: None,
             look_at: now,
-            last_conn: 0,
-            last_request: 0,
-            last_generation: 1,
-            fork_after: None,
-            given_back: false,
-            asked_back: None,
-            limit_noted: None,
-            boot_failures: 0,
+            log_at: None,
+            expected_until: None,
             last_accept: now,
-            sweep_at: now,
-            seed: seed(),
-            started: now,
         };
         server.apply();
-        server.given_back = server.is_of_old_class();
-        if server.current.link.state == State::Ready {
+        if server.is_of_old_class() {
+            server.workers.give_up_idle(now);
+        }
+        if adopted {
             // The image before this one has seen it imported.
             server.remember_good();
         }
         server.listen()?;
-        server.watch_control(1);
-        for (socket, endpoint) in handed.connections {
-            if let Some(codec) = server.codec(endpoint) {
-                server.admit(socket, None, codec, endpoint, now);
-            }
+        for (socket, listener) in handed.connections {
+            server.add(socket, listener, now);
         }
         Ok(server)
     }
 
     /// Serves one CGI request: `environ` is the request, `input` its body, `output` takes the answer.
     pub fn serve_cgi(mut self, environ: Pairs, input: OwnedFd, output: OwnedFd) -> Outcome {
-        let now = clock();
-        let codec = Box::new(cgi::Cgi::new(environ));
-        let number = self.admit(input, Some(output), codec, 0, now);
-        self.decode(number, &[], now);
-        while self
-            .requests
-            .values()
-            .any(|request| request.phase == request::Phase::Receiving)
-        {
-            self.read(number, clock());
+        let number = self.traffic.on_cgi(environ, clock());
+        self.sockets.add(number, input, Some(output), 0);
+        while self.traffic.is_receiving() {
+            self.sockets.read(number, &mut self.traffic, clock());
         }
         self.run()
     }
@@ -262,6 +174,7 @@ impl Server {
     /// Events go to these from now on, as for a daemon.
     pub fn log_to(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
         self.log.daemonize(errors, output);
+        self.workers.context().outlog = self.log.has_output();
     }
 
     /// Serves until told to stop.
@@ -269,214 +182,319 @@ impl Server {
         let mut events = Events::default();
         loop {
             let now = clock();
-            if now >= self.sweep_at {
-                self.advance(now);
-            }
-            self.dispatch(now);
-            self.settle_touched(now);
+            self.on_time(now);
+            self.settle(now);
             if let Some(outcome) = self.outcome(now) {
                 return outcome;
             }
             self.wait(&mut events);
             let now = clock();
-            // What a worker wrote belongs to the request that it serves, so it is read before that request's end.
-            for (token, _) in events.iter() {
-                let (number, stream) = match token {
-                    Token::Stdout(number) => (ProcessNo(number), Stream::Stdout),
-                    Token::Stderr(number) => (ProcessNo(number), Stream::Stderr),
-                    _ => continue,
-                };
-                if self.pool.pid(number).is_some() {
-                    self.on_output(number, stream, now);
-                }
-            }
-            for (token, flags) in events.iter() {
-                self.handle(token, flags, now);
+            // What a worker wrote belongs to the request that it serves: it is read before that request's end, but not
+            // before the worker has said that it runs.
+            let (pipes, others): (Vec<_>, _) = events.iter().partition(|(t, _)| t.pipe().is_some());
+            let runs = |number| self.workers.runs(ProcessNo(number));
+            let of_running = |(t, _): &(Token, _)| t.pipe().is_some_and(runs);
+            let (first, last) = pipes.into_iter().partition(of_running);
+            for (token, flags) in [first, others, last].into_iter().flatten() {
+                self.on_event(token, flags, now);
             }
         }
     }
 
-    /// Does what time asks for, and sets when that is next.
-    fn advance(&mut self, now: Instant) {
-        self.sweep_at = now + TICK;
-        if now >= self.look_at {
+    /// Does what time asks for.
+    fn on_time(&mut self, now: Instant) {
+        let tick = self.look_at <= now;
+        if tick {
             self.look_at = now + TICK;
             self.look(now);
+            self.fall_back(now);
         }
-        self.watch_waiting(now);
-        self.step_links(now);
+        self.sockets.on_time(&mut self.traffic, now);
+        self.traffic.on_time(now);
+        self.workers.on_time(now);
+        self.pass_on(now);
         self.step_reload(now);
-        self.step_turn(now);
-        self.expire(now);
-        self.tend(now);
-        self.write_report(now, false);
-        if self.log.go_on(std::time::SystemTime::now()) {
-            self.due(now + READ_SOON);
+        self.fail_waiting(now);
+        if self.report.deadline().is_none_or(|at| at <= now) {
+            self.write_report(now);
         }
-        if self.accept_after.is_some_and(|at| at <= now) {
-            self.accept_after = None;
+        if self.log_at.take_if(|at| *at <= now).is_some() || tick {
+            let more = self.log.go_on(SystemTime::now());
+            self.log_at = more.then(|| now + READ_SOON);
+        }
+        if self.listeners.on_time(now) {
             let _ = self.listen();
         }
     }
 
-    /// Something is due at `at`.
-    fn due(&mut self, at: Instant) {
-        self.sweep_at = self.sweep_at.min(at);
-    }
-
-    /// The one place that sleeps.
+    /// The one place that sleeps: until something happens, or has to be done.
     fn wait(&self, events: &mut Events) {
-        let left = self.sweep_at.saturating_duration_since(clock());
+        let deadlines = [
+            self.traffic.deadline(),
+            self.workers.deadline(),
+            self.reload.deadline(),
+            self.rollout.deadline(),
+            self.sockets.deadline(),
+            self.listeners.deadline(),
+            self.report.deadline(),
+            self.log_at,
+            self.expected_until,
+        ];
+        let deadlines = deadlines.into_iter().flatten();
+        let until = deadlines.fold(self.look_at, Instant::min);
+        let left = until.saturating_duration_since(clock());
         self.poller.wait(left, events);
     }
 
-    fn handle(&mut self, token: Token, flags: EpollFlags, now: Instant) {
+    fn on_event(&mut self, token: Token, flags: EpollFlags, now: Instant) {
         match token {
             Token::Signal => self.on_signal(now),
             Token::Listener(number) => self.on_listener(number, now),
-            Token::Conn(number) => self.on_conn(ConnNo(number), flags, now),
-            Token::Slot(number) => self.on_slot(crate::worker::pool::SlotNo(number), flags, now),
-            Token::Stdout(number) => self.on_output(ProcessNo(number), Stream::Stdout, now),
-            Token::Stderr(number) => self.on_output(ProcessNo(number), Stream::Stderr, now),
-            Token::Control(number) => self.on_control(number, now),
+            Token::Conn(number) => {
+                let (number, traffic) = (ConnNo(number), &mut self.traffic);
+                self.sockets.on_ready(number, flags, traffic, now);
+            }
+            Token::Slot(number) => self.workers.on_slot(SlotNo(number), flags, now),
+            Token::Stdout(number) => self.workers.on_pipe(ProcessNo(number), Stream::Stdout),
+            Token::Stderr(number) => self.workers.on_pipe(ProcessNo(number), Stream::Stderr),
+            Token::Control(number) => self.workers.on_control(number, now),
         }
+        self.pass_on(now);
+    }
+
+    /// Sends what waits, and passes on what comes of it, until nothing is left to be done now.
+    fn settle(&mut self, now: Instant) {
+        self.pass_on(now);
+        while self.sockets.flush(&mut self.traffic, now) {
+            self.pass_on(now);
+        }
+    }
+
+    /// Passes on what the machines put out.
+    fn pass_on(&mut self, now: Instant) {
+        loop {
+            if let Some(output) = self.workers.poll() {
+                self.on_workers(output, now);
+            } else if let Some(output) = self.traffic.poll() {
+                self.on_traffic(output, now);
+            } else if let Some(output) = self.reload.poll() {
+                self.on_reload(output, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn on_traffic(&mut self, output: traffic::Output, now: Instant) {
+        use traffic::Output::*;
+        match output {
+            Ready(request) => self.serve(request, now),
+            Abandoned(request) => self.workers.abort(request, now),
+            Hold(request, held) => self.workers.hold(request, held),
+            ShutDown(connection) => self.sockets.shut_down(connection),
+            Close(connection, outbox) => {
+                self.sockets.close(connection, outbox);
+                let _ = self.listen();
+            }
+            Log(level, text) => self.note(level, &text),
+            Access(access) => {
+                if let Some(log) = &mut self.access {
+                    log.append(&access, SystemTime::now());
+                }
+            }
+            Answered(status) => self.report.answered(status),
+            Count(count, more) => self.report.count(count, more),
+            Failed {
+                number,
+                environ,
+                failure,
+                incident,
+            } => {
+                let pool = self.workers.pool();
+                let slot = pool.queue().slot(number);
+                let process = slot.and_then(|slot| pool.roster().owner(slot));
+                self.report.failure(&environ, process, &failure, &incident);
+            }
+        }
+    }
+
+    fn on_workers(&mut self, output: workers::Output, now: Instant) {
+        use workers::Output::*;
+        let responses = self.traffic.responses();
+        match output {
+            Head(request, payload) => responses.head(request, &payload, now),
+            Data(request, bytes) => responses.data(request, &bytes, now),
+            File(request, file, offset, length) => responses.file(request, file, offset, length),
+            Text(request, stream, text) => responses.text(request, stream, &text, false),
+            End(request, truncated, took) => {
+                responses.end(request, truncated, now);
+                self.report
+                    .count(Count::BusyMillis, took.as_millis() as u64);
+            }
+            Fail(request, failure) => responses.fail(request, failure, now),
+            Gone(request) => responses.forget(request, now),
+            Note(level, text) => self.note(level, &text),
+            Status(text) => systemd::notify(&systemd::status(&text)),
+            Started => self.report.count(Count::WorkersStarted, 1),
+            Lost(pid) => self.report.lost(pid),
+            Exited(pid, how, unexpected) => {
+                if unexpected || self.report.has_died(pid) {
+                    self.report.death(pid, &how);
+                    self.note(Level::Warning, &format!("worker {pid} {how}"));
+                }
+            }
+            ImportFailed(reason) => {
+                self.report.boot_failure(&reason);
+                let last = reason.trim_end().lines().last().unwrap_or_default();
+                let text = format!("the app cannot be imported: {last}");
+                systemd::notify(&systemd::status(&text));
+                self.fall_back(now);
+            }
+            Works => self.remember_good(),
+            Imported(outcome) => {
+                let outcome = outcome.as_ref().copied();
+                self.reload
+                    .on_imported(outcome.map_err(String::as_str), now);
+            }
+            Live => systemd::notify("READY=1"),
+        }
+    }
+
+    /// A request is complete: a worker is to serve it, unless it is for the owner, or there is no use in waiting.
+    fn serve(&mut self, request: Request, now: Instant) {
+        let number = request.number;
+        if let Some((form, shown)) = status_page::asked_for(&request.environ, &self.config.status) {
+            self.traffic.responses().redact(number, Rc::new(shown));
+            self.write_report(now);
+            let (head, body) = status_page::page(form, self.workers.dir(), self.report.site_name());
+            let responses = self.traffic.responses();
+            return responses.answer(number, &head, body.as_bytes(), now);
+        }
+        self.report.request();
+        self.retry(now);
+        let pool = self.workers.pool();
+        let waiting = pool.queue().waiting();
+        let full = waiting >= self.config.limits.queue && !pool.has_free_slot();
+        let failure = match self.unavailable_reason() {
+            Some(reason) => Failure::Unavailable(reason),
+            None if full => Failure::QueueFull(waiting),
+            None => return self.workers.submit(request, now),
+        };
+        self.traffic.responses().give_up(number, failure, now);
+    }
+
+    fn on_listener(&mut self, number: usize, now: Instant) {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = self.listeners.get(number) else {
+                return;
+            };
+            match listener.accept() {
+                Accepted::Connection(socket) => {
+                    self.last_accept = now;
+                    let connection = self.add(socket, number, now);
+                    self.sockets.read(connection, &mut self.traffic, now);
+                    self.pass_on(now);
+                }
+                Accepted::Refused(peer) => {
+                    let text =
+                        format!("refused a connection from {peer}: not in FCGI_WEB_SERVER_ADDRS");
+                    self.note(Level::Warning, &text);
+                }
+                Accepted::Nobody | Accepted::Ended => return,
+                Accepted::Exhausted(error) => {
+                    self.note(Level::Warning, &format!("accepting pauses: {error}"));
+                    self.listeners.pause(now);
+                    let _ = self.listen();
+                    return;
+                }
+            }
+            if !self.traffic.has_room() {
+                self.sockets.look_at_answered(&mut self.traffic, now);
+                let _ = self.listen();
+                return;
+            }
+        }
+    }
+
+    /// A connection that came at this listener.
+    fn add(&mut self, socket: OwnedFd, listener: usize, now: Instant) -> ConnNo {
+        let protocol = self.listeners.protocol(listener);
+        let number = self.traffic.on_connection(protocol, now);
+        self.sockets.add(number, socket, None, listener);
+        number
+    }
+
+    /// Lets epoll watch the listeners, or not.
+    fn listen(&mut self) -> io::Result<()> {
+        let wanted = self.traffic.has_room() && !self.reload.leaves_for_exec();
+        self.listeners.watch(&self.poller, wanted)
     }
 
     fn on_signal(&mut self, now: Instant) {
         while let Some(wish) = signals::next(&self.signals) {
             match wish {
-                signals::Wish::Stop => {
-                    self.reload.stop(now);
-                    self.run_reload(now);
-                }
+                signals::Wish::Stop => self.reload.stop(now),
                 signals::Wish::Reload => self.reload_all(now),
                 signals::Wish::Reap => self.reap(now),
             }
         }
     }
 
-    /// Lets epoll watch the listeners, or not.
-    fn listen(&mut self) -> io::Result<()> {
-        let wanted = self.accept_after.is_none()
-            && self.conns.len() < self.config.limits.max_connections
-            && !self.reload.leaves_for_exec();
-        for (number, listener) in self.listeners.iter_mut().enumerate() {
-            let wanted = wanted && !listener.is_shut();
-            listener.watch(&self.poller, number, wanted)?;
-        }
-        Ok(())
-    }
-
-    /// Takes on what the live settings say, as far as it is not taken on when a process starts.
-    fn apply(&mut self) {
-        let config = self.current.release.config.clone();
-        let name = self.origin.executable.file_name().unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
-        let trust = config.server.remote_user || self.place.role != Role::External;
-        self.mount = Mount::new(config.app.script_name.clone(), &name, trust);
-        self.wary = (!config.server.remote_user)
-            .then(|| Mount::new(config.app.script_name.clone(), &name, false));
-        self.access = config.log.access.as_ref().and_then(|path| {
-            let format = Format::parse(&config.log.format).ok()?;
-            Some(Access {
-                format,
-                file: LogFile::new(path.clone(), config.log.max_size),
-            })
-        });
-        let file = config.log.file.clone();
-        let file = file.map(|path| LogFile::new(path, config.log.max_size));
-        self.log.set_file(file);
-        self.place.hello = self.place.hello_with(&config);
-        let farther = self.origin.settings.farther(config.file.as_deref());
-        if let Some((used, beside)) = farther.filter(|_| self.place.role != Role::Cgi) {
-            let text = format!(
-                "the settings are those of {}, above the executable; {} would come first",
-                used.display(),
-                beside.display()
-            );
-            self.note(Level::Info, &text);
-        }
-        self.config = config;
-    }
-
-    /// Connections that wait for their next request take it with the limits and the secret that hold now.
-    fn renew_codecs(&mut self) {
-        let numbers: Vec<ConnNo> = self.conns.keys().copied().collect();
-        for number in numbers {
-            if let Some(conn) = self.conns.get_mut(&number) {
-                conn.outdated = true;
+    /// Collects children that have ended: preloaders, workers of the plain form, the one that tests a new executable.
+    fn reap(&mut self, now: Instant) {
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { return };
+            if matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
+                self.on_tested(pid, status);
+                self.workers.on_exit(pid, status, now);
+                self.pass_on(now);
             }
-            self.renew_codec(number);
         }
     }
 
-    /// A codec between two requests holds nothing: another one can go on.
-    fn renew_codec(&mut self, number: ConnNo) {
-        let Some(conn) = self.conns.get(&number) else {
-            return;
+    /// Why no request can be served now; None when there is hope: something else is tried, or may just be coming in.
+    fn unavailable_reason(&self) -> Option<String> {
+        let uploading = || {
+            self.workers.generations().version().is_empty()
+                && self.watch.may_be_uploading(SystemTime::now())
         };
-        if !conn.outdated || !conn.requests.is_empty() || !conn.codec.is_idle() || conn.is_cgi() {
-            return;
-        }
-        let codec = self.codec(conn.endpoint);
-        if let (Some(codec), Some(conn)) = (codec, self.conns.get_mut(&number)) {
-            conn.codec = codec;
-            conn.outdated = false;
+        let reason = self.workers.unavailable_reason();
+        reason.filter(|_| !self.workers.generations().has_candidate() && !uploading())
+    }
+
+    /// Answers those who wait for what will not come.
+    fn fail_waiting(&mut self, now: Instant) {
+        let pool = self.workers.pool();
+        if pool.queue().waiting() > 0
+            && !pool.has_free_slot()
+            && let Some(reason) = self.unavailable_reason()
+        {
+            self.workers.fail_queued(&Failure::Unavailable(reason), now);
         }
     }
 
-    fn codec(&self, endpoint: usize) -> Option<Box<dyn Codec>> {
-        let server = &self.config.server;
-        let limits = &self.config.limits;
-        Some(match self.listeners.get(endpoint)?.protocol {
-            Protocol::Fcgi => Box::new(fastcgi::FastCgi::new(
-                limits.max_params,
-                connection::MAX_REQUESTS.min(limits.max_connections),
-                limits.max_connections,
-            )),
-            Protocol::Scgi => Box::new(scgi::Scgi::new(limits.max_params)),
-            Protocol::Ajp => Box::new(ajp13::Ajp13::new(ajp13::Ajp13Options {
-                secret: server.secret.as_ref().map(|s| s.as_bytes().to_vec()),
-                max_params: limits.max_params,
-                ..ajp13::Ajp13Options::default()
-            })),
-        })
+    /// Has `status` know how this process stands.
+    fn write_report(&mut self, now: Instant) {
+        let sight = Sight {
+            role: self.front.role,
+            reload: &self.reload,
+            traffic: &self.traffic,
+            workers: &self.workers,
+        };
+        if self.front.role != Role::Cgi
+            && let Some(trouble) = self.report.write(sight, now)
+        {
+            self.note(Level::Warning, &trouble);
+        }
     }
 
     /// A line for the log.
     fn note(&mut self, level: Level, text: &str) {
-        self.log.event(std::time::SystemTime::now(), level, text);
+        self.log.event(SystemTime::now(), level, text);
     }
-}
-
-/// What a visitor's page and the log say when the settings are of no use.
-fn unconfigured(why: &str) -> String {
-    format!("the site is not configured\n{why}")
 }
 
 /// The one place that asks for the time.
 fn clock() -> Instant {
     Instant::now()
-}
-
-/// Shells and web servers often leave us 1024.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(crate::config::limits::DESCRIPTORS);
-        if wanted > soft {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
-        }
-    }
-}
-
-/// A number that differs from process to process, for incident ids and jitter.
-fn seed() -> u64 {
-    let time = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos() as u64);
-    crate::bytes::fnv_more(
-        crate::bytes::fnv(&time.to_le_bytes()),
-        &std::process::id().to_le_bytes(),
-    )
 }

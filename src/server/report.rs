@@ -1,20 +1,21 @@
 //! What this front tells of itself: a file in the runtime directory, written in place at most once a second, and only
 //! when something has changed or a reader might think that we hang. A lock on it says that we live.
 
-use super::connection::Stage;
-use super::{Place, Role, Server, TICK};
+use super::Role;
 use crate::environ::describe;
 use crate::failure::Failure;
-use crate::log::Level;
-use crate::request::RequestNo;
-use crate::rundir::{Entry, is_at};
+use crate::pairs::Pairs;
+use crate::reload::Reload;
+use crate::rundir::{Entry, RuntimeDir, is_at};
 use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
 use crate::status::{
     Count, Counters, Doing, History, Note, Serving, Snapshot, State, Worker, one_line,
 };
 use crate::sys::procfs::start_time;
-use crate::worker::pool::{Process, ProcessNo, SlotState};
+use crate::traffic::Traffic;
+use crate::workers::Workers;
+use crate::workers::process::{Process, ProcessNo};
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -22,8 +23,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::request::Phase;
-
+/// How often the file is written at the most.
+const EVERY: Duration = Duration::from_secs(1);
 /// How often the file is written when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -144,8 +145,8 @@ impl Report {
     }
 
     /// Makes the file ours.
-    fn open(&mut self, place: &Place, pid: u32) -> Option<()> {
-        let path = place.dir.as_ref()?.file(Entry::Status(pid));
+    fn open(&mut self, dir: Option<&RuntimeDir>, pid: u32) -> Option<()> {
+        let path = dir?.file(Entry::Status(pid));
         if let Some(file) = self.handed.take() {
             self.take_over(&file, pid);
             if is_at(&file, &path) {
@@ -178,169 +179,160 @@ impl Report {
     }
 }
 
-impl Server {
-    /// Writes the file if it is time, or at once.
-    pub(super) fn write_report(&mut self, now: Instant, at_once: bool) {
-        if self.place.role == Role::Cgi || !at_once && self.report.next.is_some_and(|at| now < at) {
-            return;
-        }
-        self.report.next = Some(now + TICK);
+/// What a report is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub role: Role,
+    pub reload: &'a Reload,
+    pub traffic: &'a Traffic,
+    pub workers: &'a Workers,
+}
+
+impl Report {
+    /// When the file is to be written again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Writes the file, unless nothing is new. What the log is to be told.
+    pub(super) fn write(&mut self, sight: Sight<'_>, now: Instant) -> Option<String> {
+        self.next = Some(now + EVERY);
         let pid = std::process::id();
-        if self.report.file.is_none() && self.report.open(&self.place, pid).is_none() {
-            return;
+        if self.file.is_none() {
+            self.open(sight.workers.dir(), pid)?;
         }
-        let mut snapshot = self.snapshot(pid, now);
+        let mut snapshot = self.snapshot(sight, pid, now);
         let text = snapshot.encode();
-        let recent = self
-            .report
-            .written
-            .is_some_and(|at| now.saturating_duration_since(at) < HEARTBEAT);
-        if recent && text == self.report.last {
-            return;
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let recent = self.written.is_some_and(|at| since(at) < HEARTBEAT);
+        if recent && text == self.last {
+            return None;
         }
         snapshot.written = now_ms();
-        if let Some((file, path)) = &self.report.file
+        let mut trouble = None;
+        if let Some((file, path)) = &self.file
             && let Err(error) = file.write_all_at(snapshot.encode().as_bytes(), 0)
-            && !std::mem::replace(&mut self.report.lost, true)
+            && !std::mem::replace(&mut self.lost, true)
         {
-            let text = format!(
-                "{}: {error}; `status` shows this process as it was",
-                path.display()
-            );
-            self.note(Level::Warning, &text);
+            let path = path.display();
+            trouble = Some(format!(
+                "{path}: {error}; `status` shows this process as it was"
+            ));
         }
-        self.report.last = text;
-        self.report.written = Some(now);
+        self.last = text;
+        self.written = Some(now);
+        trouble
     }
 
     /// By what this front and its siblings know the site.
     pub(super) fn site_name(&self) -> &str {
-        &self.report.config
+        &self.config
     }
 
-    /// A request has failed; for what it says, see `Server::fail`.
-    pub(super) fn report_failure(&mut self, number: RequestNo, failure: &Failure, incident: &str) {
-        let Some(request) = self.requests.get(&number) else {
-            return;
-        };
+    /// A request has failed, while this process had it.
+    pub(super) fn failure(
+        &mut self,
+        environ: &Pairs,
+        process: Option<ProcessNo>,
+        failure: &Failure,
+        incident: &str,
+    ) {
         if failure.status() < 500 {
             return;
         }
         for count in failure.counts() {
-            self.report.count(*count, 1);
+            self.count(*count, 1);
         }
         let reason = failure.to_string();
         let (first, more) = reason.split_once('\n').unwrap_or((&reason, ""));
-        let mut text = format!("{}: {first}", what(&request.environ));
+        let mut text = format!("{}: {first}", what(environ));
         let last = failure.detail().map_or(last_line(more), exception);
         if !last.is_empty() {
             text = format!("{text}: {last}");
         }
         let text = format!("{} (incident {incident})", one_line(&text));
-        if let Phase::Running(slot) = request.phase
-            && let Some(process) = self.pool.slots.get(&slot).map(|slot| slot.process)
-        {
-            self.report.failures.insert(process, text.clone());
+        if let Some(process) = process {
+            self.failures.insert(process, text.clone());
         }
-        self.report.last_failure = note(&text);
+        self.last_failure = note(&text);
     }
 
-    /// A worker has said that it runs; one with several threads says it for each.
-    pub(super) fn report_started(&mut self, process: ProcessNo) {
-        if self
-            .pool
-            .processes
-            .get(&process)
-            .is_some_and(|p| p.pid.is_none())
-        {
-            self.report.count(Count::WorkersStarted, 1);
-        }
-    }
-
-    fn snapshot(&mut self, pid: u32, now: Instant) -> Snapshot {
-        let processes = &self.pool.processes;
-        self.report
-            .failures
-            .retain(|number, _| processes.contains_key(number));
-        let trouble = self.trouble();
+    fn snapshot(&mut self, sight: Sight<'_>, pid: u32, now: Instant) -> Snapshot {
+        let Sight {
+            reload, workers, ..
+        } = sight;
+        let pool = workers.pool();
+        let roster = pool.roster();
+        self.failures
+            .retain(|number, _| roster.get(*number).is_some());
+        let trouble = workers.unavailable_reason();
         let at = wall(now);
-        let first = self
-            .queue
-            .front()
-            .and_then(|number| self.requests.get(number));
-        let report = &self.report;
+        let queue = pool.queue();
+        let first = queue.first().and_then(|request| queue.since(request));
         Snapshot {
             pid,
-            start_ticks: report.start_ticks,
-            role: String::from(match self.place.role {
+            start_ticks: self.start_ticks,
+            role: String::from(match sight.role {
                 Role::Spawned { mod_fcgid: true } => "mod_fcgid",
                 Role::Spawned { .. } => "spawned",
                 Role::External => "external",
                 Role::Cgi => "cgi",
             }),
             version: String::from(env!("CARGO_PKG_VERSION")),
-            code: self.current.link.version.clone(),
-            config: report.config.clone(),
-            started: report.started,
+            code: workers.generations().version().to_owned(),
+            config: self.config.clone(),
+            started: self.started,
             written: 0,
-            state: match &self.reload {
+            state: match reload {
                 _ if trouble.is_some() => State::Fault,
                 reload if reload.is_steady() => State::Serving,
                 reload if reload.is_leaving() && !reload.leaves_for_exec() => State::Leaving,
                 _ => State::Restarting,
             },
             trouble: one_line(&trouble.as_deref().map(brief).unwrap_or_default()),
-            connections: self
-                .conns
-                .values()
-                .filter(|conn| conn.stage != Stage::Draining)
-                .count() as u64,
-            queued: self.queue.len() as u64,
-            queued_since: first.map_or(0, |request| at(request.since)),
-            max_workers: self.sizes().max as u64,
-            counters: report.counters,
-            last_death: report.last_death.clone(),
-            last_failure: report.last_failure.clone(),
-            workers: processes
+            connections: sight.traffic.connections().in_use() as u64,
+            queued: queue.waiting() as u64,
+            queued_since: first.map_or(0, &at),
+            max_workers: workers.sizes().max as u64,
+            counters: self.counters,
+            last_death: self.last_death.clone(),
+            last_failure: self.last_failure.clone(),
+            workers: roster
                 .iter()
-                .map(|(number, process)| self.worker(*number, process, &at))
+                .map(|(number, process)| self.worker(workers, number, process, &at))
                 .collect(),
-            history: report.history.clone(),
+            history: self.history.clone(),
         }
     }
 
-    fn worker(&self, number: ProcessNo, process: &Process, at: &impl Fn(Instant) -> u64) -> Worker {
-        let serving = |slot| match self.pool.slots.get(slot)?.state {
-            SlotState::Busy(number) | SlotState::Starting(Some(number)) => {
-                let request = self.requests.get(&number)?;
-                Some(Serving {
-                    since: at(request.since),
-                    what: what(&request.environ),
-                })
-            }
-            _ => None,
+    fn worker(
+        &self,
+        workers: &Workers,
+        number: ProcessNo,
+        process: &Process,
+        at: &impl Fn(Instant) -> u64,
+    ) -> Worker {
+        let pool = workers.pool();
+        let serving = |request| {
+            Some(Serving {
+                since: at(pool.queue().since(request)?),
+                what: what(workers.environ(request)?),
+            })
         };
-        let requests: Vec<Serving> = process.slots.iter().filter_map(serving).collect();
+        let requests: Vec<Serving> = process.requests().filter_map(serving).collect();
+        let pid = process.pid().and_then(|pid| u32::try_from(pid).ok());
         Worker {
-            pid: process
-                .pid
-                .and_then(|pid| u32::try_from(pid).ok())
-                .unwrap_or(0),
-            doing: match (process.pid, process.retiring, requests.is_empty()) {
+            pid: pid.unwrap_or(0),
+            doing: match (process.pid(), process.is_retiring(), requests.is_empty()) {
                 (None, ..) => Doing::Starting,
                 (_, _, false) => Doing::Busy,
                 (_, true, _) => Doing::Leaving,
                 _ => Doing::Idle,
             },
-            served: process.served,
-            born: at(process.born),
-            old: process.generation < self.current.number,
-            failure: self
-                .report
-                .failures
-                .get(&number)
-                .cloned()
-                .unwrap_or_default(),
+            served: process.served(),
+            born: at(process.born()),
+            old: process.generation() < pool.current(),
+            failure: self.failures.get(&number).cloned().unwrap_or_default(),
             requests,
         }
     }
@@ -357,7 +349,7 @@ fn wall(now: Instant) -> impl Fn(Instant) -> u64 {
 }
 
 /// Method and path. What follows the question mark may be secret.
-fn what(environ: &crate::pairs::Pairs) -> String {
+fn what(environ: &Pairs) -> String {
     let line = describe(environ);
     one_line(line.split('?').next().unwrap_or_default())
 }
@@ -404,7 +396,7 @@ mod tests {
 
     #[test]
     fn nothing_of_a_visitor_is_told() {
-        let mut environ = crate::pairs::Pairs::new();
+        let mut environ = Pairs::new();
         environ.push(b"REQUEST_METHOD", b"GET");
         environ.push(b"REQUEST_URI", b"/reset?token=secret");
         assert_eq!(what(&environ), "GET /reset");

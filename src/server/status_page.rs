@@ -1,66 +1,54 @@
 //! The status page: who knows its secret gets it from the front; for all others it does not exist, and their requests
 //! go to the app.
 
-use super::Server;
 use crate::bytes::{is_secret, percent_decode};
+use crate::config::Status;
 use crate::pairs::Pairs;
-use crate::request::RequestNo;
 use crate::response::ResponseHead;
+use crate::rundir::RuntimeDir;
 use crate::status::collect::Site;
 use crate::status::command::Form;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-impl Server {
-    /// Answers a request for the status page.
-    pub(super) fn answers_status(&mut self, number: RequestNo, now: Instant) -> bool {
-        let status = &self.config.status;
-        let (Some(path), Some(secret)) = (&status.path, &status.secret) else {
-            return false;
-        };
-        let Some(request) = self.requests.get_mut(&number) else {
-            return false;
-        };
-        let Some(form) = asked(&request.environ, path, secret) else {
-            return false;
-        };
-        request.environ = without(&request.environ, secret);
-        self.write_report(now, true);
-        let dirs: Vec<_> = self
-            .place
-            .dir
-            .iter()
-            .map(|dir| dir.path().to_owned())
-            .collect();
-        let mut site = Site::collect(&dirs, self.site_name(), SystemTime::now());
-        if dirs.is_empty() {
-            site.notes.push(String::from(
-                "There is no runtime directory, so the fronts cannot tell of themselves.",
-            ));
-        }
-        let body = form.render(&site);
-        let mut fields = Pairs::new();
-        for (name, value) in [
-            ("Content-Type", form.content_type()),
-            ("Content-Length", &body.len().to_string()),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "no-referrer"),
-            ("X-Robots-Tag", "noindex"),
-            (
-                "Content-Security-Policy",
-                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-            ),
-        ] {
-            fields.push(name.as_bytes(), value.as_bytes());
-        }
-        let head = ResponseHead {
-            status: 200,
-            reason: b"OK".to_vec(),
-            fields,
-        };
-        self.answer(number, head, body.as_bytes(), now);
-        true
+/// The page in this form, of the site that `name` names; `dir`: where its fronts tell of themselves.
+pub(super) fn page(form: Form, dir: Option<&RuntimeDir>, name: &str) -> (ResponseHead, String) {
+    let dirs: Vec<_> = dir.iter().map(|dir| dir.path().to_owned()).collect();
+    let mut site = Site::collect(&dirs, name, SystemTime::now());
+    if dirs.is_empty() {
+        site.notes.push(String::from(
+            "There is no runtime directory, so the fronts cannot tell of themselves.",
+        ));
     }
+    let body = form.render(&site);
+    let mut fields = Pairs::new();
+    for (name, value) in [
+        ("Content-Type", form.content_type()),
+        ("Content-Length", &body.len().to_string()),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("X-Robots-Tag", "noindex"),
+        (
+            "Content-Security-Policy",
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        ),
+    ] {
+        fields.push(name.as_bytes(), value.as_bytes());
+    }
+    let head = ResponseHead {
+        status: 200,
+        reason: b"OK".to_vec(),
+        fields,
+    };
+    (head, body)
+}
+
+/// Whether a request is for the page, by someone who knows its secret: then in which form, and what of the request may be
+/// logged.
+pub(super) fn asked_for(environ: &Pairs, status: &Status) -> Option<(Form, Pairs)> {
+    let (path, secret) = (status.path.as_ref()?, status.secret.as_ref()?);
+    let form = asked(environ, path, secret)?;
+    Some((form, without(environ, secret)))
 }
 
 /// In which form the page is asked for, by someone who knows the secret.

@@ -2,7 +2,9 @@
 //!
 //! Talks to no process and waits for none. What cannot be seen from here is said in `notes`.
 
-use super::{Counters, Doing, History, Snapshot, State, one_line};
+use super::counts::COUNTS;
+use super::figures::{Figure, OfUsage, Process, ago, counted};
+use super::{Count, Counters, Doing, History, Note, Snapshot, State, one_line};
 use crate::rundir::{self, BASES};
 use crate::sys::limits::{self, Limit};
 use crate::sys::procfs::{self, Usage};
@@ -246,6 +248,82 @@ impl Site {
     /// Requests that wait.
     pub fn queued(&self) -> u64 {
         self.fronts.iter().map(|front| front.snapshot.queued).sum()
+    }
+
+    /// Milliseconds since `then`.
+    pub(super) fn since(&self, then: u64) -> u64 {
+        self.now.saturating_sub(then)
+    }
+
+    /// The site in a line.
+    pub(super) fn summary(&self) -> String {
+        match (self.fronts.len(), self.preloaders.len()) {
+            (0, 0) => String::from("not running"),
+            (0, _) => String::from("not running; the app is still loaded, for the next visitor"),
+            (fronts, _) => {
+                let (state, busy) = (self.state(), self.workers(Doing::Busy));
+                let fronts = counted(fronts as u64, "front");
+                let workers = self.fronts.iter().map(|front| front.workers.len() as u64);
+                let workers = counted(workers.sum(), "worker");
+                let queued = counted(self.queued(), "request");
+                format!("{state}; {fronts}, {workers} ({busy} busy), {queued} waiting")
+            }
+        }
+    }
+
+    /// The counts that are for people.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (Figure<Count>, u64)> {
+        let counters = self.counters();
+        let titled = COUNTS.into_iter().filter(|figure| !figure.title.is_empty());
+        titled.map(move |figure| (figure, counters.get(figure.of)))
+    }
+
+    /// What went wrong, in sentences.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        let snapshots = || self.fronts.iter().map(|front| &front.snapshot);
+        let troubled = snapshots().filter(|s| !s.trouble.is_empty());
+        lines.extend(troubled.map(|s| format!("front {}: {}", s.pid, s.trouble)));
+        let failures = snapshots().filter_map(|s| s.last_failure.as_ref());
+        let deaths = snapshots().filter_map(|s| s.last_death.as_ref());
+        let newest: [(_, Option<&Note>); 2] = [
+            ("last failure", failures.max_by_key(|note| note.at)),
+            ("last worker that died", deaths.max_by_key(|note| note.at)),
+        ];
+        let said = newest.into_iter().filter_map(|(name, note)| {
+            let Note { at, text } = note?;
+            Some(format!("{name}, {} ago: {text}", ago(self.since(*at))))
+        });
+        lines.extend(said);
+        lines
+    }
+
+    /// The table of processes: fronts, each followed by its workers, and preloaders.
+    pub(super) fn processes(&self) -> Vec<Process<'_>> {
+        let mut all = Vec::new();
+        for front in &self.fronts {
+            all.push(Process::front(self, front));
+            let workers = front.snapshot.workers.iter().zip(&front.workers);
+            all.extend(
+                workers.map(|(worker, usage)| Process::worker(self, worker, usage.as_ref())),
+            );
+        }
+        let idle = self.fronts.is_empty();
+        let preloaders = self.preloaders.iter();
+        all.extend(preloaders.map(|preloader| Process::preloader(preloader, idle)));
+        all
+    }
+
+    /// What each process uses.
+    pub(super) fn usages(&self) -> impl Iterator<Item = &Usage> {
+        self.processes()
+            .into_iter()
+            .filter_map(|process| process.usage)
+    }
+
+    /// A figure of all processes together.
+    pub(super) fn total(&self, figure: &Figure<OfUsage>) -> u64 {
+        self.usages().map(figure.of).sum()
     }
 }
 

@@ -1,8 +1,7 @@
 //! What is shown, once for all forms: the figures, the table of processes, what went wrong, and words for numbers.
 
-use super::collect::{Front, Site};
-use super::counts::COUNTS;
-use super::{Count, Doing, Note, Serving, Snapshot, Worker};
+use super::collect::{Front, Preloader, Site};
+use super::{Count, Serving, Snapshot, Worker};
 use crate::log::Utc;
 use crate::sys::limits::Limit;
 use crate::sys::procfs::Usage;
@@ -36,7 +35,7 @@ pub(super) enum Unit {
 }
 
 type OfFront = fn(&Site, &Snapshot) -> u64;
-type OfUsage = fn(&Usage) -> u64;
+pub(super) type OfUsage = fn(&Usage) -> u64;
 
 /// Of each front, beside its counts.
 #[rustfmt::skip]
@@ -111,7 +110,7 @@ pub(super) struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    fn front(site: &Site, front: &'a Front) -> Process<'a> {
+    pub(super) fn front(site: &Site, front: &'a Front) -> Process<'a> {
         let snapshot = &front.snapshot;
         Process {
             kind: "front",
@@ -126,7 +125,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    fn worker(site: &Site, worker: &'a Worker, usage: Option<&'a Usage>) -> Process<'a> {
+    pub(super) fn worker(site: &Site, worker: &'a Worker, usage: Option<&'a Usage>) -> Process<'a> {
         let lasting = worker.requests.iter().map(|r| site.since(r.since));
         Process {
             kind: "worker",
@@ -159,6 +158,22 @@ impl<'a> Process<'a> {
             .map(|figure| Some(figure.unit.show((figure.of)(self.usage?))));
         own.into_iter().chain(usage).map(Option::unwrap_or_default)
     }
+
+    /// `idle`: there is no front.
+    pub(super) fn preloader(preloader: &'a Preloader, idle: bool) -> Process<'a> {
+        Process {
+            kind: "preloader",
+            pid: preloader.pid,
+            state: match (preloader.current, idle) {
+                (true, _) => "in use",
+                (false, true) => "lingers",
+                (false, false) => "other code",
+            },
+            age: preloader.usage.map(|usage| usage.age_ms),
+            usage: preloader.usage.as_ref(),
+            ..Process::default()
+        }
+    }
 }
 
 /// What stands above `Process::cells`, and what it means.
@@ -169,93 +184,6 @@ pub(super) fn headings() -> impl Iterator<Item = (&'static str, &'static str)> {
     ];
     own.into_iter()
         .chain(USAGE.iter().map(|figure| (figure.title, figure.help)))
-}
-
-impl Site {
-    /// Milliseconds since `then`.
-    pub(super) fn since(&self, then: u64) -> u64 {
-        self.now.saturating_sub(then)
-    }
-
-    /// The site in a line.
-    pub(super) fn summary(&self) -> String {
-        match (self.fronts.len(), self.preloaders.len()) {
-            (0, 0) => String::from("not running"),
-            (0, _) => String::from("not running; the app is still loaded, for the next visitor"),
-            (fronts, _) => {
-                let (state, busy) = (self.state(), self.workers(Doing::Busy));
-                let fronts = counted(fronts as u64, "front");
-                let workers = self.fronts.iter().map(|front| front.workers.len() as u64);
-                let workers = counted(workers.sum(), "worker");
-                let queued = counted(self.queued(), "request");
-                format!("{state}; {fronts}, {workers} ({busy} busy), {queued} waiting")
-            }
-        }
-    }
-
-    /// The counts that are for people.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (Figure<Count>, u64)> {
-        let counters = self.counters();
-        let titled = COUNTS.into_iter().filter(|figure| !figure.title.is_empty());
-        titled.map(move |figure| (figure, counters.get(figure.of)))
-    }
-
-    /// What went wrong, in sentences.
-    pub(super) fn wrong(&self) -> Vec<String> {
-        let mut lines = self.notes.clone();
-        let snapshots = || self.fronts.iter().map(|front| &front.snapshot);
-        let troubled = snapshots().filter(|s| !s.trouble.is_empty());
-        lines.extend(troubled.map(|s| format!("front {}: {}", s.pid, s.trouble)));
-        let failures = snapshots().filter_map(|s| s.last_failure.as_ref());
-        let deaths = snapshots().filter_map(|s| s.last_death.as_ref());
-        let newest: [(_, Option<&Note>); 2] = [
-            ("last failure", failures.max_by_key(|note| note.at)),
-            ("last worker that died", deaths.max_by_key(|note| note.at)),
-        ];
-        let said = newest.into_iter().filter_map(|(name, note)| {
-            let Note { at, text } = note?;
-            Some(format!("{name}, {} ago: {text}", ago(self.since(*at))))
-        });
-        lines.extend(said);
-        lines
-    }
-
-    /// The table of processes: fronts, each followed by its workers, and preloaders.
-    pub(super) fn processes(&self) -> Vec<Process<'_>> {
-        let mut all = Vec::new();
-        for front in &self.fronts {
-            all.push(Process::front(self, front));
-            let workers = front.snapshot.workers.iter().zip(&front.workers);
-            all.extend(
-                workers.map(|(worker, usage)| Process::worker(self, worker, usage.as_ref())),
-            );
-        }
-        all.extend(self.preloaders.iter().map(|preloader| Process {
-            kind: "preloader",
-            pid: preloader.pid,
-            state: match (preloader.current, self.fronts.is_empty()) {
-                (true, _) => "in use",
-                (false, true) => "lingers",
-                (false, false) => "other code",
-            },
-            age: preloader.usage.map(|usage| usage.age_ms),
-            usage: preloader.usage.as_ref(),
-            ..Process::default()
-        }));
-        all
-    }
-
-    /// What each process uses.
-    pub(super) fn usages(&self) -> impl Iterator<Item = &Usage> {
-        self.processes()
-            .into_iter()
-            .filter_map(|process| process.usage)
-    }
-
-    /// A figure of all processes together.
-    pub(super) fn total(&self, figure: &Figure<OfUsage>) -> u64 {
-        self.usages().map(figure.of).sum()
-    }
 }
 
 /// A limit in words, and whether it is near.
@@ -310,6 +238,7 @@ pub(super) fn time(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::counts::COUNTS;
     use super::*;
 
     #[test]

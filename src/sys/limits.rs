@@ -212,6 +212,17 @@ fn column(list: &str, uid: u32, name: &str) -> Option<u64> {
     ours?.split_whitespace().nth(at)?.parse().ok()
 }
 
+/// Lets this process have so many descriptors, as far as it may: shells and web servers often leave it 1024.
+pub fn raise_descriptors(most: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(most);
+        if wanted > soft {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

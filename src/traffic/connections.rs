@@ -69,6 +69,11 @@ impl Connections {
         self.get(number).is_some_and(Connection::only_waits)
     }
 
+    /// Our side is shut, and what the peer still sends is dropped.
+    pub fn is_draining(&self, number: ConnNo) -> bool {
+        self.get(number).is_some_and(Connection::is_draining)
+    }
+
     /// How many, those included that drain.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -144,7 +149,7 @@ impl Connections {
     }
 
     /// Something has happened to a connection.
-    pub(super) fn touch(&mut self, number: ConnNo) {
+    pub fn touch(&mut self, number: ConnNo) {
         if let Some(entry) = self.entries.get_mut(&number)
             && !std::mem::replace(&mut entry.touched, true)
         {

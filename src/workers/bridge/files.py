@@ -1,0 +1,46 @@
+"""Files of the runtime directory: what the last process of the site takes along."""
+
+import fcntl
+import os
+
+def unlink(path):
+    try:
+        os.unlink(path)
+    except (OSError, TypeError):
+        pass
+
+
+def same_file(path, fd):
+    """Whether the path still names the file of the descriptor: else it belongs to somebody else now."""
+    try:
+        named, held = os.stat(path), os.fstat(fd)
+    except (OSError, TypeError):
+        return False
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+
+def tidy(directory, swept, kept):
+    """Removes what the last process of the site leaves in the runtime directory: what begins like one of `swept` and
+    nobody holds a lock on, and if only files in `kept` are left then, the directory itself."""
+    try:
+        names = os.listdir(directory)
+        for name in names:
+            if name.startswith(tuple(swept)):
+                unlink_unlocked(os.path.join(directory, name))
+        if set(os.listdir(directory)) <= set(kept):
+            for name in kept:
+                unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def unlink_unlocked(path):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

@@ -1,0 +1,219 @@
+//! `Sockets`: what connects the front with its workers: a socket for each slot, and pipes for what they write.
+
+use super::channel::Channel;
+use super::launch::{Launched, Pipes};
+use super::process::{ProcessNo, SlotNo};
+use super::wire::{self, Frame};
+use crate::body::Body;
+use crate::poller::{Poller, Token, Watched};
+use crate::request::{Request, Stream};
+use nix::sys::epoll::EpollFlags;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+/// Bytes read at a time.
+const SCRATCH: usize = 64 << 10;
+/// Pieces of a worker's text that are read at a time, and their size.
+const PIECES: usize = 8;
+const PIECE: usize = 8 << 10;
+
+/// What a worker sends: see `wire::Frame`.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Started(i32),
+    BootFailed(String),
+    Head(Vec<u8>),
+    Data(Vec<u8>),
+    File(File, u64, u64),
+    Text(Stream, Vec<u8>),
+    Exception(String),
+    End { truncated: bool },
+}
+
+/// The socket of a slot has ended; or what came out of it is not of the wire: then this is wrong with it.
+#[derive(Debug)]
+pub(super) struct Ended(pub Option<String>);
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    poller: Rc<Poller>,
+    channels: HashMap<SlotNo, Channel>,
+    pipes: HashMap<ProcessNo, Pipes>,
+    scratch: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Sockets {
+    pub(super) fn new(poller: Rc<Poller>) -> Sockets {
+        Sockets {
+            poller,
+            channels: HashMap::new(),
+            pipes: HashMap::new(),
+            scratch: vec![0; SCRATCH],
+            message: Vec::new(),
+        }
+    }
+
+    /// Those of a worker that was asked for. How many pipes are read.
+    pub(super) fn add(
+        &mut self,
+        process: ProcessNo,
+        slots: &[SlotNo],
+        launched: Launched,
+    ) -> io::Result<usize> {
+        let mut pipes = launched.pipes;
+        for (stream, token) in [
+            (Stream::Stdout, Token::Stdout(process.0)),
+            (Stream::Stderr, Token::Stderr(process.0)),
+        ] {
+            if let Some(output) = pipes.output(stream) {
+                let (flags, mut watched) = (EpollFlags::EPOLLIN, Watched::default());
+                self.poller.watch(output, token, flags, &mut watched)?;
+            }
+        }
+        for (slot, mut channel) in slots.iter().zip(launched.channels) {
+            channel.watch(&self.poller, Token::Slot(slot.0), EpollFlags::EPOLLIN)?;
+            self.channels.insert(*slot, channel);
+        }
+        let open = pipes.open();
+        self.pipes.insert(process, pipes);
+        Ok(open)
+    }
+
+    /// Sends a request. `false`: the worker is gone.
+    pub(super) fn send(&mut self, slot: SlotNo, request: &Request) -> bool {
+        let Some(channel) = self.channels.get_mut(&slot) else {
+            return false;
+        };
+        self.message.clear();
+        let (environ, length) = (&request.environ, request.body.length());
+        let sent = match &request.body {
+            Body::Memory(bytes) => {
+                wire::put_request(&mut self.message, environ, length, false);
+                self.message.extend_from_slice(bytes);
+                channel.send(&self.message, &[])
+            }
+            Body::File(file, _) => {
+                let _ = io::Seek::rewind(&mut &*file);
+                wire::put_request(&mut self.message, environ, length, true);
+                channel.send(&self.message, &[file.as_raw_fd()])
+            }
+        };
+        if channel.is_waiting() {
+            self.watch(slot, true);
+        }
+        sent.is_ok()
+    }
+
+    /// Tells a worker that nobody waits for its answer.
+    pub(super) fn abort(&mut self, slot: SlotNo) {
+        if let Some(channel) = self.channels.get_mut(&slot) {
+            let mut frame = Vec::new();
+            wire::put_abort(&mut frame);
+            let _ = channel.send(&frame, &[]);
+            self.watch(slot, true);
+        }
+    }
+
+    /// Has epoll watch for what the worker sends, if `reading`, and for room for what waits to be sent.
+    pub(super) fn watch(&mut self, slot: SlotNo, reading: bool) {
+        if let Some(channel) = self.channels.get_mut(&slot) {
+            let mut flags = EpollFlags::empty();
+            flags.set(EpollFlags::EPOLLIN, reading);
+            flags.set(EpollFlags::EPOLLOUT, channel.is_waiting());
+            let _ = channel.watch(&self.poller, Token::Slot(slot.0), flags);
+        }
+    }
+
+    /// Sends what waits.
+    pub(super) fn flush(&mut self, slot: SlotNo) -> Result<(), Ended> {
+        if let Some(channel) = self.channels.get_mut(&slot) {
+            channel.flush().map_err(|_| Ended(None))?;
+            self.watch(slot, true);
+        }
+        Ok(())
+    }
+
+    /// Reads once. What came in before the end is in `replies` all the same.
+    pub(super) fn read(&mut self, slot: SlotNo, replies: &mut Vec<Reply>) -> Result<(), Ended> {
+        let Some(channel) = self.channels.get_mut(&slot) else {
+            return Ok(());
+        };
+        let count = match channel.receive(&mut self.scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Ok(0) | Err(_) => return Err(Ended(None)),
+            Ok(count) => count,
+        };
+        let mut input = &self.scratch[..count];
+        loop {
+            let frame = match channel.decoder.decode(&mut input) {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => frame,
+                Err(error) => return Err(Ended(Some(error.to_string()))),
+            };
+            let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+            replies.push(match frame {
+                Frame::Started { pid } => Reply::Started(pid),
+                Frame::BootFailed(reason) => Reply::BootFailed(text(&reason)),
+                Frame::Head(payload) => Reply::Head(payload.into_owned()),
+                Frame::Data(bytes) => Reply::Data(bytes.to_vec()),
+                Frame::File { offset, length } => match channel.received.pop_front() {
+                    Some(descriptor) => Reply::File(File::from(descriptor), offset, length),
+                    None => continue,
+                },
+                Frame::Log(bytes) => Reply::Text(Stream::Stderr, bytes.to_vec()),
+                Frame::Output(bytes) => Reply::Text(Stream::Stdout, bytes.to_vec()),
+                Frame::Exception(traceback) => Reply::Exception(text(&traceback)),
+                Frame::End { truncated } => Reply::End { truncated },
+                _ => continue,
+            });
+        }
+    }
+
+    /// Reads what a worker has written. `true`: this was the end.
+    pub(super) fn read_pipe(
+        &mut self,
+        process: ProcessNo,
+        stream: Stream,
+        text: &mut Vec<u8>,
+    ) -> bool {
+        let Some(pipes) = self.pipes.get_mut(&process) else {
+            return false;
+        };
+        let mut buffer = [0; PIECE];
+        for _ in 0..PIECES {
+            match pipes.read(stream, &mut buffer) {
+                None => return false,
+                Some(0) => return true,
+                Some(count) => text.extend_from_slice(&buffer[..count]),
+            }
+        }
+        false
+    }
+
+    /// What a worker has written until it has told how its import went: from now on it has.
+    pub(super) fn take_said(&mut self, process: ProcessNo) -> Vec<u8> {
+        let pipes = self.pipes.get_mut(&process);
+        pipes.map(Pipes::take_said).unwrap_or_default()
+    }
+
+    /// Closes a slot.
+    pub(super) fn close(&mut self, slot: SlotNo) {
+        self.channels.remove(&slot);
+    }
+
+    /// Ends a worker for good.
+    pub(super) fn kill(&mut self, process: ProcessNo) {
+        self.pipes.remove(&process);
+    }
+
+    /// Ends all.
+    pub(super) fn clear(&mut self) {
+        self.channels.clear();
+        self.pipes.clear();
+    }
+}
