@@ -231,8 +231,8 @@ class Loop(Contender):
         return int(count), float(wall), float(cpu)
 
 
-def all_contenders(needs, binary):
-    """Every contender in the order they take turns; runfcgi only if there is a binary."""
+def all_contenders(needs, binary, before=None):
+    """Every contender in the order they take turns; runfcgi only if there is a binary; `before`: an older one."""
     found = [
         Flup("flup-threaded", needs, "threaded"),
         Flup("flup-prefork", needs, "prefork"),
@@ -243,6 +243,8 @@ def all_contenders(needs, binary):
     if binary:
         found.append(Runfcgi("runfcgi", needs, binary))
         found.append(Runfcgi("runfcgi-warm", needs, binary, 'warm = "/"\n'))
+    if before:
+        found.append(Runfcgi("runfcgi-before", needs, before))
     return found
 
 
