@@ -149,6 +149,20 @@ mod tests {
     use std::fs::{self, File};
 
     #[test]
+    fn who_looks_for_room_is_not_disturbed_by_who_sweeps() {
+        let base = Scratch::new("rundir-race");
+        base.mode("", 0o700);
+        let dir = RuntimeDir::open(Some(&base), &base, b"").unwrap();
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| (0..2000).try_for_each(|_| dir.has_room()));
+            while !looks.is_finished() {
+                dir.sweep();
+            }
+            looks.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
     fn other_versions_of_this_program_find_the_files() {
         let us = std::process::id();
         for (entry, name) in [

@@ -1,7 +1,7 @@
 //! `Server`: the front. One thread, one loop, one place that sleeps; and the switchboard between three machines that do
 //! not know each other: `traffic`, `workers` and `reload`.
 //!
-//! In each turn of the loop what has happened is told to the machine that it concerns, what the machines put out is
+//! In each pass of the loop what has happened is told to the machine that it concerns, what the machines put out is
 //! passed on, and only then the answers are sent: a worker that has just become free is at work again before its last
 //! visitor is served. Nothing that a peer, a worker or the preloader does makes `run` return; a stop, or a changed
 //! executable, does.
@@ -53,7 +53,7 @@ use std::time::{Duration, Instant, SystemTime};
 const TICK: Duration = Duration::from_secs(1);
 /// Who reads the log is given so much time to make room for more.
 const READ_SOON: Duration = Duration::from_millis(50);
-/// Connections taken from one listener in a turn.
+/// Connections taken from one listener at a time.
 const ACCEPTS: usize = 32;
 
 /// The front.
@@ -183,7 +183,7 @@ impl Server {
         loop {
             let now = clock();
             self.on_time(now);
-            self.settle(now);
+            self.flush(now);
             if let Some(outcome) = self.outcome(now) {
                 return outcome;
             }
@@ -236,7 +236,6 @@ impl Server {
             self.rollout.deadline(),
             self.sockets.deadline(),
             self.listeners.deadline(),
-            self.report.deadline(),
             self.log_at,
             self.expected_until,
         ];
@@ -263,7 +262,7 @@ impl Server {
     }
 
     /// Sends what waits, and passes on what comes of it, until nothing is left to be done now.
-    fn settle(&mut self, now: Instant) {
+    fn flush(&mut self, now: Instant) {
         self.pass_on(now);
         while self.sockets.flush(&mut self.traffic, now) {
             self.pass_on(now);

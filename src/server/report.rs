@@ -157,7 +157,7 @@ impl Report {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true);
         let file = options.truncate(false).mode(0o600).open(&path).ok()?;
-        // Whoever sweeps or reads has the lock for a moment: then the next turn does it.
+        // Whoever sweeps or reads has the lock for a moment: then the next time does it.
         file.try_lock().ok()?;
         self.file = is_at(&file, &path).then_some((file, path));
         self.file.is_some().then_some(())
@@ -169,8 +169,8 @@ impl Report {
             self.counters.merge(&before.counters);
             self.count(Count::Restarts, 1);
             let mut history = before.history;
-            history.turn(now_ms());
-            self.history.turn(now_ms());
+            history.advance(now_ms());
+            self.history.advance(now_ms());
             self.history.merge(&history);
             self.last_death = self.last_death.take().or(before.last_death);
             self.last_failure = self.last_failure.take().or(before.last_failure);

@@ -356,7 +356,7 @@ impl Server {
             return None;
         }
         self.reload.on_drained();
-        self.settle(now);
+        self.flush(now);
         match self.ending.take()? {
             Ending::Exit => {
                 self.leave();
@@ -380,7 +380,7 @@ impl Server {
     fn has_something_in_hand(&mut self, now: Instant) -> bool {
         let exits = !self.reload.leaves_for_exec();
         self.sockets.look_at_answered(&mut self.traffic, now);
-        self.settle(now);
+        self.flush(now);
         let expected = self.traffic.connections().expected_until(now);
         self.expected_until = expected.filter(|_| exits);
         if self.expected_until.is_some()
@@ -390,7 +390,7 @@ impl Server {
             return true;
         }
         let more = exits && self.accept_rest(now);
-        self.settle(now);
+        self.flush(now);
         more
     }
 

@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -89,7 +88,7 @@ impl Sockets {
         traffic.connections_mut().touch(number);
     }
 
-    /// Reads what a connection has, as far as a turn allows.
+    /// Reads what a connection has, a bounded number of times.
     pub(super) fn read(&mut self, number: ConnNo, traffic: &mut Traffic, now: Instant) {
         for _ in 0..READS {
             // Stop reading from a peer that is not draining its responses.
@@ -218,12 +217,9 @@ impl Sockets {
             let mut flags = EpollFlags::empty();
             flags.set(EpollFlags::EPOLLIN, interest.read);
             flags.set(EpollFlags::EPOLLOUT, interest.write);
-            let token = Token::Conn(number.0);
-            let watched: io::Result<()> =
-                self.poller
-                    .watch(&socket.input, token, flags, &mut socket.watched);
-            // It is served without, and ends with its deadline.
-            drop(watched);
+            let (token, watched) = (Token::Conn(number.0), &mut socket.watched);
+            // Without, it ends with its deadline.
+            let _ = self.poller.watch(&socket.input, token, flags, watched);
         }
     }
 }

@@ -230,10 +230,10 @@ impl Site {
     /// The last hour of all fronts.
     pub fn history(&self) -> History {
         let mut all = History::default();
-        all.turn(self.now);
+        all.advance(self.now);
         for front in &self.fronts {
             let mut history = front.snapshot.history.clone();
-            history.turn(self.now);
+            history.advance(self.now);
             all.merge(&history);
         }
         all

@@ -104,18 +104,18 @@ impl Default for History {
 impl History {
     /// A request came at `now`.
     pub fn request(&mut self, now: u64) {
-        self.turn(now);
+        self.advance(now);
         self.requests[MINUTES - 1] += 1;
     }
 
     /// A request failed at `now`.
     pub fn failure(&mut self, now: u64) {
-        self.turn(now);
+        self.advance(now);
         self.failed[MINUTES - 1] += 1;
     }
 
     /// Lets the last minute be the one of `now`.
-    pub fn turn(&mut self, now: u64) {
+    pub fn advance(&mut self, now: u64) {
         let minute = now / 60_000;
         if minute > self.minute {
             let by = usize::try_from(minute - self.minute)
@@ -163,14 +163,14 @@ mod tests {
         history.request(minute(1000) + 59_999);
         history.request(minute(1002));
         assert_eq!(history.requests[MINUTES - 3..], [2, 0, 1]);
-        history.turn(minute(1001));
+        history.advance(minute(1001));
         assert_eq!(history.requests[MINUTES - 1], 1, "time does not go back");
-        history.turn(minute(1059));
+        history.advance(minute(1059));
         assert_eq!(history.requests[..3], [2, 0, 1]);
         assert_eq!(history.requests.iter().sum::<u32>(), 3);
-        history.turn(minute(1060));
+        history.advance(minute(1060));
         assert_eq!(history.requests[..2], [0, 1]);
-        history.turn(minute(5000));
+        history.advance(minute(5000));
         assert_eq!(history.requests, [0; MINUTES]);
         let both = {
             let mut h = history.clone();
