@@ -55,6 +55,11 @@ impl Rollout {
         }
     }
 
+    /// This front has the turn.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Ends the waiting and the turn; the file is still locked as long as what is returned is kept.
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.waiting_since = None;

@@ -191,11 +191,10 @@ impl Server {
             let now = clock();
             // What a worker wrote belongs to the request that it serves: it is read before that request's end, but not
             // before the worker has said that it runs.
-            let (pipes, others): (Vec<_>, _) = events.iter().partition(|(t, _)| t.pipe().is_some());
-            let runs = |number| self.workers.runs(ProcessNo(number));
-            let of_running = |(t, _): &(Token, _)| t.pipe().is_some_and(runs);
-            let (first, last) = pipes.into_iter().partition(of_running);
-            for (token, flags) in [first, others, last].into_iter().flatten() {
+            let mut ready: Vec<_> = events.iter().collect();
+            let silent = |t: Token| t.pipe().is_some_and(|n| !self.workers.runs(ProcessNo(n)));
+            ready.sort_by_key(|(token, _)| (silent(*token), token.pipe().is_none()));
+            for (token, flags) in ready {
                 self.on_event(token, flags, now);
             }
         }

@@ -16,7 +16,7 @@ use crate::sys::procfs::start_time;
 use crate::traffic::Traffic;
 use crate::workers::Workers;
 use crate::workers::process::{Process, ProcessNo};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -35,7 +35,7 @@ const DEAD: usize = 16;
 pub(super) struct Report {
     counters: Counters,
     history: History,
-    failures: HashMap<ProcessNo, String>,
+    failures: BTreeMap<ProcessNo, String>,
     /// The last pids of those that died.
     dead: VecDeque<i32>,
     last_death: Option<Note>,
@@ -60,7 +60,7 @@ impl Report {
         Report {
             counters: Counters::default(),
             history: History::default(),
-            failures: HashMap::new(),
+            failures: BTreeMap::new(),
             dead: VecDeque::new(),
             last_death: None,
             last_failure: None,

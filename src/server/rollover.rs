@@ -190,8 +190,10 @@ impl Server {
             self.reload.on_turn(now);
         }
         self.pass_on(now);
-        let progress = self.progress();
-        self.rollout.on_progress(progress, now);
+        if self.rollout.is_held() {
+            let progress = self.progress();
+            self.rollout.on_progress(progress, now);
+        }
     }
 
     fn has_turn(&mut self, now: Instant) -> bool {

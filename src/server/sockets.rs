@@ -7,7 +7,7 @@ use crate::traffic::{ConnNo, Traffic};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ struct Socket {
 /// See above.
 pub(super) struct Sockets {
     poller: Rc<Poller>,
-    all: HashMap<ConnNo, Socket>,
+    all: BTreeMap<ConnNo, Socket>,
     /// Those that epoll has not heard of yet.
     unwatched: Vec<ConnNo>,
     /// The same, answered and shut on our side.
@@ -46,7 +46,7 @@ impl Sockets {
     pub(super) fn new(poller: Rc<Poller>) -> Sockets {
         Sockets {
             poller,
-            all: HashMap::new(),
+            all: BTreeMap::new(),
             unwatched: Vec::new(),
             answered: Vec::new(),
             watch_at: None,
@@ -159,7 +159,9 @@ impl Sockets {
     pub(super) fn look_at_answered(&mut self, traffic: &mut Traffic, now: Instant) {
         for number in std::mem::take(&mut self.answered) {
             self.read(number, traffic, now);
-            self.watch(number, traffic);
+            if traffic.connections().is_draining(number) {
+                self.watch(number, traffic);
+            }
         }
     }
 

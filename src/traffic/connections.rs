@@ -3,13 +3,13 @@
 use super::connection::{ConnNo, Connection, Interest};
 use super::settings::Settings;
 use crate::outbox::Outbox;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// See above.
 #[derive(Default)]
 pub struct Connections {
-    entries: HashMap<ConnNo, Entry>,
+    entries: BTreeMap<ConnNo, Entry>,
     last: u64,
     /// Those that were touched; some may have been flushed since.
     touched: Vec<ConnNo>,

@@ -16,7 +16,7 @@ use crate::proto::{Part, RequestId};
 use crate::request::{RequestNo, Stream};
 use crate::response::ResponseHead;
 use crate::status::Count;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::rc::Rc;
 use std::time::Instant;
@@ -28,7 +28,7 @@ const PIECE: usize = 64 << 10;
 pub struct Responses {
     pub(super) settings: Settings,
     pub(super) conns: Connections,
-    pub(super) exchanges: HashMap<RequestNo, Exchange>,
+    pub(super) exchanges: BTreeMap<RequestNo, Exchange>,
     pub(super) outputs: VecDeque<Output>,
     /// Makes incident ids differ from process to process.
     seed: u64,
@@ -40,7 +40,7 @@ impl Responses {
         Responses {
             settings,
             conns: Connections::default(),
-            exchanges: HashMap::new(),
+            exchanges: BTreeMap::new(),
             outputs: VecDeque::new(),
             seed,
             piece: vec![0; PIECE],

@@ -19,7 +19,7 @@ use crate::sys::procfs;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
@@ -43,7 +43,7 @@ pub(super) struct Crew {
     pub(super) pool: Pool,
     sockets: Sockets,
     /// Those that wait or are with a worker.
-    requests: HashMap<RequestNo, Request>,
+    requests: BTreeMap<RequestNo, Request>,
     /// Bytes of memory above which a worker is replaced; 0: any.
     max_memory: u64,
     events: VecDeque<Event>,
@@ -56,7 +56,7 @@ impl Crew {
             max_memory: config.server.max_memory,
             pool: Pool::new(config, seed),
             sockets: Sockets::new(poller),
-            requests: HashMap::new(),
+            requests: BTreeMap::new(),
             events: VecDeque::new(),
             outputs: VecDeque::new(),
         }

@@ -7,7 +7,7 @@ use super::action::Action;
 use super::process::{Process, ProcessNo, Slot, SlotNo, Why};
 use super::queue::{Late, Queue};
 use super::roster::{LAST_WORDS, Roster};
-use super::scaling::{self, Counts, Scaling, Sizes};
+use super::scaling::{Counts, Scaling, Sizes};
 use crate::bytes::fnv_more;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -37,7 +37,6 @@ pub struct Pool {
     fresh: bool,
     /// Something has happened that may ask for more processes, or less.
     changed: bool,
-    /// A process of the current generation can be started now.
     startable: bool,
     seed: u64,
     actions: VecDeque<Action>,
@@ -88,7 +87,7 @@ impl Pool {
         self.fresh = true;
         self.scaling.begin_anew();
         self.roster.go_live(generation, now);
-        self.dispatch(now);
+        self.go_on(now);
     }
 
     /// This generation does not go live: its workers on trial end.
@@ -148,15 +147,12 @@ impl Pool {
 
     /// Asks for a process of this generation.
     pub fn start(&mut self, generation: u64, slots: usize, now: Instant) {
-        let server = &self.config.server;
-        let lifetime = Duration::from_secs(server.max_lifetime);
         let (number, slots) = self.roster.add(slots, |number, slots| {
             let random = fnv_more(self.seed, &number.0.to_le_bytes());
-            let limit = scaling::less_up_to_a_tenth(server.maxrequests, random);
-            Process::new(generation, slots, limit, lifetime, now)
+            Process::new(generation, slots, &self.config, random, now)
         });
         self.put(Action::Start(number, generation, slots));
-        self.dispatch(now);
+        self.go_on(now);
     }
 
     /// It was asked for. `child`: it is a child of ours; `outputs`: so many descriptors are read of it.
@@ -175,7 +171,7 @@ impl Pool {
     /// Starting a process has failed: something is amiss.
     pub fn start_failed(&mut self, now: Instant) {
         self.scaling.failed(now);
-        self.dispatch(now);
+        self.go_on(now);
     }
 
     /// The system has no room for a process: who waits goes on waiting. `process`: one that was asked for.
@@ -190,7 +186,7 @@ impl Pool {
             self.retire(process, now);
         }
         self.scaling.refused(self.queue.waiting(), now);
-        self.dispatch(now);
+        self.go_on(now);
     }
 
     /// STARTED on this slot. Whether it is the first word of its process.
@@ -204,7 +200,7 @@ impl Pool {
             self.roster.set_free(slot);
         }
         self.scaling.succeeded();
-        self.dispatch(now);
+        self.go_on(now);
         first
     }
 
@@ -222,15 +218,14 @@ impl Pool {
             Slot::Busy(request) => self.fail(request, Failure::WorkerLost(lost.why, lost.pid)),
             _ => (),
         }
-        self.dispatch(now);
+        self.go_on(now);
     }
 
     /// One of the descriptors that a process writes to has ended.
     pub fn output_ended(&mut self, process: ProcessNo) {
         self.changed = true;
-        if let Some(process) = self.roster.tell(process) {
-            process.output_ended();
-        }
+        let process = self.roster.tell(process).into_iter();
+        process.for_each(Process::output_ended);
     }
 
     /// It is known how the import of a child went. Whether it was not known before.
@@ -386,6 +381,12 @@ impl Pool {
         self.actions.pop_front()
     }
 
+    /// There are other processes than before, or they may be started again.
+    fn go_on(&mut self, now: Instant) {
+        self.changed = true;
+        self.dispatch(now);
+    }
+
     /// Gives waiting requests to free workers.
     fn dispatch(&mut self, now: Instant) {
         while let Some(request) = self.queue.first()
@@ -395,7 +396,7 @@ impl Pool {
             self.roster.give(slot, request);
             self.put(Action::Send(slot, request));
         }
-        self.changed = true;
+        self.changed |= self.queue.waiting() > 0 || self.scaling.keeps_spare();
     }
 
     /// The worker that the request was given to has not begun with it.
@@ -455,7 +456,6 @@ impl Pool {
         }
     }
 
-    /// Retires workers of older generations as soon as one of the current has started.
     fn retire_outdated(&mut self, now: Instant) {
         if !self.roster.has_started(self.current) {
             return;

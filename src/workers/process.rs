@@ -8,6 +8,8 @@
 //! ```
 //! A slot is a socket on which one request at a time is served; a process has one (prefork) or several (threaded).
 
+use super::scaling::less_up_to_a_tenth;
+use crate::config::Config;
 use crate::request::RequestNo;
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
@@ -71,15 +73,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// It is being asked for. It is replaced after `served_limit` requests (0: never), and when it is as old as
-    /// `lifetime` (zero: never).
+    /// It is being asked for. After how many requests and how long it is replaced, the settings say, and `random` how much
+    /// sooner.
     pub(super) fn new(
         generation: u64,
         slots: &[SlotNo],
-        served_limit: u64,
-        lifetime: Duration,
+        config: &Config,
+        random: u64,
         now: Instant,
     ) -> Process {
+        let served_limit = less_up_to_a_tenth(config.server.maxrequests, random);
+        let lifetime = Duration::from_secs(config.server.max_lifetime);
         Process {
             generation,
             state: State::Starting,

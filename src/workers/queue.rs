@@ -7,7 +7,7 @@
 use super::process::SlotNo;
 use crate::config::Config;
 use crate::request::RequestNo;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Workers that end before they start on a request, after which the request fails.
@@ -45,7 +45,7 @@ pub(super) enum Late {
 /// See above.
 #[derive(Debug, Default)]
 pub struct Queue {
-    jobs: HashMap<RequestNo, Job>,
+    jobs: BTreeMap<RequestNo, Job>,
     waiting: VecDeque<RequestNo>,
 }
 

@@ -3,7 +3,7 @@
 use super::process::{Process, ProcessNo, Slot, SlotNo, Why};
 use super::scaling::Counts;
 use crate::request::RequestNo;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A preloader that is silent for so long is stuck.
@@ -33,7 +33,7 @@ pub(super) struct Lost {
 pub struct Roster {
     processes: BTreeMap<ProcessNo, Process>,
     /// Whose each open slot is.
-    owners: HashMap<SlotNo, ProcessNo>,
+    owners: BTreeMap<SlotNo, ProcessNo>,
     /// Free slots; the one used last is on top, so that its caches are warm and the others can be ended.
     free: Vec<SlotNo>,
     last_process: u64,

@@ -100,6 +100,11 @@ impl Scaling {
         self.start_after = None;
     }
 
+    /// Idle processes are kept in readiness: one that gets a request wants another.
+    pub fn keeps_spare(&self) -> bool {
+        self.sizes.minspare > 0
+    }
+
     /// None is started before a request needs it.
     pub fn spare(&mut self) {
         self.given_back = true;

@@ -8,7 +8,7 @@ use crate::body::Body;
 use crate::poller::{Poller, Token, Watched};
 use crate::request::{Request, Stream};
 use nix::sys::epoll::EpollFlags;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -41,8 +41,8 @@ pub(super) struct Ended(pub Option<String>);
 #[derive(Debug)]
 pub(super) struct Sockets {
     poller: Rc<Poller>,
-    channels: HashMap<SlotNo, Channel>,
-    pipes: HashMap<ProcessNo, Pipes>,
+    channels: BTreeMap<SlotNo, Channel>,
+    pipes: BTreeMap<ProcessNo, Pipes>,
     scratch: Vec<u8>,
     message: Vec<u8>,
 }
@@ -51,8 +51,8 @@ impl Sockets {
     pub(super) fn new(poller: Rc<Poller>) -> Sockets {
         Sockets {
             poller,
-            channels: HashMap::new(),
-            pipes: HashMap::new(),
+            channels: BTreeMap::new(),
+            pipes: BTreeMap::new(),
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
         }
