@@ -98,14 +98,14 @@ class Site:
         self.contender.restart(self)
 
     def spawn(self, command, stdin=subprocess.DEVNULL, stdout=None):
-        """Starts `command` as a web server would: its user, its directory, an environment of PATH alone."""
+        """Starts `command` as a web server would: its user, its directory, an environment of PATH and HOME alone."""
         identity = {}
         if os.geteuid() == 0:
             identity = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
         with open(self.directory / "log", "ab") as log:
             return subprocess.Popen(
                 [str(word) for word in command], stdin=stdin, stdout=stdout or log, stderr=log,
-                cwd=self.directory, env={"PATH": "/usr/bin:/bin"}, **identity,
+                cwd=self.directory, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, **identity,
             )
 
 
