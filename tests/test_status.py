@@ -202,8 +202,8 @@ def test_a_site_whose_settings_are_wrong_does_not_run(site):
     told = site.status()
     assert told.returncode == 1 and "fault" in told.stdout, told
     site.settings.write_text(good)
-    until(lambda: site.status().returncode == 0, 10, "the site runs")
-    assert site.json()["state"] == "serving"
+    until(lambda: site.json()["state"] == "serving", 10, "the site runs")
+    assert site.status().returncode == 0
 
 
 def test_what_is_dead_is_not_shown(site):
