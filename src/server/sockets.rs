@@ -117,7 +117,11 @@ impl Sockets {
     /// Sends what waits on the connections on which something has happened, and has them watched. Whether there were any:
     /// then more may have come of it.
     pub(super) fn flush(&mut self, traffic: &mut Traffic, now: Instant) -> bool {
-        let mut any = false;
+        // Before new ones join them, which their peers cannot have closed yet.
+        let mut any = self.answered.len() >= ANSWERED;
+        if any {
+            self.look_at_answered(traffic, now);
+        }
         while let Some(number) = traffic.connections_mut().next_to_flush() {
             any = true;
             let socket = self.all.get(&number);
@@ -190,7 +194,7 @@ impl Sockets {
     }
 
     /// Has epoll watch a connection for what it waits for; a new one on which little is to be expected, after a moment.
-    fn watch_soon(&mut self, number: ConnNo, traffic: &mut Traffic, now: Instant) {
+    fn watch_soon(&mut self, number: ConnNo, traffic: &Traffic, now: Instant) {
         let Some(socket) = self.all.get(&number) else {
             return;
         };
@@ -207,9 +211,6 @@ impl Sockets {
             false => self.unwatched.push(number),
             true if self.answered.contains(&number) => (),
             true => self.answered.push(number),
-        }
-        if self.answered.len() >= ANSWERED {
-            self.look_at_answered(traffic, now);
         }
     }
 
