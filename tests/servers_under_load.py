@@ -11,7 +11,7 @@ import time
 from plain_site import RUN_AS
 from webservers.account import give
 from webservers.apache import Apache, free_port
-from webservers.load import Answer
+from webservers.load import visit
 from webservers.processes import until
 
 USER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
@@ -223,14 +223,6 @@ class Visits:
     def _visit(self, port, method, path):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         while not self._over.is_set():
-            begin = time.monotonic()
-            try:
-                connection.request(method, path, self.BODY if method == "POST" else None)
-                reply = connection.getresponse()
-                status, body = reply.status, reply.read().decode(errors="replace")
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                status, body = 0, repr(error)
-            self.answers.append(Answer(begin, time.monotonic(), status, body))
+            self.answers.append(visit(connection, method, path, self.BODY if method == "POST" else None))
             self._over.wait(0.01)
         connection.close()

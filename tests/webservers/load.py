@@ -16,6 +16,19 @@ class Answer:
     body: str
 
 
+def visit(connection, method, path, body=None):
+    """One request on a connection that is kept, or made again."""
+    begin = time.monotonic()
+    try:
+        connection.request(method, path, body)
+        reply = connection.getresponse()
+        status, body = reply.status, reply.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        status, body = 0, repr(error)
+    return Answer(begin, time.monotonic(), status, body)
+
+
 class Load:
     """`with Load(port, "/page/") as load:` runs eight visitors; afterwards `load.answers` has it all."""
 
@@ -44,15 +57,7 @@ class Load:
     def _visit(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
         while not self._over.is_set():
-            begin = time.monotonic()
-            try:
-                connection.request("GET", self.path)
-                reply = connection.getresponse()
-                status, body = reply.status, reply.read().decode(errors="replace")
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                status, body = 0, repr(error)
-            self.answers.append(Answer(begin, time.monotonic(), status, body))
+            self.answers.append(visit(connection, "GET", self.path))
             if not self.keep_alive:
                 connection.close()
             self._over.wait(self.pause)
