@@ -202,7 +202,8 @@ impl Workers {
         promoted
     }
 
-    /// Asks for that worker. Where there is no room for one more, it shows when the candidate is live.
+    /// Asks for the worker that shows whether the candidate can be imported. Where there is no room for one more, it shows
+    /// when the candidate is live.
     pub fn start_trial(&mut self, now: Instant) {
         if let Some(candidate) = &mut self.generations.candidate {
             candidate.tried = true;

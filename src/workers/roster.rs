@@ -203,8 +203,8 @@ impl Roster {
         }
     }
 
-    /// A request on this slot has run for too long: its process is to be ended. Its number, and the number of its process
-    /// id; None: it is being ended already.
+    /// A request on this slot has run for too long: its process is to be ended. Its number and its
+    /// process id; None: it is being ended already.
     pub(super) fn too_slow(&self, slot: SlotNo) -> Option<(ProcessNo, i32)> {
         let number = self.owner(slot)?;
         let process = self.get(number)?;
