@@ -1,7 +1,6 @@
-//! The access log's format: Apache's LogFormat names, parsed once, rendered for each request.
+//! The format of the access log: Apache's LogFormat directives, parsed once and rendered for each request.
 //!
-//! Pure: bytes of a finished request in, one line out. What comes from a visitor is escaped as Apache does it, so no
-//! request can forge a line. Knows no file and no clock.
+//! Values are escaped as Apache does it, so no request can forge a line. Pure: knows no file and no clock.
 
 use crate::log::Utc;
 use crate::pairs::Pairs;
@@ -9,7 +8,7 @@ use crate::response::ResponseHead;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bytes of one value that are logged.
+/// Longer values are cut to this many bytes.
 const LONGEST_VALUE: usize = 4096;
 
 /// A parsed format.
@@ -21,31 +20,30 @@ pub struct Format {
 /// A finished request.
 #[derive(Clone, Debug)]
 pub struct Record<'a> {
-    /// The request's variables, as the application saw them.
+    /// The request's variables as the application saw them.
     pub request: &'a Pairs,
-    /// The head that was sent, if one was.
+    /// The response's head, if one was sent.
     pub head: Option<&'a ResponseHead>,
+    /// Bytes of the request's body that were received.
+    pub received: u64,
     /// Bytes of the response's body that were sent.
-    pub body: u64,
-    /// Bytes of the request's body that came in. What heads and protocol take beside them only the web server knows.
-    pub input: u64,
-    /// Bytes of the response's body that were sent, as `body`.
-    pub output: u64,
-    /// When the request came.
+    pub sent: u64,
+    /// When the request began.
     pub time: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// Of the process that writes the log.
+    /// The process that writes the log.
     pub pid: u32,
-    /// The visitor left, or the answer broke off.
+    /// The response is incomplete, as the visitor left or the app failed.
     pub aborted: bool,
 }
 
 impl Format {
-    /// Reads a format such as `%h %l %u %t "%r" %>s %b`. The error names the directive and its position.
+    /// Parses a format such as `%h %l %u %t "%r" %>s %b`. The error names the directive and its position.
     ///
-    /// `%>s` and `%<s` mean the same, `\"`, `\\`, `\n` and `\t` stand for what they do in Apache's configuration.
-    /// `%{Authorization}i` is refused: passwords do not belong in a log.
+    /// `%>s` and `%<s` mean the same; `\"`, `\\`, `\n` and `\t` are escapes as in Apache's configuration. `%I` and `%O`
+    /// count bodies alone, as only the web server knows the size of heads. `%{Authorization}i` is refused because
+    /// passwords do not belong in a log.
     pub fn parse(text: &str) -> Result<Format, String> {
         let mut items = Vec::new();
         let mut literal = String::new();
@@ -91,7 +89,7 @@ impl Format {
         Ok(Format { items })
     }
 
-    /// One line, with its end.
+    /// A line with its newline.
     pub fn render(&self, record: &Record<'_>) -> String {
         let mut out = String::with_capacity(256);
         for item in &self.items {
@@ -104,7 +102,7 @@ impl Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     Literal(String),
-    /// The first of these variables that is there.
+    /// The first of these variables that exists.
     Variable(Vec<Vec<u8>>),
     RequestLine,
     Path,
@@ -114,10 +112,9 @@ enum Item {
     Epoch(Unit),
     Took(Unit),
     Status,
-    BodyOrDash,
-    Body,
-    Input,
-    Output,
+    SentOrDash,
+    Sent,
+    Received,
     Pid,
     Outcome,
     Field(Vec<u8>),
@@ -141,7 +138,7 @@ impl Unit {
     }
 }
 
-/// The directive after a `%`, and how many bytes of `text` it is.
+/// Parses the directive after a `%`. Returns also its length in bytes.
 fn directive(text: &str) -> Result<(Item, usize), &'static str> {
     let mut rest = text.trim_start_matches(['<', '>']);
     let mut argument = None;
@@ -183,10 +180,9 @@ fn plain(letter: char) -> Result<Item, &'static str> {
         'D' => Item::Took(Unit::Microseconds),
         'T' => Item::Took(Unit::Seconds),
         's' => Item::Status,
-        'b' => Item::BodyOrDash,
-        'B' => Item::Body,
-        'I' => Item::Input,
-        'O' => Item::Output,
+        'b' => Item::SentOrDash,
+        'B' | 'O' => Item::Sent,
+        'I' => Item::Received,
         'P' => Item::Pid,
         'X' => Item::Outcome,
         'k' | 'L' => Item::Nothing,
@@ -279,10 +275,9 @@ impl Item {
                 Some(head) => push_number(out, u128::from(head.status)),
                 None => out.push('-'),
             },
-            Item::BodyOrDash if record.body == 0 => out.push('-'),
-            Item::Body | Item::BodyOrDash => push_number(out, u128::from(record.body)),
-            Item::Input => push_number(out, u128::from(record.input)),
-            Item::Output => push_number(out, u128::from(record.output)),
+            Item::SentOrDash if record.sent == 0 => out.push('-'),
+            Item::Sent | Item::SentOrDash => push_number(out, u128::from(record.sent)),
+            Item::Received => push_number(out, u128::from(record.received)),
             Item::Pid => push_number(out, u128::from(record.pid)),
             Item::Outcome => out.push(if record.aborted { 'X' } else { '-' }),
             Item::Field(name) => push_value(out, record.head.and_then(|head| head.get(name))),
@@ -299,7 +294,7 @@ fn push_value(out: &mut String, value: Option<&[u8]>) {
 }
 
 fn push_number(out: &mut String, number: u128) {
-    // Writing into a String does not fail.
+    // Writing to a String cannot fail.
     let _ = write!(out, "{number}");
 }
 
@@ -370,13 +365,12 @@ mod tests {
         request
     }
 
-    fn render(format: &str, head: Option<&ResponseHead>, body: u64) -> String {
+    fn render(format: &str, head: Option<&ResponseHead>, sent: u64) -> String {
         let record = Record {
             request: &request(),
             head,
-            body,
-            input: 11,
-            output: 22,
+            received: 11,
+            sent,
             time: UNIX_EPOCH + Duration::from_micros(1_795_333_738_000_500),
             took: Duration::from_micros(1_234_567),
             pid: 4711,
@@ -409,7 +403,7 @@ mod tests {
                 "%v %V %p %f",
                 "www.example.org example.org 443 /srv/mysite.fcgi",
             ),
-            ("%I %O %X", "11 22 -"),
+            ("%I %O %X", "11 5 -"),
             ("%{User-Agent}i", "evil\\\"\\n\\\\\\x01\\x7f"),
             ("%{content-type}i %{Referer}i", "text/plain -"),
             ("%{SITE}e %{OTHER}e", "one -"),
@@ -425,15 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn the_default_format_is_apaches_common_one() {
+    fn the_default_is_apaches_common_log_format_with_the_duration_and_the_incident() {
         let format = crate::config::Config::default().log.format;
         let head = ResponseHead::from_wire(b"200 OK\0").unwrap();
-        let want = "192.0.2.7 - - [22/Nov/2026:07:48:58 +0000] \"GET /a%20b/?q=\\\"1\\\" HTTP/1.1\" 200 7 1234567\n";
+        let want = "192.0.2.7 - - [22/Nov/2026:07:48:58 +0000] \"GET /a%20b/?q=\\\"1\\\" HTTP/1.1\" 200 7 1234567";
+        assert_eq!(render(&format, Some(&head), 7), format!("{want} -\n"));
+        let head = ResponseHead::from_wire(b"200 OK\0X-Incident\x001a2b3c4d\0").unwrap();
+        let want = format!("{want} 1a2b3c4d\n");
         assert_eq!(render(&format, Some(&head), 7), want);
     }
 
     #[test]
-    fn what_is_unknown_is_named_with_its_place() {
+    fn errors_name_the_directive_and_its_position() {
         for (format, want) in [
             ("%h %Z", "position 4: \"%Z\": unknown"),
             ("é %", "position 3: \"%\": the name is missing"),
@@ -461,9 +458,8 @@ mod tests {
         let record = Record {
             request: &request,
             head: None,
-            body: 0,
-            input: 0,
-            output: 0,
+            received: 0,
+            sent: 0,
             time: UNIX_EPOCH,
             took: Duration::ZERO,
             pid: 1,

@@ -1,75 +1,75 @@
-//! What the account may use, and how many workers and threads that leaves for one front.
+//! The limits of the hosting account, and how many workers and threads of one front they leave room for.
 //!
-//! Shared hosts count processes *and* threads (RLIMIT_NPROC, LVE's NPROC, a cgroup's pids.max) and memory (a cgroup's,
-//! LVE's); RLIMIT_AS bounds the threads of a process. The limits are those that `status` shows. What others use changes
-//! from minute to minute, so a front looks again when it grows. Takes the time as an argument.
+//! Shared hosts limit processes *and* threads (RLIMIT_NPROC, LVE's NPROC, a cgroup's pids.max) and memory (a cgroup's,
+//! LVE's); RLIMIT_AS limits the threads of a process. `status` shows the same limits. Usage by other processes changes
+//! from minute to minute, so a front reads it again before it grows. Takes the time as an argument.
 
 use crate::config::{Config, Method, limits as reasons};
 use crate::sys::limits::{Kind, Limit, limits};
 use std::time::{Duration, Instant};
 
-/// Memory that a worker is expected to take, forked from a warmed preloader.
+/// Estimated memory in bytes of a worker that is forked from a warm preloader.
 const WORKER: u64 = 12 << 20;
-/// Memory for the front, the preloader, and what else runs in the account.
+/// Memory in bytes for the front, the preloader and everything else in the account.
 const REST: u64 = 96 << 20;
-/// Processes that stay free: for other fronts, a shell, a cron job.
+/// Processes kept free for other fronts, a shell, a cron job.
 const SPARE: u64 = 4;
-/// Addresses that a thread takes: its stack.
+/// Address space in bytes of a thread: its stack.
 const STACK: u64 = 8 << 20;
-/// How often a front looks again while visitors wait.
-const AGAIN: Duration = Duration::from_secs(1);
-/// How often it does for idle workers that are to be kept in readiness.
-const SELDOM: Duration = Duration::from_secs(10);
+/// The shortest time between two readings while requests wait.
+const URGENT_PAUSE: Duration = Duration::from_secs(1);
+/// The same when only spare workers would be started.
+const IDLE_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a front knows of the account.
+/// The limits and usage of the account, as a front last read them.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     limits: Vec<Limit>,
-    /// Processes and threads of the front's own workers among those that were in use.
+    /// How many of the used processes and threads are this front's workers.
     ours: u64,
-    looked: Option<Instant>,
-    /// The log knows what is cut.
-    told: bool,
+    read_at: Option<Instant>,
+    /// The log already says what was cut.
+    noted: bool,
 }
 
-/// The least of several limits.
+/// How many workers or threads one limit has room for.
 struct Bound<'a> {
     most: usize,
     limit: &'a Limit,
 }
 
 impl Account {
-    /// Looks, before there is any worker.
+    /// Reads the limits, before there are any workers.
     pub fn read() -> Account {
         Account {
             limits: limits(
                 std::process::id(),
                 nix::unistd::geteuid().as_raw(),
-                0, // of no process: what others map is no matter
+                0, // no process: the address space that others use does not count
             ),
             ..Account::default()
         }
     }
 
-    /// Looks again, unless that was just done. `ours`: processes and threads of the front's workers; `urgent`: somebody
-    /// waits for one more.
-    pub fn look(&mut self, ours: usize, urgent: bool, now: Instant) {
-        let pause = if urgent { AGAIN } else { SELDOM };
+    /// Reads the limits again, at most every 10 s, or every second if `urgent`: a request waits for a worker. `ours`: the
+    /// processes and threads of this front's workers.
+    pub fn refresh(&mut self, ours: usize, urgent: bool, now: Instant) {
+        let pause = if urgent { URGENT_PAUSE } else { IDLE_PAUSE };
         if self
-            .looked
+            .read_at
             .is_some_and(|at| now.saturating_duration_since(at) < pause)
         {
             return;
         }
         *self = Account {
             ours: ours as u64,
-            looked: Some(now),
-            told: self.told,
+            read_at: Some(now),
+            noted: self.noted,
             ..Account::read()
         };
     }
 
-    /// The limits, as if nobody used anything: what can never be had.
+    /// The limits with nothing in use: what is cut then can never fit.
     pub fn unused(mut self) -> Account {
         for limit in &mut self.limits {
             limit.used = 0;
@@ -77,38 +77,61 @@ impl Account {
         self
     }
 
-    /// Its limits, and what is used.
+    /// Describes a limit of processes or memory that is nearly reached. None: there is none, or it is not known.
+    pub fn reached(&self) -> Option<String> {
+        let now = Account::read();
+        let limit = now.limits.iter().find(|limit| {
+            let most = limit.most.unwrap_or(u64::MAX);
+            let left = most.saturating_sub(limit.used);
+            match limit.resource.kind {
+                Kind::Tasks => left <= reasons::FEW_PROCESSES,
+                Kind::Memory | Kind::AddressSpace => limit.percent().is_some_and(|p| p >= 90),
+                Kind::Entries => false,
+            }
+        })?;
+        let (most, used) = match limit.in_bytes() {
+            true => (limit.most? >> 20, limit.used >> 20),
+            false => (limit.most?, limit.used),
+        };
+        let unit = if limit.in_bytes() { " MB" } else { "" };
+        Some(format!(
+            "the account may have {most}{unit} {}, {used} are in use ({})",
+            limit.resource.name, limit.resource.source
+        ))
+    }
+
+    /// The limits, with their usage.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
 
-    /// Processes and threads that the front's workers may be in all. None: no bound that is told.
+    /// The most processes and threads that all workers of the front may have together. None: no known limit.
     pub fn tasks(&self) -> Option<usize> {
         least(self.task_bounds()).map(|bound| bound.most)
     }
 
-    /// How many workers of `wanted` the account has room for; never less than one.
+    /// How many of the `wanted` workers the account has room for; at least one.
     pub fn fitting(&self, wanted: usize) -> usize {
         self.workers()
             .map_or(wanted, |bound| wanted.min(bound.most))
             .max(1)
     }
 
-    /// How many threads of `wanted` a worker may have; never less than one.
+    /// How many of the `wanted` threads a worker may have; at least one.
     pub fn fitting_threads(&self, wanted: usize) -> usize {
         self.threads()
             .map_or(wanted, |bound| wanted.min(bound.most))
             .max(1)
     }
 
-    /// The same as `cut`, once.
-    pub fn tell_cut(&mut self, config: &Config) -> Option<String> {
-        let text = self.cut(config).filter(|_| !self.told);
-        self.told |= text.is_some();
+    /// The text of `cut`, the first time only.
+    pub fn cut_once(&mut self, config: &Config) -> Option<String> {
+        let text = self.cut(config).filter(|_| !self.noted);
+        self.noted |= text.is_some();
         text
     }
 
-    /// What is set and is more than there is room for, with the reason.
+    /// Describes a setting that asks for more than there is room for, and the limit that cuts it.
     pub fn cut(&self, config: &Config) -> Option<String> {
         let server = &config.server;
         let (name, wanted, bound, unit) = match server.method {
@@ -147,7 +170,7 @@ impl Account {
         ))
     }
 
-    /// What is in use beside the front's own workers.
+    /// Usage by everything but this front's workers.
     fn others(&self, limit: &Limit) -> u64 {
         limit.used.saturating_sub(self.ours)
     }
@@ -170,7 +193,7 @@ impl Account {
         least(self.task_bounds().chain(addresses))
     }
 
-    /// What the limits of this kind leave, by `room`.
+    /// The bound that each limit of this kind sets; `room` computes it from the limit and its maximum.
     fn bounds<'a>(
         &'a self,
         kind: Kind,
@@ -239,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_fit_it_too() {
+    fn threads_fit_the_account() {
         let table = [
             (account(&[], 0), 64),
             (account(&[("processes", 6, 30)], 0), 20),
@@ -256,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_names_the_limit() {
+    fn a_cut_setting_names_the_limit() {
         let mut config = Config::default();
         let known = account(&[("processes", 9, 20), ("cgroup_pids", 9, 900)], 4);
         assert_eq!(known.cut(&config), None, "nobody has set anything");
@@ -277,8 +300,8 @@ mod tests {
                 .contains("cut to 16:")
         );
         let mut front = known.clone();
-        assert!(front.tell_cut(&config).is_some());
-        assert_eq!(front.tell_cut(&config), None, "once is enough");
+        assert!(front.cut_once(&config).is_some());
+        assert_eq!(front.cut_once(&config), None, "once is enough");
         let small = account(
             &[("lve_memory", 0, 120 * MB), ("address_space", 0, 240 * MB)],
             0,
@@ -308,15 +331,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_at_again_after_a_while() {
+    fn the_limits_are_read_again_after_a_while() {
         let now = Instant::now();
         let mut account = Account::read();
-        account.look(1, false, now);
-        account.look(2, false, now + SELDOM / 2);
+        account.refresh(1, false, now);
+        account.refresh(2, false, now + IDLE_PAUSE / 2);
         assert_eq!(account.ours, 1);
-        account.look(2, true, now + AGAIN);
+        account.refresh(2, true, now + URGENT_PAUSE);
         assert_eq!(account.ours, 2);
-        account.look(3, true, now + AGAIN + AGAIN / 2);
+        account.refresh(3, true, now + URGENT_PAUSE + URGENT_PAUSE / 2);
         assert_eq!(account.ours, 2);
         let used = account
             .limits()

@@ -1,19 +1,19 @@
-//! `Body`: what has come in of a request's body, in memory up to a mark, then in a file that has no name.
+//! `Body`: the body of a request as far as it has arrived, first in memory, then in an unnamed temporary file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Up to this size a body goes to the worker inside the request's message.
+/// The largest body, in bytes, that is kept in memory and sent to the worker within the request's message.
 pub const IN_MEMORY: usize = 64 << 10;
 
-/// A request's body, as far as it has come in.
+/// The body of a request, as far as it has arrived.
 #[derive(Debug)]
 pub enum Body {
-    /// Small.
+    /// At most `IN_MEMORY` bytes.
     Memory(Vec<u8>),
-    /// Large: an unlinked file and its length.
+    /// An unlinked file and its length in bytes.
     File(File, u64),
 }
 
@@ -24,7 +24,7 @@ impl Default for Body {
 }
 
 impl Body {
-    /// Length in bytes.
+    /// The length in bytes.
     pub fn length(&self) -> u64 {
         match self {
             Body::Memory(bytes) => bytes.len() as u64,
@@ -32,7 +32,7 @@ impl Body {
         }
     }
 
-    /// Drops what is beyond `length`.
+    /// Shortens the body to `length` bytes, if it is longer.
     pub fn truncate(&mut self, length: u64) -> io::Result<()> {
         match self {
             Body::Memory(kept) => kept.truncate(usize::try_from(length).unwrap_or(usize::MAX)),
@@ -45,7 +45,7 @@ impl Body {
         Ok(())
     }
 
-    /// Appends. An error says that the disk is full or refuses.
+    /// Appends bytes. Fails when no temporary file can be created or written.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Body::Memory(kept) if kept.len() + bytes.len() <= IN_MEMORY => {
@@ -89,7 +89,7 @@ fn open_in(dir: &Path) -> io::Result<File> {
     if let Ok(file) = options.clone().custom_flags(nix::libc::O_TMPFILE).open(dir) {
         return Ok(file);
     }
-    // No O_TMPFILE on this file system: a name for a moment.
+    // Without O_TMPFILE on this file system, the file needs a name for a moment.
     let stamp = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| d.as_nanos());

@@ -1,13 +1,14 @@
-//! Into the background, and the pidfile.
+//! Going to the background, and the pidfile.
 //!
 //! ```text
 //! shell's process ─starts─▶ leader (setsid) ─starts─▶ daemon (no session leader, so it never gets a terminal)
 //!        │                     └─ends at once            │ opens sockets, logs, pidfile; errors go to the shell
-//!        └─waits at a pipe ◀──────────its status─────────┘ then lets go of the shell and serves
+//!        └─reads a pipe ◀─────────────its status─────────┘ then detaches from the shell and serves
 //! ```
-//! Each of the three is this program, executed anew with the same words: nothing is forked, so nothing half
-//! initialised is inherited. Blocks only before serving begins. Knows no protocol and no Python.
+//! Each of the three executes this program with the same arguments. None is a bare fork, so none inherits half-initialised
+//! state. Blocks only before serving begins. Knows no protocol and no Python.
 
+use crate::codes::place::NO_BACKGROUND;
 use crate::config;
 use crate::log::LogFile;
 use crate::sys::procfs;
@@ -23,19 +24,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a start waits for a server that is just leaving, as in `kill` and start again.
-pub const LEAVING: Duration = Duration::from_secs(1);
-/// How often it looks meanwhile.
-pub const LOOK: Duration = Duration::from_millis(20);
-/// The mask of a daemon that is told none, as ever.
+/// How long a start waits for the previous server to exit, as after `kill`.
+pub const EXIT_WAIT: Duration = Duration::from_secs(1);
+/// The pause between two tries in that time.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The umask of a daemon if none is set.
 const UMASK: u32 = 0o022;
-/// The mode of `outlog` and `errlog`, less the umask.
+/// The mode of `outlog` and `errlog`, before the umask applies.
 const LOG_MODE: u32 = 0o666;
-/// Bytes of what the daemon tells: an exit status and its process id.
-const TOLD: usize = 5;
+/// Size in bytes of the report of the daemon: an exit status and its process id.
+const REPORT_SIZE: usize = 5;
 
-/// Starts `leader` (this program, with the write end of `pipe` left open to it) and waits for what becomes of the
-/// daemon. Returns its process id, or the exit status; errors were already told on standard error.
+/// Starts `leader` (this program, which inherits the write end of `pipe`) and waits for the report of the daemon. Returns
+/// the daemon's process id, or an exit status after an error, which was printed on standard error.
 pub fn start_and_wait(mut leader: Command, pipe: (OwnedFd, OwnedFd)) -> Result<Pid, u8> {
     let (read, write) = pipe;
     let led = leader.stdin(Stdio::null()).status();
@@ -44,25 +45,30 @@ pub fn start_and_wait(mut leader: Command, pipe: (OwnedFd, OwnedFd)) -> Result<P
         Ok(status) if status.success() => (),
         Ok(_) => return Err(1),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "runfcgi: cannot start in background: {error}");
+            let _ = writeln!(io::stderr(), "runfcgi: {}", start_error(&error));
             return Err(1);
         }
     }
-    let mut told = [0; TOLD];
-    match (File::from(read).read_exact(&mut told), told) {
+    let mut report = [0; REPORT_SIZE];
+    match (File::from(read).read_exact(&mut report), report) {
         (Ok(()), [0, pid @ ..]) => Ok(Pid::from_raw(i32::from_le_bytes(pid))),
         (Ok(()), [status, ..]) => Err(status),
         (Err(_), _) => {
             let _ = writeln!(
                 io::stderr(),
-                "runfcgi: the daemon ended before it was ready; daemonize=false shows more"
+                "runfcgi: {NO_BACKGROUND} the daemon ended before it was ready; daemonize=false shows more"
             );
             Err(1)
         }
     }
 }
 
-/// Begins a session of its own and starts the daemon in it. Returns the exit status of the leader.
+/// The message when the leader or the daemon cannot be started.
+pub fn start_error(error: &io::Error) -> String {
+    format!("{NO_BACKGROUND} cannot start in the background: {error}")
+}
+
+/// Starts a session, and the daemon in it. Returns the exit status of the leader.
 pub fn lead(mut daemon: Command) -> u8 {
     let started = nix::unistd::setsid()
         .map_err(io::Error::from)
@@ -70,21 +76,21 @@ pub fn lead(mut daemon: Command) -> u8 {
     match started {
         Ok(_) => 0,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "runfcgi: cannot start in background: {error}");
+            let _ = writeln!(io::stderr(), "runfcgi: {}", start_error(&error));
             1
         }
     }
 }
 
-/// Tells the shell's process its exit status, and who we are; whether it still waits does not matter.
-pub fn tell(ready: OwnedFd, status: u8) {
-    let mut told = [status; TOLD];
-    told[1..].copy_from_slice(&Pid::this().as_raw().to_le_bytes());
-    let _ = File::from(ready).write_all(&told);
+/// Reports an exit status and our pid to the shell's process. Ignores that it may have gone.
+pub fn report(ready: OwnedFd, status: u8) {
+    let mut report = [status; REPORT_SIZE];
+    report[1..].copy_from_slice(&Pid::this().as_raw().to_le_bytes());
+    let _ = File::from(ready).write_all(&report);
 }
 
-/// Keeps signals for the server that is about to read them, so that none ends us with a pidfile left behind.
-pub fn hold_signals() {
+/// Blocks the signals that the server will read, so that none of them kills us and leaves a stale pidfile.
+pub fn block_signals() {
     let mut mask = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -97,7 +103,7 @@ pub fn hold_signals() {
     let _ = mask.thread_block();
 }
 
-/// What takes the place of the shell's descriptors and directory.
+/// What replaces the shell's descriptors and working directory.
 #[derive(Debug)]
 pub struct Surroundings {
     input: File,
@@ -132,7 +138,7 @@ impl Surroundings {
         })
     }
 
-    /// The files of `errlog` and `outlog`, for a log that has them rotated.
+    /// The files of `errlog` and `outlog`, for a log that rotates them.
     pub fn logs(config: &config::Config) -> [Option<LogFile>; 2] {
         [&config.server.errlog, &config.server.outlog].map(|path| {
             let file = LogFile::new(path.clone()?, config.log.max_size);
@@ -140,7 +146,7 @@ impl Surroundings {
         })
     }
 
-    /// Lets go of the shell.
+    /// Changes to `workdir` and replaces descriptors 0, 1 and 2.
     pub fn enter(self, server: &config::Server) -> anyhow::Result<()> {
         let dir = workdir(server);
         std::env::set_current_dir(dir)
@@ -156,7 +162,7 @@ fn workdir(server: &config::Server) -> &Path {
     server.workdir.as_deref().unwrap_or(Path::new("/"))
 }
 
-/// A file with our process id, locked as long as we live.
+/// A file with our process id, locked until we exit.
 #[derive(Debug)]
 pub struct Pidfile {
     path: PathBuf,
@@ -164,10 +170,11 @@ pub struct Pidfile {
 }
 
 impl Pidfile {
-    /// Makes it, or takes over that of a process that has gone. Another live one is an error that names it.
+    /// Creates the file, or takes over a stale one. If a live process holds it, waits 1 s for that to exit, then fails
+    /// with its process id.
     pub fn take(path: &Path) -> anyhow::Result<Pidfile> {
         let name = format!("pidfile={}", path.display());
-        let until = Instant::now() + LEAVING;
+        let until = Instant::now() + EXIT_WAIT;
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -196,12 +203,12 @@ impl Pidfile {
                     let path = path.to_owned();
                     return Ok(Pidfile { path, file });
                 }
-                // Removed while we locked it.
+                // Another process removed it while we locked it: try again.
                 Ok(()) => (),
                 Err(fs::TryLockError::WouldBlock) if Instant::now() >= until => {
                     bail!("{name}: the server already runs, as process {pid}; `kill {pid}` ends it")
                 }
-                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(RETRY_PAUSE),
                 Err(fs::TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("{name}: cannot be locked"));
                 }
@@ -209,7 +216,7 @@ impl Pidfile {
         }
     }
 
-    /// The one that the image before this one has left, if `path` still names it; else a new one in its stead.
+    /// Keeps the pidfile of the previous image if `path` still names it. Otherwise replaces it with a new one.
     pub fn inherit(left: OwnedFd, path: Option<&Path>) -> anyhow::Result<Option<Pidfile>> {
         match Pidfile::keep(left) {
             Some(old) if path.is_some() && inode_at(&old.path) == path.and_then(inode_at) => {
@@ -225,7 +232,7 @@ impl Pidfile {
         }
     }
 
-    /// The one that the image before this one has left. Without /proc its path is not known, and it is given up.
+    /// Keeps the pidfile of the previous image. None: its path is unknown, because there is no /proc.
     pub fn keep(left: OwnedFd) -> Option<Pidfile> {
         let file = File::from(left);
         let path = procfs::path_of(&file).ok()?;
@@ -242,7 +249,7 @@ impl Pidfile {
             .with_context(|| format!("pidfile={}: cannot be written", self.path.display()))
     }
 
-    /// Removes it, unless another one has come in its place.
+    /// Removes it, unless another file has replaced it.
     pub fn remove(self) {
         if inode(&self.file) == inode_at(&self.path) {
             let _ = fs::remove_file(&self.path);
@@ -274,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_one_is_taken_over_a_live_one_is_not() {
+    fn a_stale_pidfile_is_taken_over_and_a_live_one_is_not() {
         let path = place("stale");
         fs::write(&path, "99999999\n").unwrap();
         let mut own = Pidfile::take(&path).unwrap();
@@ -288,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pidfile_stays_as_it_is() {
+    fn other_files_are_left_alone() {
         let path = place("settings.py");
         fs::write(&path, "DEBUG = True\n").unwrap();
         assert!(Pidfile::take(&path).is_err());
@@ -301,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_in_its_place_is_not_removed() {
+    fn a_pidfile_of_another_server_is_not_removed() {
         let path = place("replaced");
         let own = Pidfile::take(&path).unwrap();
         fs::remove_file(&path).unwrap();

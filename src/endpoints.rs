@@ -1,8 +1,9 @@
-//! Sockets that we bind ourselves or get from systemd, for a web server that connects to us.
+//! Listening sockets for a web server that connects to us: sockets that we bind, and those from systemd.
 
+use crate::codes::{Code, place};
 use crate::config::limits::SOCKET_PATH;
 use crate::config::{Address, Endpoint, Protocol, Server};
-use crate::daemon::{LEAVING, LOOK};
+use crate::daemon::{EXIT_WAIT, RETRY_PAUSE};
 use crate::server::Listener;
 use anyhow::{Context, bail};
 use nix::errno::Errno;
@@ -18,14 +19,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// A listening socket from elsewhere: from the image before this one, or from systemd.
+/// A listening socket that we did not bind: from the previous image, or from systemd.
 #[derive(Debug)]
 pub struct Handed {
     /// The socket.
     pub socket: OwnedFd,
-    /// What is spoken on it, unless the configuration names its address.
+    /// Its protocol, unless the settings name its address.
     pub protocol: Protocol,
-    /// Opened by systemd, which keeps it when we leave.
+    /// systemd opened it, and keeps it open when we exit.
     pub activated: bool,
 }
 
@@ -34,22 +35,22 @@ pub struct Handed {
 pub struct Opened {
     /// The sockets.
     pub listeners: Vec<Listener>,
-    /// Of each handed socket: its place among `listeners`.
+    /// For each handed socket, its index in `listeners`. None: it was closed.
     pub moved: Vec<Option<usize>>,
-    /// What the owner should know.
-    pub warnings: Vec<String>,
+    /// Warnings for the log.
+    pub warnings: Vec<(Code, String)>,
 }
 
-/// The listening sockets of all endpoints: those that were handed to us, else new ones. `again`: a server that has
-/// been serving goes on with what it can get.
-pub fn open(server: &Server, handed: Vec<Handed>, again: bool) -> anyhow::Result<Opened> {
+/// The listening sockets of all endpoints: handed ones where they match, otherwise new ones. `restarted`: an
+/// endpoint that cannot be bound is only a warning. Waits up to 1 s for an address that is in use.
+pub fn open(server: &Server, handed: Vec<Handed>, restarted: bool) -> anyhow::Result<Opened> {
     let mut opened = Opened {
         moved: vec![None; handed.len()],
         ..Opened::default()
     };
     let mut left: Vec<Option<Handed>> = handed.into_iter().map(Some).collect();
     let allowed = allowed_clients()?;
-    let until = Instant::now() + LEAVING;
+    let until = Instant::now() + EXIT_WAIT;
     for endpoint in &server.endpoints {
         let kept = left.iter().position(|socket| {
             socket
@@ -79,7 +80,10 @@ pub fn open(server: &Server, handed: Vec<Handed>, again: bool) -> anyhow::Result
                 opened.listeners.push(listener(socket, &allowed)?);
                 opened.warnings.extend(exposure(endpoint, &allowed));
             }
-            Err(error) if again => opened.warnings.push(format!("{error:#}")),
+            Err(error) if restarted => {
+                let warning = (place::NOT_LISTENING, format!("{error:#}"));
+                opened.warnings.push(warning);
+            }
             Err(error) => {
                 let ours = opened.listeners.iter_mut().filter(|l| l.ours);
                 ours.for_each(Listener::withdraw);
@@ -87,7 +91,7 @@ pub fn open(server: &Server, handed: Vec<Handed>, again: bool) -> anyhow::Result
             }
         }
     }
-    // What the configuration does not name any more goes, unless it could not be replaced.
+    // Close sockets that the settings no longer name, unless there would be none left.
     let keep_all = opened.listeners.is_empty();
     for (at, socket) in left.into_iter().enumerate() {
         let Some(socket) = socket else { continue };
@@ -106,7 +110,7 @@ pub fn open(server: &Server, handed: Vec<Handed>, again: bool) -> anyhow::Result
     Ok(opened)
 }
 
-/// `FCGI_WEB_SERVER_ADDRS`: the addresses from which a web server may connect over TCP.
+/// `FCGI_WEB_SERVER_ADDRS`: the addresses from which a web server may connect over TCP. None: any address.
 pub fn allowed_clients() -> anyhow::Result<Option<Vec<IpAddr>>> {
     let Some(list) = std::env::var_os("FCGI_WEB_SERVER_ADDRS") else {
         return Ok(None);
@@ -127,15 +131,15 @@ pub fn allowed_clients() -> anyhow::Result<Option<Vec<IpAddr>>> {
         .map(Some)
 }
 
-/// A line on a socket that other machines can reach.
-fn exposure(endpoint: &Endpoint, allowed: &Option<Vec<IpAddr>>) -> Option<String> {
+/// The warning about a TCP socket that other machines can reach.
+fn exposure(endpoint: &Endpoint, allowed: &Option<Vec<IpAddr>>) -> Option<(Code, String)> {
     let Address::Tcp(address) = &endpoint.address else {
         return None;
     };
     if address.ip().is_loopback() {
         return None;
     }
-    Some(match allowed {
+    let text = match allowed {
         Some(list) => {
             let list: Vec<String> = list.iter().map(IpAddr::to_string).collect();
             format!(
@@ -147,7 +151,8 @@ fn exposure(endpoint: &Endpoint, allowed: &Option<Vec<IpAddr>>) -> Option<String
             "listening at {address}, beyond this machine: whoever reaches it can send any request; \
              name the web server's address in FCGI_WEB_SERVER_ADDRS, or use host=127.0.0.1 or socket="
         ),
-    })
+    };
+    Some((place::EXPOSED, text))
 }
 
 fn listener(handed: Handed, allowed: &Option<Vec<IpAddr>>) -> anyhow::Result<Listener> {
@@ -161,7 +166,7 @@ fn listener(handed: Handed, allowed: &Option<Vec<IpAddr>>) -> anyhow::Result<Lis
     Ok(listener)
 }
 
-/// Binds; an address in use is tried again for a moment, because the server before us may just be leaving.
+/// Binds. Retries an address in use until `until`, because the previous server may be about to exit.
 fn bind_soon(endpoint: &Endpoint, server: &Server, until: Instant) -> anyhow::Result<OwnedFd> {
     loop {
         match bind(endpoint, server) {
@@ -169,7 +174,7 @@ fn bind_soon(endpoint: &Endpoint, server: &Server, until: Instant) -> anyhow::Re
                 if Instant::now() >= until {
                     bail!("{error}");
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(RETRY_PAUSE);
             }
             other => return other,
         }
@@ -201,7 +206,7 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
             let bound = match address {
                 SocketAddr::V4(v4) => socket::bind(socket.as_raw_fd(), &SockaddrIn::from(*v4)),
                 SocketAddr::V6(v6) => {
-                    // As nginx does: `::` and `0.0.0.0` can both be named.
+                    // As in nginx, so that both `::` and `0.0.0.0` can be named.
                     socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
                     socket::bind(socket.as_raw_fd(), &SockaddrIn6::from(*v6))
                 }
@@ -216,7 +221,7 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
                 );
             }
             let address = UnixAddr::new(path)?;
-            // Two that start at once must not remove each other's socket. Some file systems know no locks.
+            // Two servers that start at once must not remove each other's socket. Some file systems have no locks.
             let dir = path.parent().and_then(|dir| File::open(dir).ok());
             if let Some(dir) = &dir {
                 lock_for_a_moment(dir);
@@ -233,13 +238,13 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The umask with which a unix socket is bound; None: that of the process.
+/// The umask for binding a unix socket. None: that of the process.
 fn mask(server: &Server) -> Option<u32> {
     let of_mode = server.socket_mode.map(|mode| !mode & 0o777);
     of_mode.or(server.umask)
 }
 
-/// A socket that goes on gets the mode that one that is bound now would have.
+/// Gives a socket that is kept the mode that a newly bound one would get.
 fn set_mode(endpoint: &Endpoint, server: &Server) {
     if let Address::Unix(path) = &endpoint.address {
         let mask = mask(server).unwrap_or_else(|| {
@@ -251,17 +256,17 @@ fn set_mode(endpoint: &Endpoint, server: &Server) {
     }
 }
 
-/// Whoever may read a directory may lock it, so nobody is waited for without end.
+/// Locks the directory, but waits at most 1 s: anyone who can read a directory can lock it.
 fn lock_for_a_moment(dir: &File) {
-    let until = Instant::now() + LEAVING;
+    let until = Instant::now() + EXIT_WAIT;
     while let Err(fs::TryLockError::WouldBlock) = dir.try_lock()
         && Instant::now() < until
     {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(RETRY_PAUSE);
     }
 }
 
-/// Removes a socket that nobody listens on any more; anything else stays and is an error.
+/// Removes a socket on which nobody listens. Anything else at `path` is left alone and is an error.
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let name = path.display();
     let Ok(meta) = fs::symlink_metadata(path) else {
@@ -272,22 +277,23 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
             "socket={name}: there is something else than a socket; remove it, or name another path"
         );
     }
+    let unknown =
+        || format!("socket={name}: whether the socket there is in use cannot be found out");
     let probe = socket::socket(
         AddressFamily::Unix,
         SockType::Stream,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
-    )?;
+    )
+    .with_context(unknown)?;
     match socket::connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => fs::remove_file(path)
             .with_context(|| format!("socket={name}: the dead socket there cannot be removed")),
         Err(Errno::ENOENT) => Ok(()),
-        // A full backlog is somebody's, too.
+        // A full backlog also means that someone listens.
         Ok(()) | Err(Errno::EAGAIN) => Err(Errno::EADDRINUSE)
             .with_context(|| format!("socket={name} is in use: another server listens there")),
-        Err(error) => Err(error).with_context(|| {
-            format!("socket={name}: whether the socket there is in use cannot be found out")
-        }),
+        Err(error) => Err(error).with_context(unknown),
     }
 }
 
@@ -296,7 +302,7 @@ fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
     Some(name.as_unix_addr()?.path()?.to_owned())
 }
 
-/// The address at which a TCP socket listens.
+/// The address on which a TCP socket listens. None: it is not TCP.
 pub fn tcp_address(socket: &OwnedFd) -> Option<SocketAddr> {
     let name = socket::getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
     match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {

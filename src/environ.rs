@@ -1,20 +1,20 @@
-//! `normalise`: from what any web server sends to the environment that a WSGI application sees.
+//! `normalise`: turns the CGI variables that a web server sends into the environment of a WSGI application.
 //!
-//! RFC 3875 section 4.1 and PEP 3333 name the variables; every web server bends them in its own way. Here they are
-//! made alike, once, for all protocols. Pure: knows no protocol, socket, clock or log, and never the process's own
-//! environment.
+//! RFC 3875 section 4.1 and PEP 3333 define the variables, but every web server deviates in its own way. This module
+//! removes the differences, for all protocols. Pure functions: no protocol, socket, clock or log, and no access to the
+//! environment of this process.
 
 mod path;
 
+use crate::bytes::fnv;
 use crate::config::ScriptName;
 use crate::pairs::Pairs;
-use path::{Sent, Split};
+use path::{PathVars, Split};
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::HashSet;
 
-/// Whether the request comes from a web server that tells the user's name from a request without having checked it:
-/// nginx as Debian sets it up, and HAProxy.
+/// Whether the web server fills REMOTE_USER from the Authorization header without checking the password. HAProxy does,
+/// and so does nginx as Debian configures it.
 pub fn has_unchecked_user(sent: &Pairs) -> bool {
     let software = sent.get(b"SERVER_SOFTWARE").unwrap_or_default();
     let is = |name: &[u8]| {
@@ -25,19 +25,19 @@ pub fn has_unchecked_user(sent: &Pairs) -> bool {
     is(b"nginx") || is(b"haproxy")
 }
 
-/// What the site's owner and the place we run in say about requests.
+/// Where the application is mounted, and whether the web server authenticates users.
 #[derive(Clone, Debug)]
 pub struct Mount {
-    /// Where the application is mounted.
+    /// The setting for SCRIPT_NAME.
     pub script_name: ScriptName,
-    /// Name of our executable in the web server's eyes, such as `mysite.fcgi`.
+    /// The file name of our executable as the web server knows it, such as `mysite.fcgi`.
     pub file_name: String,
-    /// REMOTE_USER and AUTH_TYPE come from a web server that has checked them.
+    /// Whether REMOTE_USER and AUTH_TYPE can be trusted.
     pub trust_remote_user: bool,
 }
 
 impl Mount {
-    /// A forced prefix loses its trailing slashes.
+    /// A mount. Trailing slashes of a forced prefix are removed.
     pub fn new(script_name: ScriptName, file_name: &str, trust_remote_user: bool) -> Mount {
         Mount {
             script_name: match script_name {
@@ -52,44 +52,40 @@ impl Mount {
     }
 }
 
-/// The environment for the application: the same for the same visit, whatever the web server.
+/// The environment for the application. The same request gives the same environment behind every web server.
 ///
-/// SCRIPT_NAME and PATH_INFO come from the path of REQUEST_URI, decoded once, with `.`, `..` and double slashes
-/// resolved, as Apache does before we could (so `/a//b` is `/a/b`, `/a%2Fb` is `/a/b`, and `/a%252Fb` is `/a%2Fb`
-/// everywhere; who needs the visitor's spelling finds it in REQUEST_URI, which is never changed or made up). Where
-/// that path ends with what the server sent as PATH_INFO, the rest is SCRIPT_NAME. Where the URL was rewritten beyond
-/// recognition, and under Cherokee, whose REQUEST_URI is decoded already, the server's PATH_INFO stands.
+/// SCRIPT_NAME and PATH_INFO together are the path of REQUEST_URI, decoded once, with `.`, `..` and double slashes
+/// resolved as Apache does. So `/a//b` and `/a%2Fb` always become `/a/b`, and `/a%252Fb` becomes `/a%2Fb`. If the path
+/// ends with the PATH_INFO that the server sent, the rest is SCRIPT_NAME. The server's own PATH_INFO is used if the URL
+/// was rewritten beyond recognition, or if the server is Cherokee, which sends REQUEST_URI decoded. REQUEST_URI itself is
+/// passed on unchanged, and is not invented where it is missing.
 ///
-/// The rest:
-/// - a name with other characters than letters, digits and `_` is dropped;
-/// - of a variable that comes twice the first counts; header fields are joined with `, ` (Cookie: `; `), Host and
-///   Authorization are not;
-/// - CONTENT_LENGTH is the length of the body that came in; empty CONTENT_TYPE is absent;
+/// Further rules:
+/// - variables whose names contain anything but letters, digits and `_` are dropped;
+/// - repeated header fields are joined with `, ` (Cookie with `; `), except Host and Authorization; of any other repeated
+///   variable the first is used;
+/// - CONTENT_LENGTH is the length of the received body; an empty CONTENT_TYPE is dropped;
 /// - HTTPS is `on` or absent;
-/// - HTTP_AUTHORIZATION is found under all its names; a variable of the user that internal redirects renamed to
-///   `REDIRECT_…` is there under its own name too;
-/// - HTTP_PROXY, SCRIPT_URL, REDIRECT_URL and other traps are dropped, REMOTE_USER unless trusted.
+/// - HTTP_AUTHORIZATION is taken from any of the names that servers give it; variables of the owner's that internal
+///   redirects have renamed to `REDIRECT_…` are also available under their own names;
+/// - HTTP_PROXY, SCRIPT_URL, REDIRECT_URL and other misleading variables are dropped, as is REMOTE_USER unless trusted.
 pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
-    let mut found = Found::default();
+    let mut collector = Collector::default();
     let mut entries: Vec<Entry> = Vec::with_capacity(sent.len());
-    // The hash has a random key, so no visitor can choose names that collide.
-    let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(sent.len());
+    let mut repeated = repeated(sent).into_iter().peekable();
     for (index, (name, value)) in sent.iter().enumerate() {
-        if !is_proper(name) {
-            continue;
-        }
-        match known.entry(name) {
-            Slot::Occupied(slot) => entries[*slot.get()].join(value),
-            Slot::Vacant(slot) => {
-                slot.insert(entries.len());
-                let kept = found.take(name, value, mount);
-                entries.push(Entry {
-                    index,
-                    kept,
-                    name,
-                    value: Cow::Borrowed(value),
-                });
+        if let Some((_, first)) = repeated.next_if(|(again, _)| *again == index) {
+            if let Ok(at) = entries.binary_search_by_key(&first, |entry| entry.index) {
+                entries[at].join(value);
             }
+        } else if is_valid_name(name) {
+            let kept = collector.collect(name, value, mount);
+            entries.push(Entry {
+                index,
+                kept,
+                name,
+                value: Cow::Borrowed(value),
+            });
         }
     }
 
@@ -100,19 +96,23 @@ pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
             Cow::Owned(joined) => out.push(entry.name, joined),
         };
     }
-    found.recovered.sort_by_key(|(depth, ..)| *depth);
-    for (_, name, value) in &found.recovered {
-        if known.insert(name, entries.len()).is_none() {
-            out.push(name, value);
+    if !collector.recovered.is_empty() {
+        // `HashSet` hashes with a random key, so visitors cannot choose names that collide.
+        let mut known: HashSet<&[u8]> = entries.iter().map(|entry| entry.name).collect();
+        collector.recovered.sort_by_key(|(depth, ..)| *depth);
+        for (_, name, value) in &collector.recovered {
+            if known.insert(name) {
+                out.push(name, value);
+            }
         }
     }
-    found.add(&mut out, mount, body_len);
+    collector.append_derived(&mut out, mount, body_len);
     out
 }
 
-/// A request in one line for logs: `GET /path?query`. Control characters are escaped, the length is bounded.
+/// A request in one line for logs: `GET /path?query`, escaped, cut after about 500 bytes.
 pub fn describe(environ: &Pairs) -> String {
-    const LONGEST: usize = 500;
+    const MAX_LEN: usize = 500;
     let get = |name: &[u8]| environ.get(name).unwrap_or_default();
     let mut line = get(b"REQUEST_METHOD").to_vec();
     line.push(b' ');
@@ -129,7 +129,7 @@ pub fn describe(environ: &Pairs) -> String {
     }
     let mut text = String::new();
     for &byte in &line {
-        if text.len() >= LONGEST {
+        if text.len() >= MAX_LEN {
             text.push_str("...");
             break;
         }
@@ -141,10 +141,10 @@ pub fn describe(environ: &Pairs) -> String {
     text
 }
 
-/// The variables that others are worked out from, or that are written anew.
+/// Collects the variables that are replaced, or from which others are derived.
 #[derive(Default)]
-struct Found<'a> {
-    path: Sent<'a>,
+struct Collector<'a> {
+    path: PathVars<'a>,
     method: &'a [u8],
     query: Option<&'a [u8]>,
     protocol: &'a [u8],
@@ -153,16 +153,18 @@ struct Found<'a> {
     host: &'a [u8],
     content_length: &'a [u8],
     https: bool,
-    /// The path of REQUEST_URI came decoded.
+    /// The web server has decoded the path of REQUEST_URI (Cherokee).
     decoded: bool,
     authorization: Option<&'a [u8]>,
-    other_authorization: Option<(usize, &'a [u8])>,
+    /// HTTP_AUTHORIZATION under another name, and the number of redirects that renamed it. The fewest win.
+    redirected_authorization: Option<(usize, &'a [u8])>,
+    /// Variables that internal redirects have renamed: the number of redirects, the original name, the value.
     recovered: Vec<(usize, &'a [u8], &'a [u8])>,
 }
 
-impl<'a> Found<'a> {
-    /// Notes a variable; whether it also goes to the application as it is.
-    fn take(&mut self, name: &'a [u8], value: &'a [u8], mount: &Mount) -> bool {
+impl<'a> Collector<'a> {
+    /// Collects a variable. Returns whether the application also gets it as it is.
+    fn collect(&mut self, name: &'a [u8], value: &'a [u8], mount: &Mount) -> bool {
         let place = match name {
             b"SCRIPT_NAME" => &mut self.path.script_name,
             b"PATH_INFO" => &mut self.path.path_info,
@@ -206,12 +208,12 @@ impl<'a> Found<'a> {
                 return false;
             }
             b"Authorization" => {
-                self.redirected_authorization(0, value);
+                self.collect_authorization(0, value);
                 return false;
             }
             b"REMOTE_USER" | b"AUTH_TYPE" => return mount.trust_remote_user && !value.is_empty(),
             b"CONTENT_TYPE" => return !value.is_empty(),
-            // Set from a request header by no one but an attacker (httpoxy), rubbish, or said better elsewhere.
+            // Only attackers send a Proxy header (httpoxy); the others are wrong or redundant.
             b"HTTP_PROXY"
             | b"HTTP_CONTENT_LENGTH"
             | b"HTTP_CONTENT_TYPE"
@@ -219,14 +221,15 @@ impl<'a> Found<'a> {
             | b"PATH_TRANSLATED"
             | b"SCRIPT_URI" => return false,
             _ => {
-                return !name.starts_with(b"REDIRECT_") || self.take_redirected(name, value, mount);
+                return !name.starts_with(b"REDIRECT_")
+                    || self.collect_redirected(name, value, mount);
             }
         };
         *place = value;
         false
     }
 
-    fn take_redirected(&mut self, name: &'a [u8], value: &'a [u8], mount: &Mount) -> bool {
+    fn collect_redirected(&mut self, name: &'a [u8], value: &'a [u8], mount: &Mount) -> bool {
         let mut base = name;
         let mut depth = 0;
         while let Some(rest) = base.strip_prefix(b"REDIRECT_") {
@@ -235,7 +238,7 @@ impl<'a> Found<'a> {
         }
         match base {
             b"HTTP_AUTHORIZATION" => {
-                self.redirected_authorization(depth, value);
+                self.collect_authorization(depth, value);
                 return false;
             }
             b"HTTPS" => {
@@ -246,26 +249,26 @@ impl<'a> Found<'a> {
             b"URL" | b"URI" | b"SCRIPT_URL" | b"SCRIPT_URI" | b"HTTP_PROXY" => return false,
             _ => {}
         }
-        if !is_the_servers(base) {
+        if !is_server_defined(base) {
             self.recovered.push((depth, base, value));
         }
         true
     }
 
-    fn redirected_authorization(&mut self, depth: usize, value: &'a [u8]) {
-        let nearer = self
-            .other_authorization
+    fn collect_authorization(&mut self, depth: usize, value: &'a [u8]) {
+        let nearest = self
+            .redirected_authorization
             .is_none_or(|(known, _)| depth < known);
-        if nearer && !value.is_empty() {
-            self.other_authorization = Some((depth, value));
+        if nearest && !value.is_empty() {
+            self.redirected_authorization = Some((depth, value));
         }
     }
 
-    /// Appends everything that is worked out.
-    fn add(mut self, out: &mut Pairs, mount: &Mount, body_len: u64) {
+    /// Appends the derived variables.
+    fn append_derived(mut self, out: &mut Pairs, mount: &Mount, body_len: u64) {
         let target = self.path.request_uri;
         if self.decoded {
-            // Nobody could tell `%2F` in it from what was `%252F`; SCRIPT_NAME and PATH_INFO say as much.
+            // A `%2F` in it may have been `%2F` or `%252F`, so it says no more than SCRIPT_NAME and PATH_INFO.
             self.path.request_uri = b"";
         }
         let split = Split::of(&self.path, mount);
@@ -290,16 +293,16 @@ impl<'a> Found<'a> {
         if body_len > 0 || !self.content_length.is_empty() {
             out.push(b"CONTENT_LENGTH", body_len.to_string().as_bytes());
         }
-        let other = self.other_authorization.map(|(_, value)| value);
+        let other = self.redirected_authorization.map(|(_, value)| value);
         if let Some(value) = self.authorization.or(other) {
             out.push(b"HTTP_AUTHORIZATION", value);
         }
     }
 }
 
-/// Names that belong to the web server or to CGI: never recovered from a `REDIRECT_` form.
-fn is_the_servers(name: &[u8]) -> bool {
-    const FAMILIES: [&[u8]; 18] = [
+/// Whether CGI or the web server defines this name, so that its `REDIRECT_` form is not a variable of the owner's.
+fn is_server_defined(name: &[u8]) -> bool {
+    const PREFIXES: [&[u8]; 18] = [
         b"HTTP_",
         b"SSL_",
         b"CONTENT_",
@@ -320,7 +323,7 @@ fn is_the_servers(name: &[u8]) -> bool {
         b"Authorization",
     ];
     const NAMES: [&[u8]; 6] = [b"", b"STATUS", b"UNIQUE_ID", b"HANDLER", b"SCGI", b"HOME"];
-    FAMILIES.iter().any(|family| name.starts_with(family)) || NAMES.contains(&name)
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
 
 fn is_true(value: &[u8]) -> bool {
@@ -333,7 +336,7 @@ fn or<'a>(value: &'a [u8], otherwise: &'a [u8]) -> &'a [u8] {
     if value.is_empty() { otherwise } else { value }
 }
 
-/// `host:port` in two; the port is empty when there is none. A bare IPv6 address has none.
+/// Splits `host:port`. The port is empty if there is none, as with a bare IPv6 address.
 fn split_port(host: &[u8]) -> (&[u8], &[u8]) {
     let Some(colon) = host.iter().rposition(|&b| b == b':') else {
         return (host, b"");
@@ -347,9 +350,10 @@ fn split_port(host: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A variable as it was sent.
+/// A variable in the order in which it was sent.
 struct Entry<'a> {
     index: usize,
+    /// The application gets it.
     kept: bool,
     name: &'a [u8],
     value: Cow<'a, [u8]>,
@@ -371,10 +375,32 @@ impl Entry<'_> {
     }
 }
 
-/// Whether it is a name that CGI allows for a variable.
-fn is_proper(name: &[u8]) -> bool {
-    let proper = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-    !name.is_empty() && name.iter().all(proper)
+/// The variables that repeat an earlier name: the index of each, and of the first with that name. Sorted by index.
+fn repeated(sent: &Pairs) -> Vec<(usize, usize)> {
+    // Sort by a hash first, as most names differ in it. Names crafted to collide cost one more comparison each.
+    let names = sent.iter().enumerate();
+    let mut names: Vec<_> = names.map(|(at, (name, _))| (fnv(name), name, at)).collect();
+    names.sort_unstable();
+    let mut repeats = Vec::new();
+    for same in names.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        repeats.extend(same[1..].iter().map(|again| (again.2, same[0].2)));
+    }
+    repeats.sort_unstable();
+    repeats
+}
+
+/// Whether CGI allows this name for a variable.
+fn is_valid_name(name: &[u8]) -> bool {
+    const VALID: [bool; 256] = {
+        let mut valid = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            valid[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'_';
+            byte += 1;
+        }
+        valid
+    };
+    !name.is_empty() && name.iter().all(|byte| VALID[usize::from(*byte)])
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! The running image: a private copy of the uploaded executable, so that the uploaded file may be overwritten in place
-//! while it runs (a running image answers ETXTBSY), and so that a new one can be tried before it is trusted.
+//! The running image: a private copy of the uploaded executable. So the uploaded file can be overwritten while the copy
+//! runs (writing to a running executable fails with ETXTBSY), and a new one can be tested before it replaces this one.
+//! With `private_copy = false` it is the uploaded file itself.
 
-use crate::bytes::{fnv, fnv_more};
+use crate::bytes::hash_long;
 use crate::rundir::{Entry, RuntimeDir, is_at};
 use crate::sys::procfs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,21 +14,30 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// An executable that can be executed whatever happens to the file that it came from.
+/// A copy of the executable, independent of the file that was copied. If no copy is wanted or can be made, the uploaded
+/// file itself.
 #[derive(Debug, Default)]
 pub struct Image {
-    /// Where it is; None: only in `memory`, or the uploaded file itself.
+    /// Its path. None: it is in `memory`.
     pub path: Option<PathBuf>,
-    /// Holds the lock that keeps the copy from being swept away.
+    /// The lock that protects the copy from sweeps.
     pub lock: Option<OwnedFd>,
-    /// A copy without a name, where the runtime directory forbids execution or has no room.
+    /// An unnamed copy (memfd), where the runtime directory is mounted noexec or is full.
     pub memory: Option<OwnedFd>,
 }
 
-/// Copies the executable at `original`, after looking at it: whole, executable, and for nobody to write but its owner,
-/// and its group if it is ours or root's. The owner may be anyone: it is the owner's program that we are.
-pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
+/// Checks the executable at `original`, and copies it if `private_copy`. It must be an executable ELF file that only its
+/// owner can write; its group may, too, if we or root own it. Any owner is accepted: we run as that owner's program
+/// already.
+pub fn stage(original: &Path, dir: Option<&RuntimeDir>, private_copy: bool) -> io::Result<Image> {
     let content = read_checked(original)?;
+    let in_place = Image {
+        path: Some(original.to_owned()),
+        ..Image::default()
+    };
+    if !private_copy {
+        return Ok(in_place);
+    }
     if let Some(dir) = dir
         && dir.allows_exec()
         && let Ok(image) = copy_to(dir, &content)
@@ -39,15 +49,12 @@ pub fn stage(original: &Path, dir: Option<&RuntimeDir>) -> io::Result<Image> {
             memory: Some(memory),
             ..Image::default()
         }),
-        Err(_) => Ok(Image {
-            path: Some(original.to_owned()),
-            ..Image::default()
-        }),
+        Err(_) => Ok(in_place),
     }
 }
 
 impl Image {
-    /// A path by which this process, or a child of it, can execute it.
+    /// A path through which this process and its children can execute it.
     pub fn exec_path(&self) -> Option<PathBuf> {
         match (&self.path, &self.memory) {
             (Some(path), _) => Some(path.clone()),
@@ -56,7 +63,7 @@ impl Image {
         }
     }
 
-    /// Starts it with the task to show that it runs; its exit status tells.
+    /// Starts a self-test of it, which exits with status 0 if it runs. The caller reaps the process.
     pub fn test(&self) -> io::Result<Pid> {
         let path = self
             .exec_path()
@@ -100,9 +107,9 @@ fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The copy is named by its content, so all processes of one version share one, and its pages.
+/// Copies to a file named after its hash, so that all processes of one version share one copy and its memory pages.
 fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
-    let hash = fnv_more(fnv(&content.len().to_le_bytes()), content);
+    let hash = hash_long(content);
     let path = dir.file(Entry::Copy(hash));
     for _ in 0..8 {
         if let Ok(file) = File::open(&path) {
@@ -124,10 +131,10 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
             .create_new(true)
             .mode(0o700)
             .open(&temporary)?;
-        // Locked, so that no sweep takes it for a left-over.
+        // Locked, so that no sweep removes it.
         file.lock()?;
         let written = file.write_all(content);
-        let named = written.and_then(|()| name_once(&temporary, &path));
+        let named = written.and_then(|()| link_into_place(&temporary, &path));
         drop(file);
         let _ = fs::remove_file(&temporary);
         named?;
@@ -138,8 +145,8 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
     )))
 }
 
-/// Gives the file its name, unless another process was first: two copies would take twice the memory.
-fn name_once(temporary: &Path, path: &Path) -> io::Result<()> {
+/// Gives the file its name, unless another process was faster: a second copy would take memory twice.
+fn link_into_place(temporary: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(temporary, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(_) => fs::rename(temporary, path), // a file system without links
@@ -161,7 +168,7 @@ mod tests {
     use std::os::unix::fs::chown;
 
     #[test]
-    fn what_may_be_executed() {
+    fn only_a_safe_executable_is_copied() {
         let dir = Scratch::new("image");
         let refused = |bytes: &str, mode, owner: Option<u32>| {
             let path = dir.write("a.fcgi", bytes, mode);
@@ -184,7 +191,7 @@ mod tests {
             (elf, 0o775, Some(4321), "another user's group"),
         ] {
             match refused(bytes, mode, owner) {
-                None => (), // only root can make it so
+                None => (), // only root can change the owner
                 Some(None) => assert_eq!(want, "", "{mode:o} {owner:?}"),
                 Some(Some(why)) => assert!(!want.is_empty() && why.contains(want), "{why}"),
             }

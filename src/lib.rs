@@ -5,67 +5,73 @@
 //! web server ──listening socket──▶ front (this program) ──slot socket──▶ worker (Python, forked)
 //!                                    └──control socket──▶ preloader (Python, app imported) ──fork──┘
 //! ```
-//! The *front* is one thread with one loop. It speaks the web server's protocol, takes in whole requests, hands each
-//! to a worker over the private wire, and passes the answer back. It never imports the app, never waits for it and
-//! never dies of it. The *preloader* imports the app once for all fronts of a site and code version; *workers* are
-//! forked from it. What the import has left open would be shared by them, so then, as with threads, there is no fork:
-//! each worker imports the app by itself, which is the *plain form* (`bridge/opened.py` looks).
+//! The *front* is one thread with one loop. It speaks the web server's protocol, reads whole requests, hands each to a
+//! worker over the private wire, and passes the response back. It never imports the app, never blocks on it and never
+//! dies with it. The *preloader* imports the app once for all fronts of a site and code version, and forks *workers* from
+//! itself. Forked workers would share whatever the import left open, and threads do not survive a fork. So when the
+//! import leaves either behind (`bridge/opened.py` looks), each worker imports the app by itself: the *plain form*.
+//!
+//! A front that has no more use for an idle worker gives its ends of the worker's sockets and pipes to the preloader
+//! (`workers/kept`), which keeps them for the next front that needs a worker: a CGI request, say. The preloader also bounds
+//! the workers of the whole site (`bridge/site_pool.py`, `bridge/room.py`); fronts wait in line there.
 //!
 //! # One request
-//! `server` accepts and reads (`server/sockets`), and tells `traffic` what came. There the connection's codec (`proto`)
-//! decodes it: an environment and a `body`, spooled to a file when it is large. When it is complete, `environ` makes of
-//! what the web server sent what the app shall see, and `traffic` puts the `request` out. `server` passes it to `workers`:
-//! the `pool` finds a free slot or has it wait, and `workers/sockets` sends it as one message (`workers/wire`). The
-//! worker's frames come out of `workers` as parts of a response, go into `traffic` (`traffic/responses`), the codec encodes
-//! them, and `server/sockets` sends. So no slow client ever holds a worker, and no web server ever waits for Python to
-//! read. Why a request fails is a `failure`, whoever found out.
+//! `server/sockets` accepts and reads, and feeds the bytes to `traffic`. The connection's codec (`proto`) decodes them
+//! into an environment and a `body`, which is spooled to a file when it is large. When the request is complete, `environ`
+//! turns the web server's variables into those that the app sees, and `traffic` puts the `request` out. `server` submits
+//! it to `workers`: the `pool` finds a free slot or queues it, and `workers/sockets` sends it as one message
+//! (`workers/wire`). The worker's frames come out of `workers` as parts of a response and go into `traffic`
+//! (`traffic/responses`); the codec encodes them, and `server/sockets` sends them. So a slow client never holds a worker,
+//! and the web server never waits for Python to read. `failure` lists every reason why a request can fail.
 //!
 //! # One restart
-//! `reload/watch` sees a file's stamp change. `reload` asks for the settings to be read, for the `reload/release` that was
-//! read to be imported by a preloader of its own while the old one goes on serving (`workers/generations`,
-//! `workers/preloader`), and then, when it is this front's turn (`reload/rollout`), either for the workers to change over,
-//! or for the new image to be executed in this process (`server/rollover`, `start/handover`, `image`): same pid, same
-//! listening socket, same idle connections.
+//! `reload/watch` notices that a file's stamp has changed. `reload` asks for the settings to be read, and then for that
+//! `reload/release` to be imported by a preloader of its own, while the old one keeps serving (`workers/generations`,
+//! `workers/preloader`). When it is this front's turn (`reload/rollout`), either new workers take over, or the new image is
+//! executed in this process (`server/rollover`, `start/handover`, `image`): same pid, same listening socket, same idle
+//! connections.
 //!
 //! # Three machines and a switchboard
-//! `traffic` is what web servers do, `workers` what Python does, `reload` what the owner does. They do not know each other.
-//! Each takes events and the time as arguments (`on_…(…, now)`), says when it has something to do (`deadline`), and puts
-//! out what it wants done by others (`poll`). `server` is the loop that feeds them and the switchboard between them. Each
-//! is tested without sockets and sleeping, by transcripts in `tests/machines`; of `workers` that is its heart, the `pool`.
+//! `traffic` handles what web servers do, `workers` what Python does, `reload` what the owner does. They do not know each
+//! other. Each takes events and the time as arguments (`on_…(…, now)`), says when it next has something to do
+//! (`deadline`), and puts out what others are to do (`poll`). `server` is the loop that feeds them, and the switchboard
+//! between them. They are tested without sockets and without sleeping, by transcripts in `tests/machines`; of `workers`,
+//! this goes for its core, the `pool`.
 //!
 //! # Code map (an arrow means "may use"; nothing points up)
 //! ```text
-//! main ─▶ start ─▶ cli, check, daemon, systemd, endpoints, image, status (the command)
+//! main ─▶ start ─▶ cli, check, init, daemon, systemd, endpoints, image, status (the command)
 //!            └───▶ server  ── the only code that sleeps, accepts, and asks for the time
 //!                    ├────▶ traffic  ── connections, requests that come in, responses that go out
 //!                    │         └──▶ proto  ── codecs: FastCGI, SCGI, AJP 1.3, CGI; pure functions of bytes
 //!                    ├────▶ workers  ── processes, who serves what, how many; preloaders; the private wire
 //!                    │                  (its Python side: the package bridge/, imported from memory)
 //!                    ├────▶ reload   ── watched files, releases, what goes live when
-//!                    └────▶ environ, response, pages, log, access_log, account, status (the data),
-//!                           request, body, failure, outbox, poller  ── what more than one of them uses
+//!                    ├────▶ owner    ── the owner's desk: pages that work when the app does not
+//!                    └────▶ environ, response, pages, log, journal, access_log, account, status (the data), echo,
+//!                           request, body, failure, reason, outbox, numbered, poller  ── what more than one uses
 //!                              └────▶ rundir ── each file of the runtime directory: who writes, who reads, how long
-//!                                        └────▶ pairs, config (plain data), trust, bytes, sys
+//!                                        └────▶ pairs, codes, config (plain data), trust, bytes, sys
 //! ```
-//! A setting is a row of `config/table`: name, type, default, what it takes, example and help; whoever heeds it reads its
-//! field.
+//! A setting is one row of `config/table`: name, type, default, accepted values, example and help. Code that uses it reads
+//! its field. A kind of message is one row of `codes`: number, title, cause, consequence and cure.
 //!
 //! # Invariants
 //! Stated as absences, and tested by `tests/tidy.rs`:
 //! - `proto`, `environ`, `response`, `pages`, `pairs` and `workers/wire` name no I/O, no clock, no log.
 //! - `traffic`, `workers` and `reload` never name each other; nothing names `server` but `start`. `traffic` alone names
 //!   `proto`, and neither sockets nor epoll.
-//! - `Instant::now()` stands in one function of `server`, and so does the call that sleeps.
-//! - `sys` alone reads /proc and makes owned descriptors of numbers; `unsafe` stands in `sys/fd`; `poller` alone speaks to
-//!   epoll; `rundir` alone names files of the runtime directory.
-//! - No type's methods stand in two files, but for `Server`: its `rollover` is what changes the process itself.
+//! - `Instant::now()` is called in one function of `server`, and so is the call that sleeps.
+//! - Only `sys` reads /proc and turns numbers into owned descriptors; `unsafe` is confined to `sys/fd`. Only `poller` calls
+//!   epoll. Only `rundir` names files of the runtime directory.
+//! - No type has methods in two files, except `Server`: `rollover` holds those that replace or end the process.
 //! - Only the command line prints or exits.
 //!
 //! # What ends what
-//! A worker lives as long as its front holds the write end of its lifeline; a preloader as long as its lock is held, and
-//! no longer than its fronts and `linger`; a front until its web server ends it, or its executable is replaced under
-//! mod_fcgid. What the import has started ends with the process that imported. No worker, preloader or child of them
-//! holds a descriptor of the web server.
+//! A worker lives as long as somebody holds the write end of its lifeline: its front, or the preloader that keeps it. A
+//! preloader lives until its last front has gone and `linger` has passed. A front lives until the web server ends it, or
+//! until its executable is replaced under mod_fcgid. Processes that the import started end with the process that imported.
+//! No worker, preloader or child of theirs holds a descriptor of the web server.
 
 pub mod access_log;
 pub mod account;
@@ -73,19 +79,26 @@ pub mod body;
 pub mod bytes;
 pub mod check;
 pub mod cli;
+pub mod codes;
 pub mod config;
 pub mod daemon;
+pub mod echo;
 pub mod endpoints;
 pub mod environ;
 pub mod failure;
 pub mod image;
+pub mod init;
+pub mod journal;
 pub mod log;
+pub mod numbered;
 pub mod outbox;
+pub mod owner;
 pub mod pages;
 pub mod pairs;
 pub mod poller;
 pub mod proto;
 pub mod python;
+pub mod reason;
 pub mod reload;
 pub mod request;
 pub mod response;

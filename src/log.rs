@@ -1,49 +1,51 @@
-//! Logging: events as lines, to standard error (the web server's error log) and to files of our own.
+//! Logging: events as lines on standard error (the web server's error log) and in our own files.
 //!
-//! One event is one write, where it is taken at once. Nothing that comes from outside can forge a line: control characters are escaped, and the
-//! further lines of an event are indented. Reads no clock; never sees an environment.
+//! Each event is one write if possible. Text from outside cannot forge a line: control characters are escaped, and all
+//! lines of an event but the first are indented. Reads no clock, and never sees a request's variables.
 
 mod file;
 mod stderr;
 mod time;
 
-pub use file::{LogFile, Trouble};
+pub use file::{AppendError, LogFile};
 pub use time::Utc;
 
-use std::fmt::Write as _;
+use crate::codes::{self, Code};
+use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 use stderr::Stderr;
 
-/// Bytes of an event's text that are kept.
-const LONGEST: usize = 16 << 10;
+/// The longest text of an event, in bytes. The middle of a longer one is left out.
+const MAX_EVENT: usize = 16 << 10;
 
-/// How much an event matters, and whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The severity of an event, or its source if the application wrote it. Errors and warnings have a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Someone did not get what they came for.
-    Error,
-    /// Something that the owner should look at.
-    Warning,
-    /// What goes on.
+    /// A request failed, or something else cannot be done.
+    Error(Code),
+    /// Something that the owner should look into.
+    Warning(Code),
+    /// Normal operation.
     Info,
-    /// What the application wrote.
+    /// Text from the application.
     App,
-    /// What the application wrote to standard output, where that is kept apart.
+    /// Text from the application's standard output, which may have a file of its own.
     Output,
 }
 
-impl Level {
-    fn name(self) -> &'static str {
+/// The prefix of the text: `error: RF0301 `.
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Level::Error => "error",
-            Level::Warning => "warning",
-            Level::Info => "info",
-            Level::App | Level::Output => "app",
+            Level::Error(code) => write!(f, "error: {code} "),
+            Level::Warning(code) => write!(f, "warning: {code} "),
+            Level::Info => f.write_str("info: "),
+            Level::App | Level::Output => f.write_str("app: "),
         }
     }
 }
 
-/// Where events go.
+/// The destinations of events.
 #[derive(Debug)]
 pub struct Log {
     to_stderr: bool,
@@ -53,16 +55,16 @@ pub struct Log {
     file: Option<Sink>,
 }
 
-/// A file for events, and which of its troubles were told.
+/// A log file, and which kinds of its errors have been reported.
 #[derive(Debug)]
 struct Sink {
     file: LogFile,
-    lost: bool,
-    stuck: bool,
+    reported_lost: bool,
+    reported_stuck: bool,
 }
 
 impl Log {
-    /// Standard error, a file, both or neither.
+    /// Logs to standard error, a file, both or neither.
     pub fn new(to_stderr: bool, file: Option<LogFile>) -> Log {
         Log {
             to_stderr,
@@ -73,45 +75,38 @@ impl Log {
         }
     }
 
-    /// Events go to this file of our own from now on, and not to the one before.
+    /// Replaces the file.
     pub fn set_file(&mut self, file: Option<LogFile>) {
         let same = |file: &LogFile| {
             self.file
                 .as_ref()
-                .is_some_and(|sink| sink.file.is_like(file))
+                .is_some_and(|sink| sink.file.is_same(file))
         };
         if !file.as_ref().is_some_and(same) {
             self.file = file.map(Sink::new);
         }
     }
 
-    /// From here on `errors` stands for standard error, and `output` takes what the application writes to standard
-    /// output; without it that goes where the other events go.
+    /// Redirects standard error to `errors`, and the application's standard output to `output` if given.
     pub fn daemonize(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
-        self.stderr.go_on();
-        // It may hold the shell's standard error open, for whose end somebody waits.
+        self.stderr.flush();
+        // Drop our own descriptor of the shell's standard error, as someone may wait for its end.
         self.stderr = Stderr::default();
         self.errors = errors.map(Sink::new);
         self.output = output.map(Sink::new);
     }
 
-    /// Whether what the application writes to standard output goes to a file of its own.
+    /// Whether the application's standard output goes to a file of its own.
     pub fn has_output(&self) -> bool {
         self.output.is_some()
     }
 
-    /// Logs an event. Never fails, and never waits: trouble with a file is itself told on standard error, once, and what
-    /// nobody reads there is counted.
+    /// Logs an event. Never fails and never blocks: errors of a file are reported once on standard error, and events
+    /// that nobody reads there are dropped and counted.
     pub fn event(&mut self, now: SystemTime, level: Level, text: &str) {
-        let event = Line {
-            time: now,
-            pid: std::process::id(),
-            level,
-            text,
-        }
-        .to_string();
-        self.go_on(now);
-        let trouble = match (&mut self.output, &mut self.errors) {
+        let event = line(now, level, text);
+        self.flush(now);
+        let error = match (&mut self.output, &mut self.errors) {
             (Some(output), _) if level == Level::Output => output.append(now, &event),
             (_, Some(errors)) => errors.append(now, &event),
             _ => {
@@ -121,24 +116,32 @@ impl Log {
                 None
             }
         };
-        let more = self.file.as_mut().and_then(|file| file.append(now, &event));
-        for trouble in [trouble, more].into_iter().flatten() {
-            self.stderr.put(&trouble);
+        if let Some(error) = error {
+            self.stderr.put(&error);
+        }
+        self.append(now, &event);
+    }
+
+    /// Logs an event in our own file only, because the reader of standard error gets it another way.
+    pub fn event_in_file(&mut self, now: SystemTime, level: Level, text: &str) {
+        self.append(now, &line(now, level, text));
+    }
+
+    fn append(&mut self, now: SystemTime, event: &str) {
+        let file = self.file.as_mut();
+        if let Some(error) = file.and_then(|file| file.append(now, event)) {
+            self.stderr.put(&error);
         }
     }
 
-    /// Writes what waits for who reads standard error. `true`: some of it was taken, and more waits.
-    pub fn go_on(&mut self, now: SystemTime) -> bool {
+    /// Writes events that wait for the reader of standard error. Returns true if it accepted some and more are waiting.
+    pub fn flush(&mut self, now: SystemTime) -> bool {
         let before = self.stderr.waiting();
-        self.stderr.go_on();
+        self.stderr.flush();
         if let Some(lost) = self.stderr.take_lost() {
-            let line = Line {
-                time: now,
-                pid: std::process::id(),
-                level: Level::Warning,
-                text: &format!("nobody has read standard error: messages lost: {lost}"),
-            };
-            self.stderr.put(&line.to_string());
+            let text = format!("nobody has read standard error: messages lost: {lost}");
+            let level = Level::Warning(codes::upkeep::STDERR_UNREAD);
+            self.stderr.put(&line(now, level, &text));
         }
         (1..before).contains(&self.stderr.waiting())
     }
@@ -148,60 +151,72 @@ impl Sink {
     fn new(file: LogFile) -> Sink {
         Sink {
             file,
-            lost: false,
-            stuck: false,
+            reported_lost: false,
+            reported_stuck: false,
         }
     }
 
-    /// What standard error is to be told of trouble.
+    /// Appends an event. Returns an event for standard error if that fails, the first time for each kind of error.
     fn append(&mut self, now: SystemTime, event: &str) -> Option<String> {
-        let (error, what, told) = match self.file.append(now, event.as_bytes()) {
+        use codes::upkeep::{LOG_LOST, LOG_NOT_ROTATED};
+        let (code, error, consequence, reported) = match self.file.append(now, event.as_bytes()) {
             Ok(()) => return None,
-            Err(Trouble::Lost(error)) => (error, "its events are lost", &mut self.lost),
-            Err(Trouble::Stuck(error)) => (
+            Err(AppendError::Lost(error)) => {
+                let reported = &mut self.reported_lost;
+                (LOG_LOST, error, "its events are lost", reported)
+            }
+            Err(AppendError::Stuck(error)) => (
+                LOG_NOT_ROTATED,
                 error,
-                "it is not rotated and grows on; may its directory be written?",
-                &mut self.stuck,
+                "it is not rotated and keeps growing; is its directory writable?",
+                &mut self.reported_stuck,
             ),
         };
-        if std::mem::replace(told, true) {
+        if std::mem::replace(reported, true) {
             return None;
         }
-        let text = format!("log file {}: {error}; {what}", self.file.path().display());
-        let line = Line {
-            time: now,
-            pid: std::process::id(),
-            level: Level::Error,
-            text: &text,
-        };
-        Some(line.to_string())
+        let path = self.file.path().display();
+        let text = format!("log file {path}: {error}; {consequence}");
+        Some(line(now, Level::Error(code), &text))
     }
 }
 
-/// One event: `2026-11-22T07:48:58Z [4711] warning: text`, then its further lines, indented.
+/// An event of this process as text.
+fn line(time: SystemTime, level: Level, text: &str) -> String {
+    let pid = std::process::id();
+    Line {
+        time,
+        pid,
+        level,
+        text,
+    }
+    .to_string()
+}
+
+/// One event: `2026-11-22T07:48:58Z [4711] warning: RF0407 text`, followed by the other lines of the text, indented.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
-    /// When.
+    /// When it happened.
     pub time: SystemTime,
-    /// Which process.
+    /// The process that logs it.
     pub pid: u32,
-    /// How much it matters.
+    /// Its severity.
     pub level: Level,
-    /// What; may have several lines. Of a long text the middle is left out.
+    /// One or more lines. The middle of a long text is left out.
     pub text: &'a str,
 }
 
-impl std::fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (time, pid, level) = (Utc::from(self.time), self.pid, self.level.name());
-        write!(f, "{time} [{pid}] {level}: ")?;
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (time, pid, level) = (Utc::from(self.time), self.pid, self.level);
+        write!(f, "{time} [{pid}] {level}")?;
         let text = self.text.trim_end();
-        if text.len() <= LONGEST {
+        if text.len() <= MAX_EVENT {
             escape(f, text)?;
         } else {
-            // A traceback says most at its end.
-            let head = text.floor_char_boundary(LONGEST / 4);
-            let tail = text.ceil_char_boundary(text.len() - LONGEST / 4 * 3);
+            // The end of a traceback matters most.
+            let head = text.floor_char_boundary(MAX_EVENT / 4);
+            let tail = text.ceil_char_boundary(text.len() - MAX_EVENT / 4 * 3);
             escape(f, &text[..head])?;
             write!(f, "\n    ({} bytes left out)\n    ", tail - head)?;
             escape(f, &text[tail..])?;
@@ -210,7 +225,7 @@ impl std::fmt::Display for Line<'_> {
     }
 }
 
-fn escape(f: &mut std::fmt::Formatter<'_>, text: &str) -> std::fmt::Result {
+fn escape(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     let text = text.replace("\r\n", "\n");
     let mut start = 0;
     for (at, c) in text.char_indices() {
@@ -232,11 +247,11 @@ mod tests {
     use super::*;
     use std::time::{Duration, UNIX_EPOCH};
 
-    fn line(text: &str) -> String {
+    fn info(text: &str) -> String {
         Line {
             time: UNIX_EPOCH + Duration::from_secs(1_795_333_738),
             pid: 4711,
-            level: Level::Warning,
+            level: Level::Info,
             text,
         }
         .to_string()
@@ -260,29 +275,31 @@ mod tests {
                 "Traceback:\n      File x\n    Error",
             ),
         ] {
-            let want = format!("2026-11-22T07:48:58Z [4711] warning: {want}\n");
-            assert_eq!(line(text), want, "{text:?}");
+            let want = format!("2026-11-22T07:48:58Z [4711] info: {want}\n");
+            assert_eq!(info(text), want, "{text:?}");
         }
     }
 
     #[test]
-    fn levels_have_names() {
+    fn levels_have_names_and_codes() {
+        let code = codes::upkeep::LOG_LOST;
         let levels = [
-            Level::Error,
-            Level::Warning,
-            Level::Info,
-            Level::App,
-            Level::Output,
+            (Level::Error(code), "error: RF0601 "),
+            (Level::Warning(code), "warning: RF0601 "),
+            (Level::Info, "info: "),
+            (Level::App, "app: "),
+            (Level::Output, "app: "),
         ];
-        let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
-        assert_eq!(names, ["error", "warning", "info", "app", "app"]);
+        for (level, want) in levels {
+            assert_eq!(level.to_string(), want);
+        }
     }
 
     #[test]
-    fn of_a_long_text_both_ends_stay() {
-        let text = format!("start {} end", "\u{e9}".repeat(LONGEST));
-        let got = line(&text);
-        assert!(got.len() < LONGEST + 200);
+    fn the_middle_of_a_long_text_is_left_out() {
+        let text = format!("start {} end", "\u{e9}".repeat(MAX_EVENT));
+        let got = info(&text);
+        assert!(got.len() < MAX_EVENT + 200);
         assert!(
             got.contains("start") && got.ends_with(" end\n") && got.contains("bytes left out)")
         );

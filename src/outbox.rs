@@ -1,15 +1,17 @@
-//! `Outbox`: bytes that wait to be sent on a descriptor that does not block.
+//! `Outbox`: bytes that wait to be sent on a non-blocking descriptor.
 
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::AsFd;
 
-/// Memory that an empty one may keep.
+/// Memory that is taken for the first bytes: enough for a small response.
+const FIRST: usize = 1 << 10;
+/// Bytes of memory that an empty outbox keeps for reuse.
 const KEPT: usize = 64 << 10;
-/// From here on what was sent is dropped although more waits.
+/// Bytes already sent after which their memory is freed even though more bytes wait.
 const COMPACT: usize = 256 << 10;
 
-/// See above.
+/// A send buffer.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
@@ -17,22 +19,25 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Where to append.
+    /// The buffer to append to.
     pub fn tail(&mut self) -> &mut Vec<u8> {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(FIRST);
+        }
         &mut self.bytes
     }
 
-    /// How many bytes wait.
+    /// The number of bytes that wait to be sent.
     pub fn waiting(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
-    /// Sends as much as `to` takes. The number of bytes that it took.
+    /// Sends as much as `to` accepts, and returns how many bytes that was.
     pub fn flush(&mut self, to: impl AsFd) -> io::Result<usize> {
         self.flush_by(|bytes| nix::unistd::write(to.as_fd(), bytes))
     }
 
-    /// The same, sent by `write`: how many of the bytes it took, or why it takes none.
+    /// The same with `write` in place of write(2).
     pub fn flush_by(
         &mut self,
         mut write: impl FnMut(&[u8]) -> nix::Result<usize>,
@@ -68,7 +73,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn what_is_not_taken_waits() {
+    fn bytes_wait_until_the_peer_reads() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut outbox = Outbox::default();

@@ -1,69 +1,99 @@
-//! Pages that runfcgi answers by itself when the application cannot.
+//! The error pages that runfcgi sends when the application cannot respond.
 //!
-//! Whole responses: head and body, as HTML, or as JSON or plain text for clients that ask for those. They need nothing
-//! from elsewhere, say to the visitor what happened and to the owner where the reason stands. Knows no socket, clock
-//! or log.
+//! Complete, self-contained responses as HTML, or as JSON or plain text for clients that ask for those. They tell the
+//! visitor what happened, and the owner where to find the reason. Knows no socket, clock or log.
 
 use crate::pairs::Pairs;
-use crate::response::ResponseHead;
+use crate::reason::{Reason, own_frames, split_traceback};
+use crate::response::{INCIDENT, ResponseHead};
 
-/// Seconds after which a visitor of a 503 may try again.
+/// The Retry-After of a 503, in seconds.
 const RETRY_AFTER: u32 = 5;
-/// Bytes of detail that are shown; of a longer text, the end.
+/// Bytes of detail to show; the end of a longer text.
 const LONGEST_DETAIL: usize = 64 << 10;
 
-const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;color:#222;background:#f6f6f4;margin:0}\
-main{max-width:40rem;margin:12vh auto;padding:2rem;background:#fff;border:1px solid #ddd;border-radius:.5rem}\
-h1{font-size:1.4rem;margin:0 0 1rem}p{margin:.5rem 0}.s{color:#666;font-size:.9rem}\
-pre{overflow:auto;padding:1rem;background:#f6f6f4;font-size:.8rem;line-height:1.4}\
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}main{background:#262626;border-color:#444}\
-.s{color:#aaa}pre{background:#1b1b1b}}";
+/// What the owner can do with the number of the incident, which follows.
+const HINT: &str = "The owner of this site finds the reason in the error log under";
+/// Below the reason.
+const DEBUG_NOTE: &str = "Every visitor sees this, because debug is on in the settings.";
 
-/// A page that can be given out. `Page::new` fills in the usual words; the fields may be changed.
+const STYLE: &str = concat!(include_str!("colours.css"), include_str!("pages.css"));
+/// The style of what `what_and_cure` and `details` render, besides the colours.
+pub(crate) const REASON_STYLE: &str = include_str!("reason.css");
+
+/// Status, reason phrase, title and explanation.
+#[rustfmt::skip]
+const WORDS: [(u16, &str, &str, &str); 12] = [
+    (400, "Bad Request", "This request was not understood",
+     "Something in the address or in the data is wrong. Going back and trying again may help."),
+    (403, "Forbidden", "No access",
+     "You are not allowed to see this page. If you should be, please ask the owner of the site."),
+    (404, "Not Found", "Page not found",
+     "There is nothing at this address. The page may have moved, or the address may be mistyped."),
+    (405, "Method Not Allowed", "This does not work here",
+     "The page at this address does not accept this kind of request."),
+    (408, "Request Timeout", "The request took too long",
+     "It did not arrive in time. Please try again."),
+    (411, "Length Required", "The length is missing",
+     "The request did not state its length. Another browser or program may work."),
+    (413, "Content Too Large", "This is too large",
+     "What was sent is larger than this site accepts. Please try something smaller."),
+    (431, "Request Header Fields Too Large", "The request's headers are too large",
+     "The reason is often cookies: deleting those of this site may help."),
+    (500, "Internal Server Error", "Something went wrong",
+     "The site failed while preparing this page. It is not your fault; please try again later."),
+    (502, "Bad Gateway", "The page is incomplete",
+     "The program behind this site stopped before the page was complete. Please try again."),
+    (503, "Service Unavailable", "The site is not available at the moment",
+     "It is starting, or very busy. Please try again in a moment."),
+    (504, "Gateway Timeout", "This took too long",
+     "The page was not ready in time. Please try again later."),
+];
+
+/// An error page.
 #[derive(Clone, Debug)]
 pub struct Page<'a> {
-    /// Its HTTP status.
+    /// The HTTP status, which decides what the page says.
     pub status: u16,
-    /// Its heading.
-    pub title: &'a str,
-    /// What the visitor should know.
-    pub sentence: &'a str,
-    /// What the owner finds in the error log.
+    /// The id under which the owner finds the reason in the error log.
     pub incident: Option<&'a str>,
-    /// The reason, such as a traceback: only for the owner's eyes, with `debug` on.
-    pub detail: Option<&'a str>,
+    /// The reason: only for the owner, with `debug` on.
+    pub reason: Option<&'a Reason>,
+    /// The visitor may ask for the same page again: it was asked for with GET.
+    pub again: bool,
 }
 
-impl<'a> Page<'a> {
-    /// The page for a status, in the usual words.
-    pub fn new(status: u16) -> Page<'a> {
-        let (_, title, sentence) = words(status);
+impl Page<'_> {
+    /// The page for a status, without incident and reason.
+    pub fn new(status: u16) -> Page<'static> {
         Page {
             status,
-            title,
-            sentence,
             incident: None,
-            detail: None,
+            reason: None,
+            again: false,
         }
     }
 
-    /// Head and body, in a form that the request's Accept header names; HTML when it says nothing.
-    /// To HEAD the body is not sent; see `ResponseHead::allows_body`.
+    /// Head and body in the format that the request's Accept header names, HTML by default. A response to HEAD needs the
+    /// head alone; see `ResponseHead::allows_body`.
     pub fn render(&self, accept: Option<&[u8]>) -> (ResponseHead, Vec<u8>) {
-        let form = Form::wanted(accept.unwrap_or_default());
-        let body = match form {
-            Form::Html => self.html(),
-            Form::Json => self.json(),
-            Form::Text => self.text(),
+        let format = Format::wanted(accept.unwrap_or_default());
+        let body = match format {
+            Format::Html => self.html(),
+            Format::Json => self.json(),
+            Format::Text => self.text(),
         };
         let mut fields = Pairs::new();
-        fields.push(b"Content-Type", form.content_type());
+        fields.push(b"Content-Type", format.content_type());
         fields.push(b"Content-Length", body.len().to_string().as_bytes());
         fields.push(b"Cache-Control", b"no-store");
         fields.push(b"X-Content-Type-Options", b"nosniff");
-        if let Form::Html = form {
+        if let Format::Html = format {
             let policy = b"default-src 'none'; style-src 'unsafe-inline'";
             fields.push(b"Content-Security-Policy", policy);
+        }
+        if let Some(incident) = self.incident {
+            fields.push(INCIDENT, incident.as_bytes());
         }
         if self.status == 503 {
             fields.push(b"Retry-After", RETRY_AFTER.to_string().as_bytes());
@@ -77,36 +107,52 @@ impl<'a> Page<'a> {
     }
 
     fn html(&self) -> String {
+        let (_, title, sentence) = words(self.status);
+        let more_style = self.reason.map_or("", |_| REASON_STYLE);
+        let class = match self.status {
+            503 => "busy",
+            500.. => "bad",
+            _ => "",
+        };
         let mut out = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"robots\" content=\"noindex\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-             <h1>{title}</h1>\n<p>{sentence}</p>\n",
-            title = escape_html(self.title),
-            sentence = escape_html(self.sentence),
+             <title>{title}</title>\n<style>{more_style}{STYLE}</style>\n</head>\n<body>\n<main>\n\
+             <div>\n<p class=\"s mark {class}\">Error {status}</p>\n<h1>{title}</h1>\n<p>{sentence}</p>\n",
+            status = self.status,
+            title = escape_html(title),
+            sentence = escape_html(sentence),
         );
-        if let Some(hint) = self.hint() {
-            out += &format!("<p class=\"s\">{}</p>\n", escape_html(&hint));
+        if self.again && (self.status >= 500 || self.status == 408) {
+            out += "<a href=\"\">Try again</a>\n";
         }
-        if let Some(detail) = self.detail {
-            out += &format!("<pre>{}</pre>\n", escape_html(end_of(detail)));
+        out += "</div>\n";
+        if let Some(reason) = self.reason {
+            out += &format!(
+                "<div class=\"why\">\n{}{}<p class=\"s\">{DEBUG_NOTE}</p>\n</div>\n",
+                what_and_cure(reason),
+                details(&reason.more, true)
+            );
         }
-        out += &format!(
-            "<p class=\"s\">Error {}</p>\n</main>\n</body>\n</html>\n",
-            self.status
-        );
+        if let Some(incident) = self.incident {
+            let incident = escape_html(incident);
+            out += &format!("<footer class=\"s\">{HINT} <b>incident {incident}</b>.</footer>\n");
+        }
+        out += "</main>\n</body>\n</html>\n";
         out
     }
 
     fn json(&self) -> String {
+        let (_, title, sentence) = words(self.status);
         let mut out = format!(
             "{{\"status\": {}, \"title\": {}, \"message\": {}",
             self.status,
-            quote_json(self.title),
-            quote_json(self.sentence)
+            quote_json(title),
+            quote_json(sentence)
         );
-        for (name, value) in [("incident", self.incident), ("detail", self.detail)] {
+        let detail = self.reason.map(Reason::text);
+        for (name, value) in [("incident", self.incident), ("detail", detail.as_deref())] {
             if let Some(value) = value {
                 out += &format!(", \"{name}\": {}", quote_json(end_of(value)));
             }
@@ -116,133 +162,100 @@ impl<'a> Page<'a> {
     }
 
     fn text(&self) -> String {
-        let mut out = format!("{} {}\n\n{}\n", self.status, self.title, self.sentence);
-        if let Some(hint) = self.hint() {
-            out += &format!("{hint}\n");
+        let (_, title, sentence) = words(self.status);
+        let mut out = format!("{} {title}\n\n{sentence}\n", self.status);
+        if let Some(incident) = self.incident {
+            out += &format!("{HINT} incident {incident}.\n");
         }
-        if let Some(detail) = self.detail {
-            out += &format!("\n{}\n", end_of(detail));
+        if let Some(reason) = self.reason {
+            out += &format!("\n{}\n", end_of(&reason.text()));
         }
         out
     }
-
-    fn hint(&self) -> Option<String> {
-        let incident = self.incident?;
-        Some(format!(
-            "The owner of this site finds the reason in the error log under incident {incident}."
-        ))
-    }
-}
-
-/// The page for a status in the usual words, as HTML.
-pub fn page(status: u16, incident: Option<&str>, detail: Option<&str>) -> (ResponseHead, Vec<u8>) {
-    let page = Page {
-        incident,
-        detail,
-        ..Page::new(status)
-    };
-    page.render(None)
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum Format {
     Html,
     Json,
     Text,
 }
 
-impl Form {
-    fn wanted(accept: &[u8]) -> Form {
+impl Format {
+    fn wanted(accept: &[u8]) -> Format {
         let names = |word: &[u8]| accept.windows(word.len()).any(|w| w == word);
         if names(b"html") {
-            Form::Html
+            Format::Html
         } else if names(b"json") {
-            Form::Json
+            Format::Json
         } else if names(b"text/plain") {
-            Form::Text
+            Format::Text
         } else {
-            Form::Html
+            Format::Html
         }
     }
 
     fn content_type(self) -> &'static [u8] {
         match self {
-            Form::Html => b"text/html; charset=utf-8",
-            Form::Json => b"application/json",
-            Form::Text => b"text/plain; charset=utf-8",
+            Format::Html => b"text/html; charset=utf-8",
+            Format::Json => b"application/json",
+            Format::Text => b"text/plain; charset=utf-8",
         }
     }
 }
 
-/// Reason phrase, title and sentence.
+/// What happened and what helps, as HTML.
+pub(crate) fn what_and_cure(reason: &Reason) -> String {
+    let cure = cure_line(&reason.cure);
+    format!(
+        "<p class=\"what\">{}</p>\n{cure}",
+        escape_html(&reason.what)
+    )
+}
+
+/// A line that says what helps; nothing if that is not known.
+pub(crate) fn cure_line(cure: &str) -> String {
+    match cure {
+        "" => String::new(),
+        cure => format!("<p class=\"cure\">{}</p>\n", escape_html(cure)),
+    }
+}
+
+/// What is known besides: other findings, the lines of the owner's own code in a traceback, and the traceback, unfolded if
+/// `open` is set.
+pub(crate) fn details(more: &str, open: bool) -> String {
+    let (before, traceback) = split_traceback(end_of(more));
+    let (own, open) = (own_frames(traceback), if open { " open" } else { "" });
+    let mut out = String::new();
+    if !before.is_empty() {
+        out += &format!("<pre>{}</pre>\n", escape_html(before.trim_end()));
+    }
+    if !own.is_empty() {
+        let own = escape_html(own.trim_end());
+        out += &format!(
+            "<div class=\"own\">\n<p class=\"s\">In your own code:</p>\n<pre>{own}</pre>\n</div>\n"
+        );
+    }
+    if !traceback.is_empty() {
+        let traceback = escape_html(traceback);
+        out += &format!(
+            "<details{open}>\n<summary>Traceback</summary>\n<pre>{traceback}</pre>\n</details>\n"
+        );
+    }
+    out
+}
+
+/// Reason phrase, title and explanation for a status.
 fn words(status: u16) -> (&'static str, &'static str, &'static str) {
-    match status {
-        400 => (
-            "Bad Request",
-            "This request was not understood",
-            "Something in the address or in what was sent is not as it should be. Going back and trying again may help.",
-        ),
-        403 => (
-            "Forbidden",
-            "No access",
-            "This page is not for everyone. If you should see it, please ask the owner of the site.",
-        ),
-        404 => (
-            "Not Found",
-            "Page not found",
-            "There is nothing at this address. It may have been moved, or the address may be mistyped.",
-        ),
-        405 => (
-            "Method Not Allowed",
-            "This does not work here",
-            "The page at this address does not take this kind of request.",
-        ),
-        408 => (
-            "Request Timeout",
-            "The request took too long",
-            "It did not arrive in time. Please try again.",
-        ),
-        411 => (
-            "Length Required",
-            "The length is missing",
-            "The request did not say how long it is. Another browser or program may help.",
-        ),
-        413 => (
-            "Content Too Large",
-            "This is too large",
-            "What was sent is larger than this site accepts. Please try something smaller.",
-        ),
-        431 => (
-            "Request Header Fields Too Large",
-            "The request's headers are too large",
-            "Often cookies are the reason: deleting those of this site may help.",
-        ),
-        500 => (
-            "Internal Server Error",
-            "Something went wrong",
-            "This site made an error while it prepared the page. It is not your fault; please try again later.",
-        ),
-        502 => (
-            "Bad Gateway",
-            "The answer broke off",
-            "The program behind this site ended before the page was complete. Please try again.",
-        ),
-        503 => (
-            "Service Unavailable",
-            "The site is not available at the moment",
-            "It is starting, or very busy. Please try again in a moment.",
-        ),
-        504 => (
-            "Gateway Timeout",
-            "This took too long",
-            "The page was not ready in time. Please try again later.",
-        ),
-        _ => (
+    let row = WORDS.iter().find(|(known, ..)| *known == status);
+    row.map_or(
+        (
             "Error",
             "This page cannot be shown",
             "Please try again later.",
         ),
-    }
+        |(_, reason, title, explanation)| (*reason, *title, *explanation),
+    )
 }
 
 fn end_of(text: &str) -> &str {
@@ -253,7 +266,7 @@ fn end_of(text: &str) -> &str {
     &text[start..]
 }
 
-/// Text that may stand in HTML, also in an attribute.
+/// Escapes text for HTML, including attribute values.
 pub(crate) fn escape_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -270,7 +283,7 @@ pub(crate) fn escape_html(text: &str) -> String {
     out
 }
 
-/// A JSON string.
+/// Text as a JSON string.
 pub(crate) fn quote_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     out.push('"');
@@ -291,15 +304,23 @@ pub(crate) fn quote_json(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn html(page: Page<'_>) -> String {
+        text(&page.render(None).1)
+    }
+
     fn text(body: &[u8]) -> String {
         String::from_utf8_lossy(body).into_owned()
     }
 
     #[test]
-    fn each_status_has_a_whole_page_of_its_own() {
+    fn each_status_has_a_complete_page_of_its_own() {
         let mut titles = std::collections::BTreeSet::new();
         for status in [400, 403, 411, 413, 431, 500, 502, 503, 504] {
-            let (head, body) = page(status, Some("4f3a"), None);
+            let page = Page {
+                incident: Some("4f3a"),
+                ..Page::new(status)
+            };
+            let (head, body) = page.render(None);
             assert_eq!(head.status, status);
             assert_eq!(head.content_length(), Some(body.len() as u64));
             assert_eq!(head.get(b"Cache-Control"), Some(&b"no-store"[..]));
@@ -307,30 +328,60 @@ mod tests {
             assert!(head.warnings().is_empty());
             let body = text(&body);
             assert!(body.starts_with("<!DOCTYPE html>") && body.ends_with("</html>\n"));
-            assert!(body.contains("error log under incident 4f3a"), "{body}");
+            assert!(
+                body.contains("error log under <b>incident 4f3a</b>."),
+                "{body}"
+            );
             assert!(!body.contains("<pre>") && !body.contains("http"));
             assert!(body.len() < 4096, "{status}: {}", body.len());
-            assert!(titles.insert(Page::new(status).title), "{status}");
+            assert!(titles.insert(words(status).1), "{status}");
         }
     }
 
     #[test]
-    fn nothing_of_the_detail_is_markup() {
-        let detail = "<script>alert('x')</script> & \"\x1b[0m\nline 2";
-        let body = text(&page(500, None, Some(detail)).1);
-        let want = "<pre>&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;\u{fffd}[0m\nline 2</pre>";
-        assert!(body.contains(want), "{body}");
+    fn the_detail_is_escaped() {
+        let page = |text| {
+            html(Page {
+                reason: Some(&Reason::parse(text)),
+                ..Page::new(500)
+            })
+        };
+        let body = page("<i> (a.py:1): <b> it\n<script>alert('x')</script> & \"\x1b[0m\nline 2");
+        let escaped =
+            "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &quot;\u{fffd}[0m\nline 2";
+        for part in [
+            "<p class=\"what\">&lt;i&gt; (a.py:1)</p>",
+            "<p class=\"cure\">&lt;b&gt; it</p>",
+            &format!("<pre>{escaped}</pre>"),
+            "debug is on",
+        ] {
+            assert!(body.contains(part), "{part} is missing:\n{body}");
+        }
         assert!(!body.contains("incident"));
-        let long = "é".repeat(LONGEST_DETAIL) + "the end";
-        let body = text(&page(500, None, Some(&long)).1);
-        assert!(body.len() < LONGEST_DETAIL + 4096 && body.contains("the end</pre>"));
+        let long = "a\n".to_owned() + &"é".repeat(LONGEST_DETAIL) + "the end";
+        let body = page(&long);
+        assert!(body.len() < LONGEST_DETAIL + 8192 && body.contains("the end</pre>"));
     }
 
     #[test]
-    fn clients_get_the_form_they_ask_for() {
+    fn only_what_may_go_well_next_time_can_be_asked_for_again() {
+        let asks = |status, again| {
+            html(Page {
+                again,
+                ..Page::new(status)
+            })
+            .contains("Try again</a>")
+        };
+        assert!(asks(500, true) && asks(503, true) && asks(408, true));
+        assert!(!asks(500, false) && !asks(404, true) && !asks(413, true));
+    }
+
+    #[test]
+    fn clients_get_the_format_they_ask_for() {
+        let reason = Reason::parse("a\n\"b\"\\\x01");
         let page = Page {
             incident: Some("7"),
-            detail: Some("a\n\"b\"\\\x01"),
+            reason: Some(&reason),
             ..Page::new(500)
         };
         for (accept, kind) in [

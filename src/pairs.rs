@@ -1,10 +1,9 @@
-//! `Pairs`: an ordered list of (name, value) byte strings in one buffer.
+//! `Pairs`: an ordered list of (name, value) byte strings in one buffer, for CGI variables and response header fields.
 //!
-//! The form in which CGI meta-variables and response header fields travel inside runfcgi. The buffer is
-//! the very bytes that the private wire carries (`name NUL value NUL …`), so a request reaches a worker
-//! without being encoded again. Knows no protocol and does no I/O.
+//! The buffer has the format of the private wire (`name NUL value NUL …`), so that a request goes to a worker without
+//! being encoded again. Knows no protocol and does no I/O.
 
-/// Ordered (name, value) byte strings. A NUL can stand in neither.
+/// An ordered list of (name, value) byte strings without NUL.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Pairs {
     bytes: Vec<u8>,
@@ -24,7 +23,7 @@ impl Pairs {
         Pairs::default()
     }
 
-    /// An empty list with room for `pairs` pairs of `bytes` bytes in all.
+    /// An empty list with room for this many pairs and bytes in total.
     pub fn with_capacity(pairs: usize, bytes: usize) -> Pairs {
         Pairs {
             bytes: Vec::with_capacity(bytes),
@@ -32,7 +31,7 @@ impl Pairs {
         }
     }
 
-    /// Splits `name NUL value NUL …`; `None` when the bytes are not of that form.
+    /// Parses `name NUL value NUL …`. `None` if the bytes have another format or exceed 4 GiB.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Pairs> {
         let mut spans = Vec::new();
         let mut start = 0;
@@ -45,12 +44,12 @@ impl Pairs {
         Some(Pairs { bytes, spans })
     }
 
-    /// Appends a pair. `false`, and nothing appended, when either holds a NUL or the list is full (4 GiB).
+    /// Appends a pair. Returns false and appends nothing if it contains a NUL or the list would exceed 4 GiB.
     pub fn push(&mut self, name: &[u8], value: &[u8]) -> bool {
         let start = self.bytes.len();
         let value_at = start + name.len() + 1;
         let end = value_at + value.len();
-        if name.contains(&0) || value.contains(&0) {
+        if has_nul(name) || has_nul(value) {
             return false;
         }
         let Some(span) = Span::new(start, value_at, end) else {
@@ -65,7 +64,7 @@ impl Pairs {
         true
     }
 
-    /// Appends pair number `index` of another list, in one copy. `false` when there is none or the list is full.
+    /// Appends pair number `index` of another list in one copy. Returns false if there is none or the list is full.
     pub fn push_from(&mut self, other: &Pairs, index: usize) -> bool {
         let Some(&from) = other.spans.get(index) else {
             return false;
@@ -81,7 +80,7 @@ impl Pairs {
         true
     }
 
-    /// The value of the first pair with this very name.
+    /// The value of the first pair with exactly this name.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
@@ -96,12 +95,12 @@ impl Pairs {
         })
     }
 
-    /// How many pairs.
+    /// The number of pairs.
     pub fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// No pairs.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
@@ -133,6 +132,15 @@ impl std::fmt::Debug for Pairs {
     }
 }
 
+/// Whether a NUL is among them. Asked of each variable, so of eight bytes at a time.
+fn has_nul(bytes: &[u8]) -> bool {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let (words, rest) = bytes.as_chunks();
+    let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
+    words.any(|word| word.wrapping_sub(LOW) & !word & HIGH != 0) || rest.contains(&0)
+}
+
 fn nul(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|&b| b == 0)
 }
@@ -157,6 +165,20 @@ mod tests {
         assert_eq!(pairs.get(b"B"), Some(&b"two words"[..]));
         assert_eq!(pairs.get(b"b"), None);
         assert_eq!(pairs.len(), 3);
+    }
+
+    #[test]
+    fn a_nul_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            let mut bytes = vec![0x80; length];
+            assert!(!has_nul(&bytes));
+            for place in 0..length {
+                bytes[place] = 0;
+                assert!(has_nul(&bytes), "{place} of {length}");
+                bytes[place] = 1;
+            }
+            assert!(!has_nul(&bytes));
+        }
     }
 
     #[test]

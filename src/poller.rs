@@ -1,11 +1,11 @@
-//! `Poller`: epoll, and what each event is about.
+//! `Poller`: epoll, and a token that says which descriptor an event belongs to.
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// What an event is about.
+/// The descriptor that an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// Signals.
@@ -24,22 +24,27 @@ pub enum Token {
     Control(u64),
 }
 
-/// What epoll watches a descriptor for, as far as it was told; kept beside the descriptor.
+/// The flags for which epoll watches a descriptor. Kept next to the descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watched(Option<EpollFlags>);
 
-/// Events of one sleep.
+/// The events of one `wait`, at most 64.
 pub struct Events {
     events: [EpollEvent; 64],
     ready: usize,
 }
 
-/// See above.
+/// An epoll instance.
 #[derive(Debug)]
 pub struct Poller(Epoll);
 
 impl Token {
-    /// The worker, if it is about what that writes.
+    /// Whether it is the control socket of a preloader.
+    pub fn is_control(self) -> bool {
+        matches!(self, Token::Control(_))
+    }
+
+    /// The worker process, if the event is about its standard output or error.
     pub fn pipe(self) -> Option<u64> {
         match self {
             Token::Stdout(number) | Token::Stderr(number) => Some(number),
@@ -49,19 +54,19 @@ impl Token {
 }
 
 impl Watched {
-    /// Epoll has never heard of the descriptor.
+    /// Whether the descriptor is not registered with epoll.
     pub fn is_new(self) -> bool {
         self.0.is_none()
     }
 }
 
 impl Poller {
-    /// Watches nothing yet.
+    /// A poller that watches nothing.
     pub fn new() -> io::Result<Poller> {
         Ok(Poller(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
 
-    /// Watches `fd` for `flags` from now on. Costs nothing when that is already so. An error for what cannot be watched,
+    /// Watches `fd` for `flags`. Makes no system call if they are unchanged. Fails for a descriptor that cannot be watched,
     /// such as a regular file.
     pub fn watch(
         &self,
@@ -80,7 +85,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Watches `fd` no more, not even for its end.
+    /// Stops watching `fd`, including for hang-ups.
     pub fn forget(&self, fd: impl AsFd, watched: &mut Watched) -> io::Result<()> {
         if watched.0.take().is_some() {
             self.0.delete(fd)?;
@@ -88,12 +93,19 @@ impl Poller {
         Ok(())
     }
 
-    /// Sleeps until something is ready, `timeout` at the longest.
+    /// Sleeps until a descriptor is ready, but at most for `timeout`, which is cut to 65 s.
     pub fn wait(&self, timeout: Duration, events: &mut Events) {
-        // Rounded up: a sleep that ends too early would be followed by more of them.
+        // Round up: waking before the deadline would only cause another short sleep.
         let millis = u16::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
         let timeout = EpollTimeout::from(millis);
         events.ready = self.0.wait(&mut events.events, timeout).unwrap_or(0);
+    }
+}
+
+impl Watched {
+    /// A descriptor that is watched for these.
+    pub fn new(flags: EpollFlags) -> Watched {
+        Watched(Some(flags))
     }
 }
 
@@ -107,7 +119,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// What is ready, and for what.
+    /// The tokens that are ready, each with its flags.
     pub fn iter(&self) -> impl Iterator<Item = (Token, EpollFlags)> {
         let ready = self.events[..self.ready].iter();
         ready.map(|event| (Token::from(event.data()), event.events()))

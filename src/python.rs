@@ -1,14 +1,15 @@
-//! Finding the Python that runs the app, by asking each candidate; and becoming it.
+//! Finds the Python interpreter that runs the app, by running each candidate, and executes it.
 //!
-//! Blocks, therefore only ever runs in a short-lived child (`Launch`) or in `check`. Knows nothing of sockets but that
-//! descriptor 0 of that child is one, on which it is told what to look for and tells a failure. Never looks accounts up:
-//! home is `$HOME`.
+//! Blocks, so it runs only in a short-lived child (`Launch`) or in `check`. Descriptor 0 of that child is a socket, on
+//! which the child receives what to look for and reports a failure. Never looks up accounts: the home directory is
+//! `$HOME`.
 
 pub(crate) mod message;
 mod places;
 mod probe;
 
-use crate::config::{App, limits};
+use crate::codes::place;
+use crate::config::{App, findings::nearest, limits};
 use crate::trust::Trust;
 use crate::workers::wire;
 use places::{PATH, installed, venvs};
@@ -29,15 +30,15 @@ use std::time::{Duration, Instant};
 /// An interpreter that fits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// What to execute. Never resolved: a virtualenv is known by the path it is called by.
+    /// The path to execute. Links are not resolved: Python finds its virtualenv through the path it is called by.
     pub path: PathBuf,
     /// As `3.11.2`.
     pub version: String,
-    /// Those that were asked before it or with it and do not fit, each with the reason.
+    /// The candidates that do not fit, each with the reason.
     pub refused: Vec<String>,
-    /// Those of them that were not asked, since somebody else could have put them there.
+    /// Those of them that were not run, because another user could have put them there.
     untrusted: Vec<String>,
-    /// It stands where one would look first, so that no better one can appear unnoticed but by a new virtualenv.
+    /// No other candidate comes before it, so only a new virtualenv could replace it. Only then is it cached.
     first_choice: bool,
 }
 
@@ -52,13 +53,13 @@ impl Found {
     }
 }
 
-/// Finds the interpreter for `app`; `home` is `$HOME`. None is asked that somebody else could have put there. The error
+/// Finds the interpreter for `app`; `home` is `$HOME`. Runs none that an untrusted user could have put there. The error
 /// lists every candidate and why it was refused.
 pub fn discover(app: &App, trust: Trust, home: Option<&Path>) -> Result<Found, String> {
     discover_with(app, trust, home, None)
 }
 
-/// The same, asking with this environment instead of ours.
+/// The same, but runs the candidates with `environment` instead of ours.
 pub fn discover_with(
     app: &App,
     trust: Trust,
@@ -70,6 +71,8 @@ pub fn discover_with(
     needs.environment = environment;
     if let Some(python) = &app.python {
         let path = named(python, trust)?;
+        // Visitors get it too, whatever it lacks: the import then tells what that is.
+        needs.modules.clear();
         return match ask(&path, &needs, end) {
             Ok(version) => Ok(Found::default().with(path, version, true)),
             Err(why) => Err(format!(
@@ -105,11 +108,11 @@ pub fn discover_with(
     }
     match best {
         Some((version, path)) => Ok(found.with(path, version, venvs.is_empty())),
-        None => Err(nothing_fits(dir, &needs, &found.refused)),
+        None => Err(nothing_fits(app, &needs, &found.refused)),
     }
 }
 
-/// Those that nobody else could have put there; and why the others are passed over.
+/// The trusted paths, and the reason why each of the others is passed over.
 fn trusted(paths: Vec<PathBuf>, trust: Trust) -> (Vec<PathBuf>, Vec<String>) {
     let mut untrusted = Vec::new();
     let mut paths = paths;
@@ -123,17 +126,17 @@ fn trusted(paths: Vec<PathBuf>, trust: Trust) -> (Vec<PathBuf>, Vec<String>) {
     (paths, untrusted)
 }
 
-/// Whether `python` is only found when `$HOME` is set, which mod_fcgid does not do.
+/// Whether `python` is found only if `$HOME` is set, which mod_fcgid does not do.
 pub fn only_by_home(python: &Path, app: &App) -> bool {
     let dir = app.path.as_deref().unwrap_or(Path::new("/"));
     let without = [venvs(dir, None), installed(Path::new("/"), None)];
     !without.iter().flatten().any(|p| p == python)
 }
 
-/// What a front has a child of its own executable become: the interpreter of the app.
+/// What a front sends to a child process, which then finds and executes the app's interpreter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
-    /// The app, as far as it matters here.
+    /// `[app] path`.
     pub app_path: Option<PathBuf>,
     /// `[app] settings`.
     pub settings: Option<String>,
@@ -141,25 +144,25 @@ pub struct Launch {
     pub wsgi: Option<String>,
     /// `[app] python`.
     pub python: Option<PathBuf>,
-    /// Whose the executable is: an interpreter may be his.
+    /// The owner of the executable, who may also own the interpreter.
     pub owner: Option<u32>,
-    /// Where the answer is kept for the next time.
+    /// The file that caches the interpreter found.
     pub cache: Option<PathBuf>,
-    /// Type letter of the wire's frame in which a failure is told on descriptor 0.
+    /// The type letter of the wire frame that reports a failure on descriptor 0. None: no such frame.
     pub fail_frame: Option<u8>,
     /// The arguments of the interpreter.
     pub args: Vec<OsString>,
 }
 
 impl Launch {
-    /// Takes from the socket on descriptor 0 what to launch. Whoever calls has made sure that the socket is ours.
+    /// Reads a launch from the socket on descriptor 0. The caller has checked that our own user made the socket.
     pub fn receive() -> std::io::Result<Launch> {
         let socket = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         message::read(&mut &socket)
     }
 
-    /// Finds the interpreter and becomes it, with descriptors 0, 1 and 2 and the environment as they are. Returns
-    /// only when that failed, with the status to leave with.
+    /// Finds and executes the interpreter, with descriptors 0, 1 and 2 and the environment as they are. Returns only on
+    /// failure, with the exit status.
     pub fn run(&self) -> u8 {
         let home = std::env::var_os("HOME")
             .filter(|h| !h.is_empty())
@@ -171,7 +174,8 @@ impl Launch {
             }
             Err(why) => why,
         };
-        self.tell(&why);
+        let why = format!("{} {why}", place::NO_PYTHON);
+        self.report(&why);
         1
     }
 
@@ -189,7 +193,7 @@ impl Launch {
         if let Some(path) = self
             .cache
             .as_deref()
-            .and_then(|c| cached(c, &app, trust, home))
+            .and_then(|c| read_cache(c, &app, trust, home))
         {
             return Ok(path);
         }
@@ -197,19 +201,20 @@ impl Launch {
         for why in &found.untrusted {
             let _ = writeln!(
                 std::io::stderr(),
-                "runfcgi: an interpreter is passed over: {why}"
+                "runfcgi: {} an interpreter is passed over: {why}",
+                place::UNTRUSTED_PYTHON
             );
         }
         if let Some(file) = &self.cache
             && found.first_choice
         {
-            // A cache that cannot be written only costs the next start its time.
-            let _ = remember(file, &found.path, &app, trust, home);
+            // Without a cache the next start is only slower.
+            let _ = write_cache(file, &found.path, &app, trust, home);
         }
         Ok(found.path)
     }
 
-    fn tell(&self, why: &str) {
+    fn report(&self, why: &str) {
         let line = format!("runfcgi: {why}\n");
         let _ = std::io::stderr().write_all(line.as_bytes());
         let Some(letter) = self.fail_frame else {
@@ -225,7 +230,7 @@ impl Launch {
                 Err(_) => return,
             }
         }
-        // Leaving with bytes unread would reset the socket: the reader might see that before our words.
+        // Exiting with unread bytes would reset the socket, and the front might lose the frame.
         let wait = nix::sys::time::TimeVal::new(limits::LAST_WORDS, 0);
         let timeout = nix::sys::socket::sockopt::ReceiveTimeout;
         if nix::sys::socket::setsockopt(&stdin.as_fd(), timeout, &wait).is_err() {
@@ -242,7 +247,8 @@ impl Launch {
     }
 }
 
-/// Becomes the interpreter; the error says why not. Not by `Command`: that takes what is no program for a shell script.
+/// Executes the interpreter. Returns only on failure, with the reason. Not through `Command`, which would run a file in
+/// an unknown format as a shell script.
 fn execute(python: &Path, arguments: &[OsString]) -> String {
     let text = |text: &OsStr| CString::new(text.as_bytes()).ok();
     let path = text(python.as_os_str());
@@ -272,34 +278,63 @@ fn fail_frame(letter: u8, why: &str) -> Vec<u8> {
     frame
 }
 
-fn nothing_fits(dir: &Path, needs: &Needs, refused: &[String]) -> String {
+fn nothing_fits(app: &App, needs: &Needs, refused: &[String]) -> String {
+    let dir = &needs.dir;
     let mut text = match needs.modules.as_slice() {
-        [] => "no python found that fits".to_string(),
+        [] => String::from("no python found that fits"),
         modules => format!("no python found that can import {}", modules.join(", ")),
     };
+    let wsgi = app.wsgi.as_deref().unwrap_or_default();
+    let module = wsgi.split([':', '.']).next().unwrap_or_default();
+    match similar_module(module, dir) {
+        Some(near) => {
+            let right = wsgi.replacen(module, &near, 1);
+            let _ = write!(
+                text,
+                ": there is {near} in {}: write wsgi = \"{right}\" below [app]",
+                dir.display()
+            );
+        }
+        None => {
+            let _ = write!(
+                text,
+                ": make a virtualenv: python3 -m venv {0}/venv && {0}/venv/bin/pip install {1}; \
+                 or name the interpreter as python below [app]",
+                dir.display(),
+                match needs.modules.iter().any(|m| m == "django") {
+                    true => "django",
+                    false => "what the app needs",
+                }
+            );
+        }
+    }
     if refused.is_empty() {
         let _ = write!(text, "; there is none in the usual places");
     }
     for line in refused {
         let _ = write!(text, "\n  {line}");
     }
-    let _ = write!(
-        text,
-        "\n  make a virtualenv: python3 -m venv {0}/venv && {0}/venv/bin/pip install {1}; \
-         or name the interpreter as python below [app]",
-        dir.display(),
-        if needs.modules.iter().any(|m| m == "django") {
-            "django"
-        } else {
-            "what the app needs"
-        }
-    );
     text
 }
 
-/// A configured interpreter as a path that can be executed, if nobody else could have put it there.
+/// A module or package in `dir` that `name`, which is not there, may be a misspelling of.
+fn similar_module(name: &str, dir: &Path) -> Option<String> {
+    let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
+    let module = |path: PathBuf| {
+        let is_module = path.extension().is_some_and(|ending| ending == "py");
+        let stem = path.file_stem()?.to_str()?.to_owned();
+        (is_module || path.join("__init__.py").is_file()).then_some(stem)
+    };
+    let there: Vec<String> = entries.filter_map(|entry| module(entry.path())).collect();
+    if there.iter().any(|there| there == name) {
+        return None;
+    }
+    nearest(name, there.iter().map(String::as_str)).map(str::to_owned)
+}
+
+/// The path of the interpreter set in `[app] python`, if it is trusted.
 fn named(python: &Path, trust: Trust) -> Result<PathBuf, String> {
-    let path = by_name(python)?;
+    let path = locate(python)?;
     match trust.program(&path) {
         Ok(()) => Ok(path),
         Err(why) => Err(format!(
@@ -309,7 +344,7 @@ fn named(python: &Path, trust: Trust) -> Result<PathBuf, String> {
     }
 }
 
-fn by_name(python: &Path) -> Result<PathBuf, String> {
+fn locate(python: &Path) -> Result<PathBuf, String> {
     if python.components().count() > 1 || python.is_absolute() {
         return match fs::metadata(python) {
             Ok(_) => Ok(python.to_path_buf()),
@@ -331,8 +366,8 @@ fn by_name(python: &Path) -> Result<PathBuf, String> {
         })
 }
 
-/// The line of the cache file that holds for this interpreter, app and place; None when it cannot be one line.
-fn line(python: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<String> {
+/// The only line of the cache file: the interpreter, and all that its choice depends on. None: it would not be one line.
+fn cache_line(python: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<String> {
     let meta = fs::metadata(python).ok()?;
     let stamp = format!(
         "{}:{}:{}:{}.{:09}",
@@ -359,7 +394,7 @@ fn line(python: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<S
     Some(fields.join("\t") + "\n")
 }
 
-fn cached(file: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<PathBuf> {
+fn read_cache(file: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<PathBuf> {
     let meta = fs::symlink_metadata(file).ok()?;
     let ours = meta.is_file() && meta.uid() == nix::unistd::geteuid().as_raw();
     if !ours || meta.mode() & 0o022 != 0 {
@@ -368,28 +403,20 @@ fn cached(file: &Path, app: &App, trust: Trust, home: Option<&Path>) -> Option<P
     let text = fs::read_to_string(file).ok()?;
     let python = PathBuf::from(text.split('\t').next()?);
     trust.program(&python).ok()?;
-    (line(&python, app, trust, home)? == text).then_some(python)
+    (cache_line(&python, app, trust, home)? == text).then_some(python)
 }
 
-fn remember(
+fn write_cache(
     file: &Path,
     python: &Path,
     app: &App,
     trust: Trust,
     home: Option<&Path>,
 ) -> std::io::Result<()> {
-    let Some(text) = line(python, app, trust, home) else {
+    let Some(text) = cache_line(python, app, trust, home) else {
         return Ok(());
     };
     crate::rundir::replace(file, text.as_bytes())
-}
-
-#[cfg(test)]
-impl Found {
-    /// An interpreter that nobody asked.
-    pub(crate) fn named_for_test(path: PathBuf) -> Found {
-        Found::default().with(path, (3, 11, 2), true)
-    }
 }
 
 #[cfg(test)]
@@ -416,12 +443,12 @@ mod tests {
         }
     }
 
-    /// A program that behaves at the command line like a Python of this version.
+    /// An executable shell script that stands in for a Python interpreter.
     fn script(dir: &Scratch, path: &str, body: &str) -> PathBuf {
         let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = dir.write("text", format!("#!/bin/sh\n{body}\n"), 0o644);
-        // Written by another process: a fork elsewhere in ours could hold it open, and so keep it from running.
+        // Written by another process: if another test forks meanwhile, its child would hold the file open (ETXTBSY).
         let mut install = Command::new("install");
         install.args(["-m", "755"]).args([&text, &path]);
         assert!(install.status().unwrap().success());
@@ -442,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told_one_by_one() {
+    fn every_refusal_is_listed() {
         let dir = account("refused");
         script(&dir, "site/venv/bin/python3", "echo runfcgi-probe 3.5.9");
         script(
@@ -470,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_program_is_given_up() {
+    fn a_silent_program_is_killed() {
         let dir = account("silent");
         let path = script(&dir, "python3", "exec sleep 60");
         let needs = Needs::of(&app_in(&dir, "a:b"));
@@ -481,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_need_not_take_its_input() {
+    fn a_program_need_not_read_its_input() {
         let end = Instant::now() + Duration::from_secs(20);
         let said = |text: &str, input: &[u8]| {
             output(Command::new("sh").args(["-c", text]), input, end).map(|(said, _)| said)
@@ -527,21 +554,21 @@ mod tests {
         let app = app_in(&dir, "a:b");
         let python = script(&dir, "bin/python3", "");
         let file = dir.join("cache");
-        assert_eq!(cached(&file, &app, us(), None), None);
-        remember(&file, &python, &app, us(), None).unwrap();
-        assert_eq!(cached(&file, &app, us(), None), Some(python.clone()));
-        assert_eq!(cached(&file, &app_in(&dir, "c:d"), us(), None), None);
+        assert_eq!(read_cache(&file, &app, us(), None), None);
+        write_cache(&file, &python, &app, us(), None).unwrap();
+        assert_eq!(read_cache(&file, &app, us(), None), Some(python.clone()));
+        assert_eq!(read_cache(&file, &app_in(&dir, "c:d"), us(), None), None);
         script(&dir, "site/venv/bin/python", "");
-        assert_eq!(cached(&file, &app, us(), None), None);
-        remember(&file, &python, &app, us(), None).unwrap();
+        assert_eq!(read_cache(&file, &app, us(), None), None);
+        write_cache(&file, &python, &app, us(), None).unwrap();
         script(&dir, "bin/python3", "changed");
-        assert_eq!(cached(&file, &app, us(), None), None);
+        assert_eq!(read_cache(&file, &app, us(), None), None);
         fs::write(&file, "noise").unwrap();
-        assert_eq!(cached(&file, &app, us(), None), None);
+        assert_eq!(read_cache(&file, &app, us(), None), None);
     }
 
     #[test]
-    fn a_failure_is_a_frame() {
+    fn a_failure_is_sent_as_a_frame() {
         assert_eq!(fail_frame(b'b', "why"), b"b\0\0\0\0\0\0\x03why");
     }
 }

@@ -1,25 +1,25 @@
-//! `Request`: one request, complete, on its way from the web server to the app.
+//! `Request`: one complete request on its way from the web server to the app.
 
 use crate::body::Body;
 use crate::pairs::Pairs;
 use std::rc::Rc;
 
-/// Numbers a request of this front; counted up, never used again.
+/// The number of a request within this front; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestNo(pub u64);
 
-/// What a worker is given.
+/// A complete request, ready for a worker.
 #[derive(Debug)]
 pub struct Request {
     /// Its number.
     pub number: RequestNo,
-    /// Its variables, as the app shall see them.
+    /// Its variables as the app sees them.
     pub environ: Rc<Pairs>,
-    /// Its body.
+    /// Its whole body.
     pub body: Body,
 }
 
-/// One of the two streams of text that an app writes.
+/// A stream to which the app writes text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.

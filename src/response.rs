@@ -1,45 +1,49 @@
 //! `ResponseHead`: a response's status and header fields, checked once for all protocols.
 //!
-//! Plain data. What a CGI response may carry is RFC 3875 section 6; what web servers make of odd ones decides the
-//! rest (hop-by-hop fields, a `Location` beside status 200). Knows no protocol, socket, clock or log.
+//! The rules are those of RFC 3875 section 6, and some that keep web servers from misreading a response (hop-by-hop
+//! fields, a `Location` with status 200). Plain data; knows no protocol, socket, clock or log.
 
+use crate::bytes::{decimal, is_token};
 use crate::pairs::Pairs;
 
-/// Header block above which nginx, with its usual buffer of one page, answers 502.
+/// Bytes of a head above which nginx, with its default buffer of one page, responds with 502.
 const USUAL_HEAD: usize = 4096;
-/// Line above which Apache answers 500.
+/// Bytes of a header line above which Apache responds with 500.
 const USUAL_LINE: usize = 8190;
-/// Number of fields above which h2o and HAProxy give up.
+/// Number of fields above which h2o and HAProxy fail.
 const USUAL_FIELDS: usize = 100;
 
-/// Status and header fields of a response: three digits, no control characters, no hop-by-hop fields.
+/// The header by which visitor, access log and owner know a failure.
+pub const INCIDENT: &[u8] = b"X-Incident";
+
+/// Status and header fields of a response, without control characters and hop-by-hop fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// 200 to 599.
     pub status: u16,
-    /// The reason phrase, without the number; may be empty.
+    /// The reason phrase; may be empty.
     pub reason: Vec<u8>,
-    /// Header fields in the application's order.
+    /// The header fields in the application's order.
     pub fields: Pairs,
 }
 
 impl ResponseHead {
-    /// Checks a head as a worker sends it: `status line NUL (name NUL value NUL)*`.
+    /// Parses and checks a head as a worker sends it: `status line NUL (name NUL value NUL)*`.
     ///
-    /// Hop-by-hop fields and `Status` are dropped: they are the web server's and ours to say. Of several equal
-    /// Content-Lengths the first stays; 204 has none.
+    /// Drops `Status` and hop-by-hop fields, which are up to us and the web server. Keeps the first of several equal
+    /// Content-Length fields, and none with status 204.
     pub fn from_wire(payload: &[u8]) -> Result<ResponseHead, String> {
         let end = payload
             .iter()
             .position(|&b| b == 0)
-            .ok_or("response head: the status line does not end")?;
+            .ok_or("response head: the status line has no end")?;
         let (status, reason) = status_line(&payload[..end])?;
         let sent = Pairs::from_bytes(payload[end + 1..].to_vec())
-            .ok_or("response head: the header fields are torn")?;
+            .ok_or("response head: the header fields are incomplete")?;
         let mut fields = Pairs::with_capacity(sent.len(), sent.as_bytes().len());
         let mut length = None;
         for (name, value) in sent.iter() {
-            if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
+            if !is_token(name) {
                 return Err(format!(
                     "response header: the name \"{}\" is not a token",
                     name.escape_ascii()
@@ -48,7 +52,7 @@ impl ResponseHead {
             let value = value.trim_ascii();
             if let Some(&byte) = value.iter().find(|&&b| is_control(b)) {
                 return Err(format!(
-                    "response header {}: control character \\x{byte:02x} in the value; line ends must not stand in it",
+                    "response header {}: control character \\x{byte:02x} in the value; it must not contain line ends",
                     name.escape_ascii()
                 ));
             }
@@ -56,7 +60,7 @@ impl ResponseHead {
                 continue;
             }
             if name.eq_ignore_ascii_case(b"Content-Length") {
-                let this = number(value).ok_or_else(|| {
+                let this = decimal(value).ok_or_else(|| {
                     format!(
                         "response header Content-Length: \"{}\" is not a number",
                         value.escape_ascii()
@@ -82,7 +86,7 @@ impl ResponseHead {
         })
     }
 
-    /// The value of the first field of this name, in whatever case.
+    /// The value of the first field with this name, ignoring case.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.fields
             .iter()
@@ -90,20 +94,20 @@ impl ResponseHead {
             .map(|(_, value)| value)
     }
 
-    /// What the application says about the length of its body.
+    /// The length of the body according to the application.
     pub fn content_length(&self) -> Option<u64> {
-        number(self.get(b"Content-Length")?)
+        decimal(self.get(b"Content-Length")?)
     }
 
-    /// Whether a body may follow this head in the answer to a request with this method.
+    /// Whether a body may follow this head in the response to a request with this method.
     pub fn allows_body(&self, method: &[u8]) -> bool {
         method != b"HEAD" && !matches!(self.status, 204 | 304)
     }
 
-    /// Drops a Location beside status 200 where the web server would act on it: Apache's modules and LiteSpeed serve
-    /// another page in its place (a path) or send a redirect (a URL), HAProxy turns 200 into 302. Browsers heed it
-    /// in no such response. It stays for the web servers known to pass it on.
-    pub fn settle_location(&mut self, request: &Pairs) {
+    /// Drops a Location from a response with status 200, where browsers ignore it, but Apache's modules and LiteSpeed
+    /// serve another page instead (for a path) or redirect (for a URL), and HAProxy turns the 200 into a 302. It stays
+    /// for web servers that are known to pass it on.
+    pub fn drop_stray_location(&mut self, request: &Pairs) {
         if self.status != 200 || self.get(b"Location").is_none() {
             return;
         }
@@ -121,10 +125,10 @@ impl ResponseHead {
         self.fields = fields;
     }
 
-    /// What some web servers will not take in this head, for the log.
+    /// What some web servers would refuse in this head, for the log.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        // "Status: 200 " and the line ends; ": " and CR LF make two bytes more than the two NULs of each field.
+        // "Status: 200 " and two line ends make 16 bytes. ": " and CR LF are two bytes more than the two NULs of a field.
         let head = 16 + self.reason.len() + self.fields.as_bytes().len() + 2 * self.fields.len();
         if head > USUAL_HEAD {
             warnings.push(format!(
@@ -164,17 +168,10 @@ fn status_line(line: &[u8]) -> Result<(u16, Vec<u8>), String> {
     if reason.iter().any(|&b| is_control(b)) {
         return Err(wrong("control character in the reason"));
     }
-    match number(digits) {
+    match decimal(digits) {
         Some(status @ 200..=599) => Ok((status as u16, reason.to_vec())),
         _ => Err(wrong("not between 200 and 599")),
     }
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 fn is_hop_by_hop(name: &[u8]) -> bool {
@@ -191,10 +188,6 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
     ]
     .iter()
     .any(|hop| name.eq_ignore_ascii_case(hop))
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn is_control(byte: u8) -> bool {
@@ -295,7 +288,7 @@ mod tests {
             ("200 OK|Content-Length|", "not a number"),
             ("200 OK|Content-Length|5, 5", "not a number"),
             ("200 OK|Content-Length|5|Content-Length|6", "both 5 and 6"),
-            ("200 OK|Lonely", "torn"),
+            ("200 OK|Lonely", "incomplete"),
         ] {
             let error = head(text).map(|h| fields(&h)).unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");
@@ -317,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_beside_200_stays_where_it_is_harmless() {
+    fn a_location_with_status_200_stays_where_it_is_harmless() {
         for (software, text, stays) in [
             ("Apache/2.4", "200 OK|Location|/p", false),
             ("Apache/2.4", "200 OK|location|http://a/p", false),
@@ -331,7 +324,7 @@ mod tests {
             let mut request = Pairs::new();
             request.push(b"SERVER_SOFTWARE", software.as_bytes());
             let mut head = head(&format!("{text}|X-After|1")).unwrap();
-            head.settle_location(&request);
+            head.drop_stray_location(&request);
             assert_eq!(head.get(b"Location").is_some(), stays, "{software} {text}");
             assert!(head.get(b"X-After").is_some());
         }

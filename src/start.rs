@@ -1,7 +1,7 @@
-//! From a process to a server: what was handed to us, what we are, and executing a new image.
+//! Process start: works out how we were started, opens what the server needs, runs it, and executes a new image.
 //!
-//! A listening socket on descriptor 0: the web server spawned us. Else GATEWAY_INTERFACE: one CGI request. Else a person
-//! at a shell, or systemd. Nothing else is guessed from. Blocks only before serving begins.
+//! A listening socket on descriptor 0 means that a web server spawned us. Otherwise GATEWAY_INTERFACE means one CGI
+//! request. Otherwise a person at a shell or systemd started us. Nothing else is considered. Blocks only before serving.
 
 mod begin;
 mod caller;
@@ -9,6 +9,7 @@ mod handover;
 mod sockets;
 
 use crate::cli::{self, Command, Serve};
+use crate::codes::{self, Code};
 use crate::config::{self, Candidates, Config, Finding, Options};
 use crate::daemon::{self, Surroundings};
 use crate::log::{Level, Log, LogFile};
@@ -19,41 +20,46 @@ use crate::server::{Front, HandOver, Outcome, Role, Server};
 use crate::sys::procfs::{spawner, start_time};
 use crate::sys::{fd, limits};
 use crate::systemd::{self, Activated};
-use crate::trust::Trust;
 use crate::workers::LaunchContext;
-use crate::workers::preloader::Hello;
 use crate::workers::spawn::LAUNCHER;
-use crate::{check, python, status};
+use crate::{check, init, owner, python, status};
+use anyhow::Context;
 use begin::{begin, identity};
-use handover::{Background, Left, Own, own_image, own_path};
-use nix::sys::signal::{Signal, kill};
+use handover::{Background, Inherited, ProcessState, own_image, own_path, to_background};
 use nix::sys::socket::{self, sockopt};
 use sockets::{can_listen, listeners, pidfile};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Does what the command line, the environment and descriptor 0 ask for. Returns the exit status.
+/// Runs the program as the command line, the environment and descriptor 0 say. Returns the exit status.
 pub fn run() -> u8 {
     limits::let_large_writes_fail();
-    let mut left = Left::read();
-    let activated = match left.again {
+    let mut inherited = Inherited::read();
+    let activated = match inherited.restarted {
         true => Vec::new(),
         false => systemd::activated(),
     };
     fd::close_the_rest();
     let mut words = std::env::args_os();
     let called_as = words.next().unwrap_or_default();
-    if called_as == LAUNCHER {
-        return launch();
+    let internal = [
+        (LAUNCHER, launch as fn() -> u8),
+        (owner::RUNNER, owner::run_task),
+    ];
+    if let Some((_, run)) = internal.iter().find(|(name, _)| called_as == *name) {
+        return match caller::has_launch_socket() {
+            true => run(),
+            false => refuse(&[caller::foreign_launch()]),
+        };
     }
-    let here = left
+    let here = inherited
         .directory
         .clone()
         .or_else(|| std::env::current_dir().ok());
     let here = here.unwrap_or_else(|| PathBuf::from("/"));
-    let original = left
+    let original = inherited
         .original
         .clone()
         .unwrap_or_else(|| own_path(&called_as, &here));
@@ -69,9 +75,9 @@ pub fn run() -> u8 {
             None => Candidates::of(&original),
         }
     };
-    // While it is being uploaded anew, it still is whose it was.
-    let owner = config::owner(&original).or(left.owner);
-    left.owner = owner;
+    // The file may be missing while it is being uploaded: the owner stays the same.
+    let owner = config::owner(&original).or(inherited.owner);
+    inherited.owner = owner;
     let listening = socket::getsockopt(&io::stdin(), sockopt::AcceptConn).unwrap_or(false);
     let forced = force_cgi();
     let has = |name: &str| std::env::var_os(name).is_some();
@@ -80,26 +86,23 @@ pub fn run() -> u8 {
         false => has("GATEWAY_INTERFACE") || forced && has("REQUEST_METHOD"),
     };
     if cgi && !has("REQUEST_METHOD") && !has("GATEWAY_INTERFACE") {
-        complain(
-            "FCGI_FORCE_CGI asks for one CGI request, but REQUEST_METHOD and the other variables of one are missing",
-        );
-        return cli::EXIT_USAGE;
+        return refuse(&[caller::no_cgi_request()]);
     }
-    let judged = match words.len() == 0 || cgi || left.heeded {
+    let accepted = match words.len() == 0 || cgi || inherited.arguments_accepted {
         true => Ok(()),
-        false => caller::words(owner, &stem).map_err(|finding| vec![finding]),
+        false => caller::check_arguments(owner, &stem).map_err(|finding| vec![finding]),
     };
-    left.heeded = judged.is_ok();
-    let command = match judged.and_then(|()| cli::parse(&stem, words.collect(), cgi)) {
-        // A web server hears nothing from us but answers, so they tell what is wrong.
+    inherited.arguments_accepted = accepted.is_ok();
+    let command = match accepted.and_then(|()| cli::parse(&stem, words.collect(), cgi)) {
+        // A web server shows nothing from us but responses, so the responses say what is wrong.
         Err(findings) if listening => {
             let site = Site {
-                role: caller::spawned(),
+                role: caller::spawned_role(),
                 serve: Serve::default(),
                 candidates: candidates(None),
                 refused: findings,
             };
-            return serve_site(site, original, left, activated);
+            return serve_site(site, original, inherited, activated);
         }
         Ok(command) if listening && !matches!(command, Command::Serve(_)) => {
             Command::Serve(Serve::default())
@@ -111,7 +114,7 @@ pub fn run() -> u8 {
         Command::Serve(serve) if listening || cgi || serve.asked || !activated.is_empty() => {
             let role = match (cgi, listening && !serve.options.listens()) {
                 (true, _) => Role::Cgi,
-                (_, true) => caller::spawned(),
+                (_, true) => caller::spawned_role(),
                 _ => Role::External,
             };
             let site = Site {
@@ -120,7 +123,7 @@ pub fn run() -> u8 {
                 serve,
                 refused: Vec::new(),
             };
-            serve_site(site, original, left, activated)
+            serve_site(site, original, inherited, activated)
         }
         Command::Serve(_) => {
             let found = candidates(None).find(owner).ok().flatten();
@@ -131,19 +134,29 @@ pub fn run() -> u8 {
             ));
             0
         }
-        Command::Check(common) => {
-            match check::run(
-                &original,
-                &stem,
-                &candidates(common.config.as_deref()),
-                &mut io::stdout(),
-            ) {
+        Command::Check(flags) => {
+            check::become_owner(owner, &original);
+            let candidates = candidates(flags.config.as_deref());
+            let site = check::Site::new(&original, &stem, &candidates);
+            match check::run(&site, flags.url.as_ref(), flags.json, &mut io::stdout()) {
                 Ok(true) => 0,
                 _ => cli::EXIT_FAILED,
             }
         }
+        Command::Init(asked) => {
+            let config = asked.config.as_deref().map(|file| here.join(file));
+            let site = init::Site::new(&original, owner, candidates(config.as_deref()));
+            let mut answers = io::stdin().lock();
+            let there = io::stdin().is_terminal() && io::stdout().is_terminal();
+            let answers = there.then_some(&mut answers as &mut dyn io::BufRead);
+            match init::run(&site, &asked, answers, &mut io::stdout()) {
+                Ok(()) => cli::EXIT_OK,
+                Err(finding) => refuse(&[finding]),
+            }
+        }
         Command::Help(topic) => {
-            say(&cli::help_text(topic));
+            let program = original.file_name().unwrap_or_default();
+            say(&cli::help_text(topic, &program.to_string_lossy()));
             0
         }
         Command::Version => {
@@ -151,31 +164,29 @@ pub fn run() -> u8 {
             0
         }
         Command::SelfTest => 0,
-        Command::Status { json, common } => {
-            let candidates = candidates(common.config.as_deref());
+        Command::Status(flags) => {
+            let candidates = candidates(flags.config.as_deref());
             match candidates.find(owner) {
-                Ok(_) => tell_status(&original, &candidates, json),
+                Ok(_) => print_status(&original, &candidates, flags.json),
                 Err(finding) => refuse(&[finding]),
             }
         }
     }
 }
 
-/// Becomes the interpreter that a process of ours asks for.
+/// Executes the interpreter that one of our own processes requests.
 fn launch() -> u8 {
-    if !caller::is_ours() {
-        return refuse(&[caller::not_ours()]);
-    }
     match python::Launch::receive() {
         Ok(launch) => launch.run(),
         Err(error) => {
-            complain(&format!("what to launch did not arrive: {error}"));
+            let code = codes::settings::FOREIGN_LAUNCH;
+            complain(&format!("{code} what to launch did not arrive: {error}"));
             cli::EXIT_FAILED
         }
     }
 }
 
-fn tell_status(original: &Path, candidates: &Candidates, json: bool) -> u8 {
+fn print_status(original: &Path, candidates: &Candidates, json: bool) -> u8 {
     let beside = original.parent().unwrap_or(Path::new("/"));
     let options = Options::of_owner(config::owner(original));
     let (text, runs) = status::command::report(candidates, &options, beside, json);
@@ -183,43 +194,48 @@ fn tell_status(original: &Path, candidates: &Candidates, json: bool) -> u8 {
     if runs { 0 } else { cli::EXIT_FAILED }
 }
 
-/// What is to be served, and as what.
+/// The site to serve, and how this process was started.
 struct Site {
     role: Role,
     serve: Serve,
-    /// Where its settings may stand.
+    /// The places where its settings file may be.
     candidates: Candidates,
-    /// What is wrong with the words that a web server gave.
+    /// Errors in the command-line arguments that a web server passed.
     refused: Vec<Finding>,
 }
 
-fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<Activated>) -> u8 {
-    let here = left
+fn serve_site(
+    mut site: Site,
+    original: PathBuf,
+    mut inherited: Inherited,
+    activated: Vec<Activated>,
+) -> u8 {
+    let here = inherited
         .directory
         .take()
         .or_else(|| std::env::current_dir().ok());
-    let mut own = Own {
-        spawned_as: left
+    let mut state = ProcessState {
+        spawned_as: inherited
             .spawned_as
             .unwrap_or_else(|| Stamp::of(&original).inode()),
         original,
-        owner: left.owner,
+        owner: inherited.owner,
         directory: here.unwrap_or_else(|| PathBuf::from("/")),
-        heeded: left.heeded,
-        background: left.background,
-        ready: left.ready.take(),
-        ..Own::default()
+        arguments_accepted: inherited.arguments_accepted,
+        background: inherited.background,
+        ready: inherited.ready.take(),
+        ..ProcessState::default()
     };
-    if own.background == Background::Leader {
-        return own.lead();
+    if state.background == Background::Leader {
+        return state.lead();
     }
     let options = &mut site.serve.options;
-    options.directory = Some(own.directory.clone());
-    options.owner = own.owner;
-    options.config = options.config.take().map(|file| own.directory.join(file));
+    options.directory = Some(state.directory.clone());
+    options.owner = state.owner;
+    options.config = options.config.take().map(|file| state.directory.join(file));
     let external = site.role == Role::External;
     let origin = Origin {
-        executable: own.original.clone(),
+        executable: state.original.clone(),
         settings: site.candidates,
         required: !external,
         refused: std::mem::take(&mut site.refused),
@@ -227,61 +243,61 @@ fn serve_site(mut site: Site, original: PathBuf, mut left: Left, activated: Vec<
         identity: Vec::new(),
         reload: None,
     };
-    // Before they are read: what changes meanwhile is seen later.
+    // Start watching before the settings are read, so that a change in between is noticed later.
     let watch = origin.watch();
     let config = origin.settings();
-    if external && !left.again {
+    if external && !inherited.restarted {
         let config = match &config {
             Ok(config) => config,
-            Err(findings) => return give_up(&mut own, findings),
+            Err(findings) => return give_up(&mut state, findings),
         };
         if let Err(finding) = can_listen(config, &activated) {
-            return give_up(&mut own, &[finding]);
+            return give_up(&mut state, &[finding]);
         }
-        let first = !left.is_copy && own.background == Background::No;
+        let first = !inherited.is_copy && state.background == Background::No;
         for warning in config.warnings.iter().filter(|_| first) {
             complain(&warning.one_line());
         }
         if first && config.server.daemonizes() {
-            return to_background(&own, config);
+            return to_background(&state, config);
         }
     }
     if external {
-        daemon::hold_signals();
+        daemon::block_signals();
     }
     let disk = Disk {
         origin,
         watch,
         config,
     };
-    let status = match start(site.role, &mut own, left, activated, disk) {
+    let status = match start(site.role, &mut state, inherited, activated, disk) {
         Ok(status) => status,
         Err(error) => {
             complain(&format!("{error:#}"));
             cli::EXIT_FAILED
         }
     };
-    if let Some(pidfile) = own.pidfile.take() {
+    if let Some(pidfile) = state.pidfile.take() {
         pidfile.remove();
     }
-    if let Some(ready) = own.ready.take() {
-        daemon::tell(ready, status);
+    if let Some(ready) = state.ready.take() {
+        daemon::report(ready, status);
     }
     status
 }
 
-/// What the disk holds.
+/// The settings on disk, and the state of the watched files before they were read.
 struct Disk {
     origin: Origin,
     watch: Watch,
     config: Result<Config, Vec<Finding>>,
 }
 
-/// Opens all that is needed, serves, and returns the exit status at the end.
+/// Opens what the server needs, serves, and returns the exit status.
 fn start(
     role: Role,
-    own: &mut Own,
-    mut left: Left,
+    state: &mut ProcessState,
+    mut inherited: Inherited,
     activated: Vec<Activated>,
     disk: Disk,
 ) -> anyhow::Result<u8> {
@@ -290,79 +306,95 @@ fn start(
         watch,
         config,
     } = disk;
-    let name = own.original.file_name().unwrap_or_default();
+    let name = state.original.file_name().unwrap_or_default();
     if let Ok(name) = std::ffi::CString::new(name.to_string_lossy().into_owned()) {
         let _ = nix::sys::prctl::set_name(&name);
     }
-    origin.identity = identity(role, origin.settings.name(), &own.directory);
+    origin.identity = identity(role, origin.settings.name(), &state.directory);
     let named = match &config {
         Ok(config) => config.server.runtime_dir.clone(),
-        Err(_) => config::runtime_dir_of_broken(&origin.settings.nearest(), own.owner),
+        Err(_) => config::runtime_dir_of_broken(&origin.settings.nearest(), state.owner),
     };
     let dir = RuntimeDir::open(
         named.as_deref(),
-        own.original.parent().unwrap_or(Path::new("/")),
+        state.original.parent().unwrap_or(Path::new("/")),
         &origin.identity,
     );
     origin.reload = dir.as_ref().ok().map(|dir| dir.file(Entry::Reload));
-    let begin = begin(role, left.again, origin, watch, config, dir.as_ref().ok());
+    let begin = begin(
+        role,
+        inherited.restarted,
+        origin,
+        watch,
+        config,
+        dir.as_ref().ok(),
+    );
     let known = (begin.beginning != Beginning::Broken).then(|| begin.live.config.clone());
     let known = known.as_deref();
-    if !left.is_copy && role != Role::Cgi {
-        own.move_to_copy(dir.as_ref().ok(), &activated);
+    let private_copy = match known {
+        Some(config) => config.server.private_copy,
+        None => {
+            let valid = begin.origin.despite_errors().unwrap_or_default();
+            valid.server.private_copy
+        }
+    };
+    if private_copy && !inherited.is_copy && role != Role::Cgi {
+        state.move_to_copy(dir.as_ref().ok(), &activated);
     }
     let log_file = known.and_then(|c| Some(LogFile::new(c.log.file.clone()?, c.log.max_size)));
     let mut log = Log::new(true, log_file);
+    let mut note =
+        |code: Code, text: &str| log.event(SystemTime::now(), Level::Warning(code), text);
     if let Err(error) = &dir {
-        log.event(SystemTime::now(), Level::Warning, &error.to_string());
+        note(codes::upkeep::NO_RUNTIME_DIR, &error.to_string());
     }
-    let mut note = |text: &str| log.event(SystemTime::now(), Level::Warning, text);
-    if let Some(why) = left.refused.take() {
-        note(&format!(
-            "restart: the new image cannot be executed, the old one goes on: {why}"
-        ));
+    if let Some(why) = inherited.refused.take() {
+        let text = format!("restart: the new image cannot be executed, the old one goes on: {why}");
+        note(codes::restart::NOT_EXECUTED, &text);
     }
-    let again = left.again;
-    // A server that has been serving goes on without what it cannot get.
-    let mut or_go_on = |error: anyhow::Error| match again {
+    let restarted = inherited.restarted;
+    // After a restart, a missing resource is only a warning: the site keeps running.
+    let mut or_warn = |code: Code, error: anyhow::Error| match restarted {
         true => {
-            note(&format!("restart: {error:#}"));
+            note(code, &format!("restart: {error:#}"));
             Ok(())
         }
-        false => Err(error),
+        false => Err(error.context(code)),
     };
-    let surroundings = match (known, own.background) {
+    let surroundings = match (known, state.background) {
         (Some(config), Background::Daemon) => match Surroundings::open(&config.server) {
             Ok(surroundings) => Some(surroundings),
-            Err(error) => or_go_on(error).map(|()| None)?,
+            Err(error) => or_warn(codes::place::BAD_SURROUNDINGS, error).map(|()| None)?,
         },
         _ => None,
     };
-    own.pidfile = match pidfile(role, known, left.pidfile.take()) {
+    state.pidfile = match pidfile(role, known, inherited.pidfile.take()) {
         Ok(pidfile) => pidfile,
-        Err(error) => or_go_on(error).map(|()| None)?,
+        Err(error) => or_warn(codes::place::BAD_PIDFILE, error).map(|()| None)?,
     };
-    if let Some(pidfile) = &mut own.pidfile {
-        pidfile.write()?;
+    if let Some(pidfile) = &mut state.pidfile {
+        pidfile.write().context(codes::place::BAD_PIDFILE)?;
     }
-    let image_lock = left.lock.take();
+    let image_lock = inherited.lock.take();
     let mut handed = HandOver {
-        control: left.control.take(),
-        version: std::mem::take(&mut left.version),
-        connections: std::mem::take(&mut left.connections),
+        control: inherited.control.take(),
+        connections: std::mem::take(&mut inherited.connections),
         listeners: Vec::new(),
-        report: left.report.take(),
-        turn: left.turn.take(),
+        report: inherited.report.take(),
+        turn: inherited.turn.take(),
     };
-    let opened = listeners(role, known, left, activated)?;
-    opened.warnings.iter().for_each(|warning| note(warning));
+    let opened =
+        listeners(role, known, inherited, activated).context(codes::place::NOT_LISTENING)?;
+    for (code, text) in &opened.warnings {
+        note(*code, text);
+    }
     if role == Role::External {
         handed.connections = std::mem::take(&mut handed.connections)
             .into_iter()
             .filter_map(|(socket, at)| Some((socket, (*opened.moved.get(at)?)?)))
             .collect();
     }
-    own.listening = opened
+    state.listening = opened
         .listeners
         .iter()
         .map(|l| (l.as_fd().as_raw_fd(), (l.protocol, !l.ours)))
@@ -372,15 +404,12 @@ fn start(
         _ => spawner(),
     };
     let launch = LaunchContext {
-        image: own_image(&own.original),
+        image: own_image(&state.original),
         python_cache: dir.as_ref().ok().map(|dir| dir.file(Entry::Python)),
         dir: dir.ok(),
-        hello: Hello {
-            spawner,
-            spawner_start: start_time(spawner),
-            linger: 0,
-        },
-        // A process whose parent is init was left alone by who started it: nobody will start the next one.
+        spawner,
+        spawner_start: start_time(spawner),
+        // If init is the parent, the web server has gone and will not spawn another process.
         lingers: role != Role::External && spawner != 1,
         cgi: role == Role::Cgi,
         alone: matches!(role, Role::Spawned { mod_fcgid: true } | Role::Cgi),
@@ -389,21 +418,24 @@ fn start(
     let front = Front {
         role,
         image_lock,
-        spawned_as: own.spawned_as,
+        spawned_as: state.spawned_as,
         launch,
     };
     let mut server = Server::new(begin, front, opened.listeners, handed, log)
-        .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("the server cannot start: {error}"))
+        .context(codes::place::NOT_SERVING)?;
     if let (Some(surroundings), Some(settled)) = (surroundings, known) {
         let [errors, output] = Surroundings::logs(settled);
-        surroundings.enter(&settled.server)?;
+        surroundings
+            .enter(&settled.server)
+            .context(codes::place::BAD_SURROUNDINGS)?;
         server.log_to(errors, output);
     }
-    if let Some(ready) = own.ready.take() {
-        daemon::tell(ready, 0);
+    if let Some(ready) = state.ready.take() {
+        daemon::report(ready, 0);
     }
-    // After a restart the old words still hold.
-    systemd::notify(match again {
+    // After a restart, keep the STATUS= that systemd already has.
+    systemd::notify(match restarted {
         true => "READY=1",
         false => "READY=1\nSTATUS=listening",
     });
@@ -414,8 +446,9 @@ fn start(
     match outcome {
         Outcome::Exit => Ok(0),
         Outcome::Exec(hand, image) => {
-            let error = own.execute(image, Some(*hand));
-            anyhow::bail!("the new image cannot be executed: {error}");
+            let error = state.execute(image, Some(*hand));
+            let error = anyhow::anyhow!("the new image cannot be executed: {error}");
+            Err(error.context(codes::restart::NOT_EXECUTED))
         }
     }
 }
@@ -437,37 +470,20 @@ fn serve_cgi(server: Server) -> Outcome {
     }
 }
 
-/// `FCGI_FORCE_CGI=Y`: the socket on descriptor 0 does not count.
+/// `FCGI_FORCE_CGI=Y`: serve one CGI request even if descriptor 0 is a listening socket.
 fn force_cgi() -> bool {
     std::env::var("FCGI_FORCE_CGI").is_ok_and(|value| value.starts_with(['Y', 'y']))
 }
 
-/// Returns the exit status for the shell. It listens first: those who wait for it do not wait for the search.
-fn to_background(own: &Own, config: &Config) -> u8 {
-    let daemon = match own.go_to_background() {
-        Ok(daemon) => daemon,
-        Err(status) => return status,
-    };
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    match python::discover(&config.app, Trust::of(config.owner), home.as_deref()) {
-        Ok(_) => cli::EXIT_OK,
-        Err(why) => {
-            complain(&why);
-            let _ = kill(daemon, Signal::SIGTERM);
-            cli::EXIT_FAILED
-        }
-    }
-}
-
-fn give_up(own: &mut Own, findings: &[Finding]) -> u8 {
+fn give_up(state: &mut ProcessState, findings: &[Finding]) -> u8 {
     let status = refuse(findings);
-    if let Some(ready) = own.ready.take() {
-        daemon::tell(ready, status);
+    if let Some(ready) = state.ready.take() {
+        daemon::report(ready, status);
     }
     status
 }
 
-/// A line for each that is wrong.
+/// Prints one line for each finding. Returns the exit status for wrong usage.
 fn refuse(findings: &[Finding]) -> u8 {
     for finding in findings {
         complain(&finding.one_line());

@@ -1,6 +1,6 @@
-//! What systemd and we tell each other: listening sockets from descriptor 3 up, and how the service does.
+//! systemd's socket activation (listening sockets from descriptor 3 up) and service notifications.
 //!
-//! `sd_listen_fds(3)` and `sd_notify(3)`, spoken by ourselves. Without systemd's variables nothing happens here.
+//! Our own `sd_listen_fds(3)` and `sd_notify(3)`. Without systemd's variables nothing happens.
 
 use crate::sys::fd;
 use nix::sys::socket::{self, sockopt};
@@ -9,21 +9,21 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The first descriptor that is passed.
+/// The first descriptor that systemd passes.
 const FIRST: i32 = 3;
-/// More than anybody passes.
+/// The most descriptors that are taken.
 const MOST: i32 = 256;
 
-/// A socket that systemd has opened for us.
+/// A socket that systemd opened for us.
 #[derive(Debug)]
 pub struct Activated {
     /// The socket.
     pub socket: OwnedFd,
-    /// Its `FileDescriptorName=`, else the name of the socket unit.
+    /// Its `FileDescriptorName=`; by default the name of the socket unit.
     pub name: String,
 }
 
-/// The sockets that are meant for this very process.
+/// The sockets that systemd passed to this process, at most 256.
 pub fn activated() -> Vec<Activated> {
     let number = |name| std::env::var(name).ok()?.parse::<i32>().ok();
     if number("LISTEN_PID").is_none_or(|pid| u32::try_from(pid) != Ok(std::process::id())) {
@@ -43,13 +43,13 @@ pub fn activated() -> Vec<Activated> {
 }
 
 impl Activated {
-    /// Whether connections can be accepted from it.
+    /// Whether the socket is listening.
     pub fn listens(&self) -> bool {
         socket::getsockopt(&self.socket, sockopt::AcceptConn).unwrap_or(false)
     }
 }
 
-/// Tells systemd, when it wants to know: `READY=1`, `STOPPING=1` and the like.
+/// Sends a notification such as `READY=1` or `STOPPING=1`, if NOTIFY_SOCKET is set. Never blocks; ignores errors.
 pub fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -58,19 +58,19 @@ pub fn notify(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&path),
     };
-    // A service manager that does not listen is no reason to serve nobody.
+    // The site must run even if the service manager does not listen.
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
         let _ = socket.set_nonblocking(true);
         let _ = socket.send_to_addr(state.as_bytes(), &address);
     }
 }
 
-/// The message that `systemctl status` shows as how we do.
+/// The notification whose text `systemctl status` shows.
 pub fn status(text: &str) -> String {
     format!("STATUS={}", crate::status::one_line(text))
 }
 
-/// The message that a reload by execution begins; `READY=1` ends it.
+/// The notification that a reload has begun; `READY=1` ends the reload.
 pub fn reloading() -> String {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     let micros = now.map_or(0, |t| t.tv_sec() * 1_000_000 + t.tv_nsec() / 1000);

@@ -1,7 +1,7 @@
-//! Who may run code as us, and whether anybody else can change what we are about to run.
+//! Checks that only trusted users can change a program before we run it.
 //!
-//! Those are we ourselves, root, and the owner of the executable: he has us run what he likes in any case. (Where Apache
-//! knows no suexec the site runs as Apache's user, and its files belong to the user of the FTP account.)
+//! Trusted are our own user, root, and the owner of the executable, who controls what we run in any case. (Without suexec
+//! the site runs as Apache's user, and its files belong to the user of the FTP account.)
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -9,26 +9,26 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Links in one path, as the kernel has it.
+/// The most symbolic links in one path; the limit of the kernel.
 const LINKS: usize = 40;
 
-/// Whose files we run.
+/// The users whose files we run.
 #[derive(Clone, Copy, Debug)]
 pub struct Trust {
     us: u32,
     owner: Option<u32>,
 }
 
-/// What is wrong, and what to do about it.
+/// Why a file is not trusted, and the fix.
 pub struct Distrust {
-    /// In lower case; begins with a verb, for the path to stand before it.
+    /// In lower case; begins with a verb and follows the path in a message.
     pub what: String,
-    /// A command.
+    /// A shell command.
     pub fix: String,
 }
 
 impl Trust {
-    /// Us, root, and `owner`, whose the executable is.
+    /// Trusts our own user, root, and `owner`, the owner of the executable.
     pub fn of(owner: Option<u32>) -> Trust {
         let us = nix::unistd::geteuid().as_raw();
         Trust { us, owner }
@@ -39,7 +39,7 @@ impl Trust {
         Trust { us, owner }
     }
 
-    /// Whether what belongs to `user` may be used.
+    /// Checks whether a file of `user` may be used.
     pub fn owner(self, path: &Path, user: u32) -> Result<(), Distrust> {
         let Trust { us, owner } = self;
         if user == us || user == 0 || Some(user) == owner {
@@ -59,30 +59,30 @@ impl Trust {
         })
     }
 
-    /// Whether a program can be changed by nobody else: neither its file, nor a directory on the way to it, nor one on
-    /// the way that a link takes. The reason is one line.
+    /// Checks that nobody else can change the program: not the file, no directory on its path, and none on the path of a
+    /// symbolic link. The error is one line.
     pub fn program(self, path: &Path) -> Result<(), String> {
         let mut here = PathBuf::from("/");
         let mut rest = names(path);
         let mut links = 0;
         while let Some(name) = rest.pop() {
-            let directory = look(&here)?;
-            let shared = self.directory(&here, &directory)?;
+            let directory = metadata_of(&here)?;
+            let shared = self.check_directory(&here, &directory)?;
             if name == ".." {
                 here.pop();
                 continue;
             }
             let next = here.join(&name);
-            let meta = look(&next)?;
+            let meta = metadata_of(&next)?;
             if shared {
-                self.whose(&next, &meta)?;
+                self.check_owner(&next, &meta)?;
             }
             if meta.is_symlink() {
                 links += 1;
                 if links > LINKS {
                     return Err(format!("{} is one link too many", next.display()));
                 }
-                let target = fs::read_link(&next).map_err(|error| unseen(&next, &error))?;
+                let target = fs::read_link(&next).map_err(|error| lookup_error(&next, &error))?;
                 if target.is_absolute() {
                     here = PathBuf::from("/");
                 }
@@ -91,28 +91,28 @@ impl Trust {
                 here = next;
             }
         }
-        let meta = look(&here)?;
-        self.whose(&here, &meta)?;
-        closed(&here, &meta)
+        let meta = metadata_of(&here)?;
+        self.check_owner(&here, &meta)?;
+        check_mode(&here, &meta)
     }
 
-    /// Without the remedy: who took a stranger's program over would run it.
-    fn whose(self, path: &Path, meta: &Metadata) -> Result<(), String> {
+    /// Checks the owner. Suggests no `chown`, which would make us run a stranger's program.
+    fn check_owner(self, path: &Path, meta: &Metadata) -> Result<(), String> {
         self.owner(path, meta.uid())
             .map_err(|distrust| format!("{} {}", path.display(), distrust.what))
     }
 
-    /// Whether all may put files of their own into a directory, but not change those of others, as in /tmp.
-    fn directory(self, path: &Path, meta: &Metadata) -> Result<bool, String> {
-        self.whose(path, meta)?;
-        match closed(path, meta) {
+    /// Checks a directory. True: it is sticky, as /tmp is, so anyone can add files, but not change those of others.
+    fn check_directory(self, path: &Path, meta: &Metadata) -> Result<bool, String> {
+        self.check_owner(path, meta)?;
+        match check_mode(path, meta) {
             Err(_) if meta.mode() & 0o1000 != 0 => Ok(true),
             other => other.map(|()| false),
         }
     }
 }
 
-/// The parts of a path, the last one first.
+/// The components of a path, last one first.
 fn names(path: &Path) -> Vec<OsString> {
     let names = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -122,17 +122,17 @@ fn names(path: &Path) -> Vec<OsString> {
     names.collect()
 }
 
-fn look(path: &Path) -> Result<Metadata, String> {
-    fs::symlink_metadata(path).map_err(|error| unseen(path, &error))
+fn metadata_of(path: &Path) -> Result<Metadata, String> {
+    fs::symlink_metadata(path).map_err(|error| lookup_error(path, &error))
 }
 
-fn unseen(path: &Path, error: &io::Error) -> String {
+fn lookup_error(path: &Path, error: &io::Error) -> String {
     format!("{} cannot be looked at: {error}", path.display())
 }
 
-/// Whether nobody but its owner may write it. A group of root's choice may, and so may the owner's own, which on most
-/// systems bears the number of the owner and has no other member: umask 0002 is usual there.
-fn closed(path: &Path, meta: &Metadata) -> Result<(), String> {
+/// Checks that only the owner can write the file. Its group may, too, if root owns the file, or if the group has the
+/// owner's number: on most systems that is the owner's private group, and umask 0002 is usual.
+fn check_mode(path: &Path, meta: &Metadata) -> Result<(), String> {
     let harmless = meta.uid() == 0 || meta.gid() == meta.uid();
     let forbidden = if harmless { 0o002 } else { 0o022 };
     if meta.mode() & forbidden == 0 {
@@ -151,7 +151,7 @@ mod tests {
     use crate::scratch::Scratch;
     use std::os::unix::fs::{chown, symlink};
 
-    /// `home/venv/bin/python` below a directory that all may write, as /tmp is.
+    /// `home/venv/bin/python` below a directory that anyone can write, like /tmp.
     fn account(name: &str) -> (Scratch, PathBuf) {
         let dir = Scratch::new(&format!("trust-{name}"));
         let python = dir.write("home/venv/bin/python", "", 0o755);
@@ -159,26 +159,29 @@ mod tests {
         (dir, python)
     }
 
-    fn told(path: &Path) -> String {
+    fn refusal(path: &Path) -> String {
         Trust::of(None).program(path).err().unwrap_or_default()
     }
 
     #[test]
     fn nobody_else_may_write_a_program_or_a_directory_above_it() {
         let (dir, python) = account("modes");
-        assert_eq!(told(&python), "");
+        assert_eq!(refusal(&python), "");
         for name in ["home/venv/bin/python", "home/venv/bin", "home/venv", "home"] {
             for mode in [0o757, 0o777] {
                 dir.mode(name, mode);
                 let want = format!("others may write {}", dir.join(name).display());
-                assert!(told(&python).starts_with(&want), "{}", told(&python));
+                assert!(refusal(&python).starts_with(&want), "{}", refusal(&python));
             }
             dir.mode(name, 0o755);
         }
         dir.mode("", 0o777);
-        assert!(told(&python).starts_with("others may write"), "not sticky");
+        assert!(
+            refusal(&python).starts_with("others may write"),
+            "not sticky"
+        );
         dir.mode("", 0o755);
-        assert_eq!(told(&python), "");
+        assert_eq!(refusal(&python), "");
     }
 
     #[test]
@@ -197,13 +200,13 @@ mod tests {
         symlink("nowhere", dir.join("own/lost")).unwrap();
         let links = ["python", "relative", "twice", "venv/bin/python"];
         let paths = links.map(|name| dir.join("own").join(name));
-        assert!(paths.iter().all(|path| told(path).is_empty()));
+        assert!(paths.iter().all(|path| refusal(path).is_empty()));
         dir.mode("home/venv", 0o777);
         for path in &paths {
-            assert!(told(path).contains("home/venv (mode 0777)"), "{path:?}");
+            assert!(refusal(path).contains("home/venv (mode 0777)"), "{path:?}");
         }
-        assert!(told(&dir.join("own/round")).contains("one link too many"));
-        let lost = told(&dir.join("own/lost"));
+        assert!(refusal(&dir.join("own/round")).contains("one link too many"));
+        let lost = refusal(&dir.join("own/lost"));
         assert!(
             lost.contains("own/nowhere cannot be looked at: No such file"),
             "{lost}"
@@ -211,10 +214,10 @@ mod tests {
     }
 
     #[test]
-    fn a_group_may_write_that_root_or_its_only_member_has_given_it_to() {
+    fn a_private_group_or_a_group_of_roots_may_write() {
         let (dir, python) = account("groups");
         if !nix::unistd::geteuid().is_root() {
-            return; // only root can make it so
+            return; // only root can change the owner
         }
         for (user, group, good) in [
             (0, 0, true),
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn it_belongs_to_us_to_root_or_to_the_owner_of_the_executable() {
+    fn the_owner_is_us_root_or_the_owner_of_the_executable() {
         let (dir, python) = account("owners");
         if !nix::unistd::geteuid().is_root() {
             return; // only root can give files away
@@ -260,7 +263,7 @@ mod tests {
             }
             chown(dir.join(name), Some(0), None).unwrap();
         }
-        // In a directory like /tmp the link itself counts as well.
+        // In a directory like /tmp the owner of the link itself counts, too.
         symlink(&python, dir.join("link")).unwrap();
         assert_eq!(trust.program(&dir.join("link")), Ok(()));
         std::os::unix::fs::lchown(dir.join("link"), Some(5555), None).unwrap();

@@ -146,7 +146,13 @@ class Answer:
 
     @property
     def error(self):
-        return self.of(b'X').decode()
+        """The traceback of the exception that was let out."""
+        return self.told(b'X').get('traceback', '')
+
+    def told(self, kind):
+        """What is told of an exception."""
+        items = iter(self.of(kind).decode().split('\0'))
+        return dict(zip(items, items))
 
 
 def wait_for(condition, what, timeout=TIMEOUT):
@@ -176,11 +182,17 @@ def start_ticks(pid):
 class Front:
     """Starts one Python as the front does and holds the other ends."""
 
-    def __init__(self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, outputs=(), **settings):
+    def __init__(
+        self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, outputs=(), files=None, **settings
+    ):
+        """`files`: more of the app's, by path."""
         self.folder = tempfile.mkdtemp(prefix='bridge-')
         test.addCleanup(shutil.rmtree, self.folder, True)
-        with open(os.path.join(self.folder, 'app.py'), 'w') as file:
-            file.write(textwrap.dedent(app))
+        for name, text in dict(files or {}, **{'app.py': app}).items():
+            path = os.path.join(self.folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, 'w') as file:
+                file.write(textwrap.dedent(text))
         self.log_path = os.path.join(self.folder, 'log')
         if readable:
             os.chmod(self.folder, 0o755)
@@ -263,13 +275,14 @@ class Preloader(Front):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = {'version': 'v', 'socket': self.path, 'lock': self.lock_path, 'ready': 'ready'}
         names.update({name + '_file': os.path.join(self.runtime, name) for name in ('good', 'open')})
-        names.update(swept='front- exe-', kept='good open python reload turn want')
+        names.update(swept='front- exe-', kept='good open python reload turn want', aged='journal')
         super().__init__(test, python, app, 'preloader', [listener.fileno(), lock], **names, **settings)
         listener.close()
         os.close(lock)
         self.test = test
         self.pid = None
         self.cuts = []
+        self.given = []  # descriptors that came with the last answer to FORK
 
     def end(self):
         super().end()
@@ -300,14 +313,14 @@ class Preloader(Front):
         sock.connect(self.path)
         return sock
 
-    def fork(self, sock=None, slots=1):
+    def fork(self, sock=None, slots=1, shape=''):
         """FORK: (answer, slot sockets, lifeline write end, stderr read end)"""
         sock = sock or self.setup
         lifeline_read, lifeline = os.pipe()
         stderr, stderr_write = os.pipe()
         both = [socket.socketpair() for _ in range(slots)]
         fds = [lifeline_read, stderr_write, stderr_write] + [theirs.fileno() for _, theirs in both]
-        send_fds(sock, frame(b'f'), fds)
+        send_fds(sock, frame(b'f', shape.encode()), fds)
         os.close(lifeline_read)
         os.close(stderr_write)
         for ours, theirs in both:
@@ -315,8 +328,20 @@ class Preloader(Front):
             ours.settimeout(TIMEOUT)
             self.test.addCleanup(ours.close)
         self.cuts += [lifeline, stderr]
-        kind, payload = read_frame(sock)[:2]
+        kind, payload, _, self.given = read_frame(sock)
+        while kind == b'l':  # asked for a worker meanwhile
+            sock.sendall(frame(b'y'))
+            kind, payload, _, self.given = read_frame(sock)
         return (kind, payload), [ours for ours, _ in both], lifeline, stderr
+
+    def keep(self, pid, lifeline, stderr, slot, sock=None, shape='1', **facts):
+        """KEEP: as a front gives away its idle worker."""
+        facts = {'pid': pid, 'shape': shape, 'served': 1, 'idle_timeout': 60, 'spare': 1, 'old_in': '', **facts}
+        send_fds(sock or self.setup, frame(b'p', pairs(facts)), [lifeline, stderr, slot.fileno()])
+        slot.close()
+        for fd in (lifeline, stderr):
+            self.cuts.remove(fd)
+            os.close(fd)
 
     def can_lock(self):
         try:

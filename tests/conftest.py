@@ -2,16 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from plain_site import RUN_AS, Plain
+from plain_site import RUN_AS, Plain, kill
 from webservers import processes
 from webservers.account import REPOSITORY, Account, Model
-from webservers.apache import Apache
+from webservers.apache import FCGID_ONLY, Apache
 from webservers.manager import Manager
+
+
+pytest_plugins = ["side_by_side"]
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +88,24 @@ def manage():
             left = processes.touching(site.account.base)
             processes.end(left)
         assert not left, f"still there after the web server has stopped: {left}"
-        if site.account.runtime.exists():
-            assert [path.name for path in site.account.runtime.iterdir()] == []
+        assert processes.left_behind(site.account.runtime) == []
+
+
+@pytest.fixture
+def by_cgi(make_plain):
+    """`by_cgi(**settings)`: a site that is served by CGI; at the end its preloader is told to leave."""
+    made = []
+
+    def make(**settings):
+        made.append(make_plain(**settings))
+        return made[-1]
+
+    yield make
+    for site in made:
+        print("--- the site's log, its end ---", *site.log().splitlines()[-20:], sep="\n")
+        for preloader in site.preloaders():
+            kill(preloader, signal.SIGTERM)
+        processes.until(site.gone, 10, "all have left")
 
 
 @pytest.fixture
@@ -100,7 +120,7 @@ def web(build, model):
     """A client of a site that all tests of a module share: for tests that change nothing."""
     account = Account(model, build)
     try:
-        with Apache(account, "FcgidMaxRequestLen 16777216\nAllowEncodedSlashes NoDecode\n") as apache:
+        with Apache(account, "FcgidMaxRequestLen 16777216\nAllowEncodedSlashes NoDecode\n", FCGID_ONLY) as apache:
             yield apache.client
     finally:
         account.remove()

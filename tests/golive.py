@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from webservers import fastcgi, processes
 from webservers.account import APPS, TEMPLATES, USER, give, new_directory
-from webservers.apache import Apache
+from webservers.apache import FCGID_ONLY, Apache
 from webservers.client import Client
 from webservers.processes import until
 
@@ -95,6 +95,7 @@ class Site:
         self.logged = self.home / "site.log"
         self.socket = self.home / "sock"
         self.errors = self.home / "stderr"
+        self.reported = []  # to the web server, with an answer
         self.process = None
         shutil.copytree(APPS / "golive", self.project, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(self.project, self.home / "app2")
@@ -103,7 +104,7 @@ class Site:
         # Not copied by this process: what other threads start would have it open for a moment, and it be busy.
         subprocess.run(["cp", lab.build, self.executable], check=True)
         self.executable.chmod(0o755)
-        shutil.copy(TEMPLATES / "subdirectory.htaccess", self.directory / ".htaccess")
+        shutil.copy(TEMPLATES / "site.htaccess", self.directory / ".htaccess")
         give(self.home)
 
     def text(self, *changes):
@@ -132,7 +133,7 @@ class Site:
     def said(self):
         """All that the owner can read."""
         texts = [path.read_text(errors="replace") for path in (self.logged, self.errors) if path.exists()]
-        return "\n".join(texts)
+        return "\n".join([*texts, *self.reported])
 
     def pids(self, name):
         """Its processes of this short name."""
@@ -172,6 +173,7 @@ class Site:
         method = "POST" if request.body else "GET"
         path = str(self.socket)
         reply = fastcgi.request(path, request.path, timeout, method=method, body=request.body, more=more)
+        self.reported.append(reply.errors)
         return reply.status, reply.failure or reply.text
 
     def stop(self):
@@ -277,7 +279,7 @@ class Lab:
         if self.kind is Fcgid:
             # `Apache` wants an account; of one it needs no more than this.
             self.base = self.public = self.directory
-            self.apache = Apache(self, "FcgidMaxRequestLen 16777216\nMaxRequestWorkers 200\nServerLimit 8\n")
+            self.apache = Apache(self, "FcgidMaxRequestLen 16777216\nMaxRequestWorkers 200\nServerLimit 8\n", FCGID_ONLY)
             self.apache.__enter__()
         return self
 

@@ -155,8 +155,9 @@ def patience(site):
     return "waits" if all(a.status == 200 for a in at_once(site, 2, "/told?seconds=2.4")) else "is sent away"
 
 
-def worker_changes(site, pause=0.0):
-    """Whether a worker serves again. (Where there are several processes, each has its own.)"""
+def worker_changes(site, pause=0.4):
+    """Whether a worker serves again, a moment later: its successor has to start first. (Where there are several processes,
+    each has its own.)"""
     first = site.ask().told["pid"]
     time.sleep(pause)
     again = any(site.ask().told["pid"] == first for _ in range(4))
@@ -225,8 +226,10 @@ def runtime(site):
 
 def watched(site):
     """Whether a touch of a file puts new code live."""
-    said = f'TOLD = "{token()}"\n'
-    (site.project / "edited.py").write_text("import told\n\n" + said + 'app = told.make(TOLD)\n')
+    told = token()
+    said = f'TOLD = "{told}"\n'
+    # Python takes its own byte code for the file's as long as second and size are the same: each has a size of its own.
+    (site.project / "edited.py").write_text("import told\n\n" + said + "app = told.make(TOLD)\n" + int(told[1:-1]) % 97 * "\n")
     (site.project / "VERSION").touch()
     end = time.monotonic() + 3.5
     while time.monotonic() < end:

@@ -14,7 +14,7 @@ mod traffic;
 
 use runfcgi::config::{Config, How};
 use runfcgi::image::Image;
-use runfcgi::reload::{Beginning, Change, Output, Release, Reload};
+use runfcgi::reload::{Beginning, Change, End, Output, Refusal, Release, Reload};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -94,10 +94,10 @@ impl Machine for Reload {
             "imported" => self.on_imported(Ok(()), now),
             "failed" => self.on_imported(Err(rest), now),
             "turn" => self.on_turn(now),
-            "asked" => self.on_asked(now),
+            "asked" => self.on_request(now),
             "down" => self.set_works(false, now),
-            "looked" => self.on_looked(true),
-            "unsettled" => self.on_looked(false),
+            "looked" => self.on_unchanged(true),
+            "unsettled" => self.on_unchanged(false),
             "stop" => self.stop(now),
             "drained" => self.on_drained(),
             _ => panic!("no event {event}"),
@@ -125,11 +125,14 @@ fn shown(output: Output) -> String {
         Output::Promote(release) => format!("promote {}", release.version),
         Output::Drain => "drain".into(),
         Output::Note(level, text) => {
-            format!("{level:?}: {}", text.replace('\n', " / ")).to_lowercase()
+            format!("{level}{}", text.replace('\n', " / "))
         }
-        Output::Exit => "exit".into(),
-        Output::Exec(Some(_), _) => "exec the tested image".into(),
-        Output::Exec(None, _) => "exec".into(),
+        Output::Refused(Refusal { code, text, .. }) => {
+            format!("error: {code} {}", text.replace('\n', " / "))
+        }
+        Output::End(End::Exit) => "exit".into(),
+        Output::End(End::Exec(Some(_), _)) => "exec the tested image".into(),
+        Output::End(End::Exec(None, _)) => "exec".into(),
     }
 }
 

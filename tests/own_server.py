@@ -38,8 +38,9 @@ class Site:
     """A directory with mysite.fcgi, its settings and an app; ends whatever was started in it."""
 
     def __init__(self, directory, build):
-        for above in (directory, *list(directory.parents)[:2]):
-            above.chmod(0o755)
+        for above in (directory, *directory.parents):
+            if above == directory or above.name.startswith(("pytest-", "popen-")):  # the test runner's, closed to others
+                above.chmod(0o755)
         self.directory = directory
         self.executable = directory / "mysite.fcgi"
         self.config = directory / "mysite.toml"

@@ -13,9 +13,9 @@ A, B = socket.socketpair()
 
 
 class CheckTest(unittest.TestCase):
-    def check(self, python, app, **settings):
-        front = Front(self, python, app, 'check', **settings)
-        self.assertEqual(front.process.wait(TIMEOUT), 0)
+    def check(self, python, app, status=0, start_timeout='30', **settings):
+        front = Front(self, python, app, 'check', start_timeout=start_timeout, **settings)
+        self.assertEqual(front.process.wait(TIMEOUT), status)
         return front.log
 
     @each_python
@@ -30,9 +30,17 @@ class CheckTest(unittest.TestCase):
     @each_python
     def test_an_error_is_shown_without_our_frames(self, python):
         log = self.check(python, 'import absent_module\n')
-        self.assertRegex(log, r'^Traceback [^\n]+\n  File "[^<]+/importlib/__init__.py"')
+        told, trace = log.strip().split('\n', 1)
+        self.assertIn("runfcgi-check failed no module named 'absent_module' (app.py:1)", told)
+        self.assertRegex(trace, r'^Traceback [^\n]+\n  File "[^<]+/importlib/__init__.py"')
         self.assertIn("No module named 'absent_module'", log.splitlines()[-1])
-        self.assertNotIn('runfcgi', log)
+        self.assertNotIn('runfcgi', trace)
+
+    @each_python
+    def test_an_endless_import_ends_with_its_stack(self, python):
+        log = self.check(python, 'import time\n\ntime.sleep(60)\n', status=1, start_timeout='1')
+        self.assertRegex(log, r'^Timeout \(')
+        self.assertRegex(log, r'File "[^"]*app.py", line 3 in <module>')
 
 
 if __name__ == '__main__':

@@ -24,13 +24,16 @@ def app(environ, start_response):
 """
 
 
-def modules():
+def parse_modules():
     """The syntax tree of each module."""
     found = {}
     for path in glob.glob(os.path.join(BRIDGE, '*.py')):
         with open(path, encoding='utf-8') as file:
             found[os.path.basename(path)[:-3]] = ast.parse(file.read(), path)
     return found
+
+
+MODULES = parse_modules()  # once: CPython 3.11 fails where two threads parse at a time
 
 
 def defined(tree):
@@ -54,14 +57,14 @@ class PackageTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stdout.decode()), (0, ''))
 
     def test_what_is_imported_is_there(self):
-        trees = modules()
+        trees = MODULES
         for module, tree in trees.items():
             for source, name in imported(tree):
                 there = name in defined(trees[source]) or source == '__init__' and name in trees
                 self.assertTrue(there, '{}.py imports {} from {}.py'.format(module, name, source))
 
     def test_imports_point_down(self):
-        trees = modules()
+        trees = MODULES
         below = {
             module: {name if source == '__init__' and name in trees else source for source, name in imported(tree)}
             for module, tree in trees.items()
@@ -74,7 +77,7 @@ class PackageTest(unittest.TestCase):
     @each_python
     def test_what_the_application_sees(self, python):
         seen, _, stack = Worker(self, python, SEEING_APP).started().ask().body.decode().partition('\0')
-        ours = sorted({'__runfcgi__'} | {'__runfcgi__.' + name for name in modules()})
+        ours = sorted({'__runfcgi__'} | {'__runfcgi__.' + name for name in MODULES})
         ours = [name for name in ours if name not in ('__runfcgi__.__init__', '__runfcgi__.importer')]
         self.assertEqual(seen, repr((ours, [], [])))
         self.assertRegex(stack, r'File "<runfcgi>/request.py", line \d+, in serve_one\n +result = app\(environ, ')
@@ -88,7 +91,7 @@ class PackageTest(unittest.TestCase):
 
     @each_python
     def test_nothing_of_ours_can_be_imported_by_a_common_name(self, python):
-        names = sorted(set(modules()) - {'app'}) + ['bridge', 'runfcgi']  # `app` is the application
+        names = sorted(set(MODULES) - {'app'}) + ['bridge', 'runfcgi']  # `app` is the application
         app = 'from importlib.util import find_spec\nFOUND = [name for name in {!r} if find_spec(name)]\n'.format(names)
         app += HELLO_APP.replace("b'hello'", 'repr(FOUND).encode()')
         self.assertEqual(Worker(self, python, app).started().ask().body, b'[]')

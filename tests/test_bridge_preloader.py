@@ -123,14 +123,21 @@ class PreloaderTest(unittest.TestCase):
 
     @each_python
     def test_refused(self, python):
-        app = (
-            'import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no more processes")\nos.fork = fork\n'
-            + HELLO_APP
-        )
-        preloader = Preloader(self, python, app)
+        app = """
+            import os, errno
+            real_fork = os.fork
+            def fork():
+                if os.path.exists(os.environ["MARK"] + "/full"):
+                    raise OSError(errno.EAGAIN, "no more processes")
+                return real_fork()
+            os.fork = fork
+            """
+        preloader = Preloader(self, python, textwrap.dedent(app) + HELLO_APP)
         preloader.hello()
         other = preloader.connect()
         preloader.hello(other)
+        self.assertEqual(preloader.fork(other)[0][0], b'k')
+        open(os.path.join(preloader.folder, 'full'), 'w').close()
         (kind, payload), (slot,), _, _ = preloader.fork()
         self.assertEqual(kind, b'n')
         self.assertIn(b'no more processes', payload)

@@ -17,6 +17,8 @@ class WorkerTest(unittest.TestCase):
             answer = worker.ask()
             self.assertEqual((answer.order, answer.status, answer.body), ('HDE', '200 OK', b'hello'))
             self.assertEqual(answer.fields, {'Content-Type': 'text/plain', 'Content-Length': '5'})
+        with open('/proc/{}/cmdline'.format(worker.pid)) as file:
+            self.assertEqual(file.read().rstrip('\0'), 'runfcgi: worker of ' + worker.folder)
         worker.slot.close()
         self.assertEqual(worker.process.wait(TIMEOUT), 0)
 

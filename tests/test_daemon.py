@@ -28,13 +28,13 @@ def test_a_start_that_fails_is_told_to_the_shell(site):
         port = other.getsockname()[1]
         done = site.run("host=127.0.0.1", f"port={port}", "pidfile=my.pid")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert f"127.0.0.1:{port} is in use" in done.stderr
+    assert f"RF0240: 127.0.0.1:{port} is in use" in done.stderr
     assert not (site.directory / "my.pid").exists() and site.alive() == {}
     for words, text in [
-        ("errlog=missing/e.log", "errlog="),
-        ("outlog=missing/o.log", "outlog="),
-        ("workdir=missing", "workdir="),
-        ("pidfile=missing/p", "pidfile="),
+        ("errlog=missing/e.log", "RF0243: errlog="),
+        ("outlog=missing/o.log", "RF0243: outlog="),
+        ("workdir=missing", "RF0243: workdir="),
+        ("pidfile=missing/p", "RF0242: pidfile="),
         ("pidfile=app.py", "something else"),
     ]:
         done = site.run(f"socket={site.socket}", *words.split())
@@ -45,7 +45,7 @@ def test_a_start_that_fails_is_told_to_the_shell(site):
 def test_a_python_that_is_not_there_is_told_to_the_shell(site):
     site.config.write_text('[app]\nwsgi = "app:application"\npython = "/nowhere/python3"\n')
     done = site.run("socket=my.sock")
-    assert done.returncode == 1 and "/nowhere/python3" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "RF0200 [app] python: /nowhere/python3" in done.stderr and done.stderr.count("\n") == 1
     site.gone()
     assert not site.socket.exists()
 
@@ -209,7 +209,7 @@ def test_a_restart_without_an_executable_goes_on_in_the_old_one(site):
     site.config.write_text(good.replace("[server]", "[server]\nbacklog = 512"))
     front.send_signal(signal.SIGHUP)
     until(lambda: peers.fastcgi(site.socket).startswith("Status: 200"), 20, "the mended settings are live")
-    refused = "restart: the new image cannot be executed, the old one goes on: "
+    refused = "RF0505 restart: the new image cannot be executed, the old one goes on: "
     until(lambda: refused in errors.read_text(), 20, "the new image is refused")
     assert peers.fastcgi(site.socket).startswith("Status: 200")
     assert front.poll() is None

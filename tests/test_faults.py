@@ -137,7 +137,11 @@ def test_a_killed_worker_costs_its_request(make_plain, manage):
     assert replies[0].status == 500
     incident = re.search(r"incident\W+(?:id\W+)?([0-9a-f]{6,})", re.sub("<[^>]*>", " ", replies[0].text), re.I)
     assert incident and incident[1] in replies[0].errors and incident[1] in site.log()
+    assert "its worker was killed (SIGKILL): for want of memory, or by hand" in replies[0].errors
     assert ask(front, "/version").seconds < 2
+    assert "RF0406" not in site.log(), "it is told once"
+    kill(int(ask(front, "/pid").text))
+    until(lambda: "RF0406 worker " in site.log(), 5, "the log tells how an idle worker has ended")
     assert len(site.imports()) == 1
 
 
@@ -202,7 +206,7 @@ def test_slow_log_shows_the_stack_without_disturbing(make_plain, manage):
     front = manage(site).spawn()
     reply = ask(front, "/sleep?seconds=2.5&mark=begun")
     assert reply.text == "done"
-    assert "slow" in site.log() and "/sleep" in site.log() and "in sleep" in site.log()
+    assert "RF0407 slow" in site.log() and "/sleep" in site.log() and "in sleep" in site.log()
     assert ask(front, "/pid").text == site.mark("begun"), "the same worker goes on"
     assert site.log().count("its stack follows") == 1
 
@@ -234,6 +238,31 @@ def test_an_answer_is_not_lost_when_its_visitor_left_the_queue(make_plain, manag
         sock.sendall(fastcgi.encode("/sleep?seconds=2&mark=begun"))
         site.mark("begun")
     assert ask(front, "/pid").text == site.mark("begun")
+
+
+def test_an_app_that_writes_to_our_sockets_costs_its_request(make_plain, manage):
+    site = make_plain()
+    front = manage(site).spawn()
+    first = ask(front, "/pid").text
+    reply = request(front.socket, "/meddle")
+    assert reply.status == 500 and "RF0314" in reply.errors, reply
+    assert "error: RF0408 a worker sent " in site.log()
+    assert "unless the log says why above it" in reply.errors
+    assert ask(front, "/pid").text != first
+
+
+def test_an_import_that_writes_to_our_sockets_harms_itself(make_plain, manage):
+    site = make_plain()
+    app = site.account.project / "faults.py"
+    good = app.read_text()
+    site.account.put(app, good + "meddle({}, lambda *_: None, {})\n")
+    front = manage(site).spawn()
+    assert request(front.socket, "/pid").status in (200, 500)
+    assert "error: RF0408 the preloader sent " in site.log()
+    site.account.put(app, good)
+    site.account.code(1)
+    site.account.touch()
+    until(lambda: request(front.socket, "/version").text == "1", 20, "the next import is sound")
 
 
 @pytest.mark.parametrize(
@@ -289,4 +318,6 @@ def test_a_preloader_that_stands_still_is_replaced(make_plain, manage, who):
     print(f"{who}: answered after {reply.seconds:.1f} s")
     assert reply.seconds < 6
     until(lambda: state(preloader) in "ZX", 5, "the one that stood still is gone")
+    assert ("RF0409 the preloader does not answer" in site.log()) == (who == "a new front")
+    assert ("RF0403 a worker has not started" in site.log()) == (who != "a new front")
     assert len(site.imports()) == 2

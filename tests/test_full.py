@@ -4,11 +4,14 @@ With real file systems of memory that are full, each in a mount namespace of its
 """
 
 import glob
+import json
 import os
 import subprocess
 
 import pytest
 
+import peers
+from own_server import Site, in_background
 from plain_site import ask, kill
 from webservers.account import REPOSITORY, USER
 from webservers.fastcgi import request
@@ -37,7 +40,11 @@ def in_namespace(script):
 
 def inside(manager, script):
     """Runs this where the site's processes are; returns what it says."""
-    command = ["nsenter", "-t", str(manager.process.pid), "-m", "sh", "-c", script]
+    return beside(manager.process.pid, script)
+
+
+def beside(pid, script):
+    command = ["nsenter", "-t", str(pid), "-m", "sh", "-c", script]
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
@@ -56,8 +63,9 @@ def places(directory):
 def test_a_place_that_is_full_is_passed_over(site, manage):
     before = set(places("/tmp"))
     manager = manage(site, wrap=in_namespace(SHM + FILL.format("/dev/shm")))
-    pids = {ask(manager.spawn(), "/pid").text for _ in range(2)}
-    assert len(pids) == 2 and len(site.imports()) == 1
+    for _ in range(2):
+        ask(manager.spawn(), "/pid")
+    assert len(site.imports()) == 1
     assert len(set(places("/tmp")) - before) == 1
     assert inside(manager, "ls -A /dev/shm").split() == ["filler"], "nothing is left where there is no room"
     assert "No space left" not in site.log()
@@ -73,11 +81,15 @@ def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage)
     script = places + "".join(binds) + "mount --move /mnt /tmp"
     site.account.site.chmod(0o555)
     manager = manage(site, wrap=in_namespace(script))
-    ask(manager.spawn(), "/pid")
+    front = manager.spawn()
+    ask(front, "/pid")
     for place in ("/dev/shm", "/tmp", "/var/tmp"):
-        line = next(line for line in site.log().splitlines() if "no runtime directory" in line)
+        line = next(line for line in site.log().splitlines() if "RF0604 no runtime directory" in line)
         found = [part for part in line.split("; ") if part.startswith(f"{place}/runfcgi-{USER.pw_uid}-")]
         assert found and found[0].endswith(": No space left on device (os error 28)"), line
+    reply = request(front.socket, "/upload", method="POST", body=bytes(3 << 20))
+    assert reply.status == 503 and "RF0307" in reply.errors and "No space left" in reply.errors, reply
+    ask(front, "/pid")
 
 
 def test_a_named_place_that_is_full_is_told_of(make_plain, manage):
@@ -96,6 +108,8 @@ def test_a_place_that_fills_up_later(site, manage):
         ask(front, "/version")
     assert inside(manager, "ls /dev/shm").startswith(f"runfcgi-{USER.pw_uid}-")
     inside(manager, FILL.format("/dev/shm"))
+    assert request(fronts[0].socket, "/nothing").status == 500
+    until(lambda: "RF0606" in site.log(), 5, "the journal has no room")
 
     for pid in site.preloaders() + site.workers():
         kill(pid)
@@ -137,5 +151,30 @@ def test_a_place_without_inodes_costs_the_preloader_alone(site, manage):
     site.account.touch()
     until(lambda: ask(front, "/version").text == "1", 8, "new code goes live")
     assert ask(manager.spawn(), "/version").text == "1"
-    line = next(line for line in site.log().splitlines() if "the preloader cannot be started" in line)
+    line = next(line for line in site.log().splitlines() if "RF0405 the preloader cannot be started" in line)
     assert f"/dev/shm/runfcgi-{USER.pw_uid}-" in line and "No space left on device" in line
+
+
+def test_a_report_that_has_no_room_leaves_the_last_one_whole(build, tmp_path):
+    with Site(tmp_path, build) as site:
+        (run := tmp_path / "run").mkdir()
+        mount = in_namespace(f"mount -t tmpfs -o size=64k,mode=0700 none {run}")
+        site.daemon("socket=my.sock", "pidfile=my.pid", "errlog=err.log", "method=threaded", "maxchildren=20", prefix=mount)
+        site.ask()
+
+        def served():
+            fronts = json.loads(beside(site.pid(), f"cd {tmp_path}; ./mysite.fcgi status --json"))["fronts"]
+            return fronts and fronts[0]["counters"]["requests"]
+
+        until(lambda: served() == 1, 20, "the first report is there")
+        beside(site.pid(), FILL.format(run))
+        # What they ask for is in the report, which becomes longer than what is allocated to its file.
+        calls = [in_background(lambda: peers.fastcgi(site.socket, "/" + "x" * 300, "sleep=5")) for _ in range(20)]
+        until(lambda: "RF0605 cannot write " in (tmp_path / "err.log").read_text(), 20, "the log tells")
+        assert 1 <= served() <= 20, "the last one that had room"
+        for call in calls:
+            call.join(30)
+            assert call.result.startswith("Status: 200"), call.result
+        beside(site.pid(), f"rm {run}/filler")
+        site.ask()
+        until(lambda: served() == 22, 20, "the next report has room")

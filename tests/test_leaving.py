@@ -117,4 +117,4 @@ def test_whatever_apache_does_nothing_is_left_over(make_plain, how):
                 kill(pid, signal.SIGTERM)
         assert not site.zombies()
         assert apache.stop() == {}
-        assert not site.account.runtime.exists() or list(site.account.runtime.iterdir()) == []
+        assert processes.left_behind(site.account.runtime) == []

@@ -122,7 +122,7 @@ def test_at_the_limit_of_processes_those_that_import_by_themselves_give_way_too(
     manager = manage(site, uid=LIMITED, gid=LIMITED)
     fronts = [manager.spawn() for _ in range(4)]
     workers = [int(ask(front, "/pid").text) for front in fronts]
-    allow(fronts, tasks_of(LIMITED) - 2)
+    allow([front.pid for front in fronts], lasting_tasks_of(LIMITED) - 2)
     for worker in workers[2:]:
         kill(worker)
     until(lambda: set(site.workers()) == set(workers[:2]), 5, "there is no room for more")
@@ -148,6 +148,23 @@ def test_at_the_limit_of_processes_those_that_import_by_themselves_give_way_too(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
+@pytest.mark.parametrize("server", ["", "preload = false"], ids=["preload", "plain"])
+def test_whoever_waits_in_vain_at_a_limit_is_told_the_limit(make_plain, manage, server):
+    site = make_plain(server=server, limits="queue_timeout = 1")
+    give_to_limited(site)
+    front = manage(site, uid=LIMITED, gid=LIMITED).spawn()
+    worker = int(ask(front, "/pid").text)
+    room = 1  # whatever goes meanwhile
+    allow([front.pid, *site.preloaders()], room)
+    kill(worker)
+    until(lambda: f"worker {worker} was killed" in site.log(), 5, "the front knows")
+    until(lambda: "RF0402" in site.log(), 5, "there is no room for another one")
+    reply = request(front.socket, "/version")
+    assert reply.status == 503, reply
+    assert "RF0319" in reply.errors and f"the account may have {room} processes" in reply.errors, reply.errors
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user of its own")
 def test_new_code_goes_live_where_old_and_new_have_no_room_beside_each_other(make_plain, manage):
     site = make_plain(server="preload = false")
     give_to_limited(site)
@@ -155,7 +172,7 @@ def test_new_code_goes_live_where_old_and_new_have_no_room_beside_each_other(mak
     fronts = [manager.spawn() for _ in range(2)]
     for front in fronts:
         ask(front, "/version")
-    allow(fronts, tasks_of(LIMITED))
+    allow([front.pid for front in fronts], lasting_tasks_of(LIMITED))
     site.account.code(1)
     site.account.touch()
     for front in fronts:
@@ -172,7 +189,7 @@ def test_at_the_limit_of_processes_some_serve_while_new_code_takes_their_place(m
         assert request(path, "/version").text == "0"
         until(lambda: len(site.workers()) == 3, 8, "all workers are there")
         subprocess.run(
-            ["prlimit", f"--pid={process.pid}", f"--nproc={tasks_of(LIMITED)}"],
+            ["prlimit", f"--pid={process.pid}", f"--nproc={lasting_tasks_of(LIMITED)}"],
             user=LIMITED, group=LIMITED, extra_groups=[], check=True,
         )
         site.account.code(1)
@@ -196,6 +213,7 @@ def test_at_the_limit_of_processes_some_serve_while_new_code_takes_their_place(m
 def test_more_is_not_planned_than_the_account_has_room_for(make_plain, server):
     site = make_plain(server=server)
     give_to_limited(site)
+    until(lambda: tasks_of(LIMITED) == 0, 10, "nobody is left of an earlier test")
     most = 14
     process, path = external(
         site,
@@ -220,7 +238,7 @@ def test_more_is_not_planned_than_the_account_has_room_for(make_plain, server):
         # Four stay free but for the processes that pass by, as the preloader's do when it starts.
         assert 3 < max(used) <= most - 2
         log = site.log()
-        assert log.count("= 50 is cut to") == 1 and log.count("RLIMIT_NPROC allows 14") == 1, log
+        assert log.count("RF0232 ") == log.count("= 50 is cut to") == 1 and log.count("RLIMIT_NPROC allows 14") == 1, log
         assert "refused" not in log and "cannot be started" not in log, log
         if "maxchildren" in server:
             (front,) = site.status()["fronts"]
@@ -241,10 +259,19 @@ def tasks_of(uid):
     return count
 
 
-def allow(fronts, tasks):
-    """From now on these may start processes up to so many of their user."""
-    for front in fronts:
-        command = ["prlimit", f"--pid={front.pid}", f"--nproc={tasks}"]
+def lasting_tasks_of(uid):
+    """Those that are still there when what a start needed for a moment has gone."""
+    counts = []
+    while len(counts) < 10 or len(set(counts[-10:])) > 1:
+        counts.append(tasks_of(uid))
+        time.sleep(0.1)
+    return counts[-1]
+
+
+def allow(pids, tasks):
+    """From now on these processes may start processes up to so many of their user."""
+    for pid in pids:
+        command = ["prlimit", f"--pid={pid}", f"--nproc={tasks}"]
         subprocess.run(command, user=LIMITED, group=LIMITED, extra_groups=[], check=True)  # its own user may lower it
 
 

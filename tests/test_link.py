@@ -9,6 +9,7 @@ import pytest
 
 import peers
 from webservers.account import USER
+from webservers.fastcgi import request
 from webservers.processes import until
 
 APP = """\
@@ -98,8 +99,9 @@ def test_the_settings_may_belong_to_whom_the_link_belongs(linked):
     site.front.wait(10)
     os.unlink(site.socket)
     site.start(**as_user)
-    assert peers.fastcgi(site.socket).startswith("Status: 500"), "nobody vouches for that user's settings"
-    assert f"belongs to user {owner}" in site.errors.read_text()
+    refused = request(site.socket, "/")
+    assert refused.status == 500, "nobody vouches for that user's settings"
+    assert f"belongs to user {owner}" in refused.errors
 
 
 def test_the_name_of_the_link_is_the_name_that_the_web_server_knows(linked):

@@ -90,7 +90,7 @@ def test_several_places_and_protocols(site):
 def test_beyond_the_machine_is_said_once(site):
     port = free_port()
     done = site.run("host=0.0.0.0", f"port={port}", "pidfile=my.pid", "errlog=err.log")
-    assert done.returncode == 0 and done.stderr.count("\n") == 1 and "beyond this machine" in done.stderr
+    assert done.returncode == 0 and done.stderr.count("\n") == 1 and "RF0241" in done.stderr and "beyond this machine" in done.stderr
     before = site.ask("", ("127.0.0.1", port))["pid"]
     site.config.write_text(site.config.read_text() + "# changed\n")
     until(lambda: site.ask("", ("127.0.0.1", port))["pid"] != before, 20, "the restart")
@@ -102,7 +102,7 @@ def test_beyond_the_machine_is_said_once(site):
 @pytest.mark.parametrize("list, welcome", [("127.0.0.1", True), ("10.9.8.7, 127.0.0.1", True), ("10.9.8.7", False)])
 def test_fcgi_web_server_addrs(site, list, welcome):
     port = free_port()
-    words = ["host=127.0.0.1", f"port={port}", "socket=my.sock", "pidfile=my.pid"]
+    words = ["host=127.0.0.1", f"port={port}", "socket=my.sock", "pidfile=my.pid", "errlog=err.log"]
     site.daemon(*words, env={**os.environ, "FCGI_WEB_SERVER_ADDRS": list})
     assert site.ask(), "a unix socket is not concerned"
     with peers.connect(("127.0.0.1", port)) as peer:
@@ -112,13 +112,18 @@ def test_fcgi_web_server_addrs(site, list, welcome):
         except ConnectionError:
             answer = b""
     assert (b"Status: 200" in answer) == welcome and bool(answer) == welcome
+    line = "RF0332 refused a connection from 127.0.0.1"
+    if welcome:
+        assert line not in (site.directory / "err.log").read_text()
+    else:
+        until(lambda: line in (site.directory / "err.log").read_text(), 5, "the log tells it")
     os.kill(site.pid(), signal.SIGTERM)
     site.gone()
 
 
 def test_a_bad_address_of_a_web_server_is_refused(site):
     done = site.run("socket=my.sock", env={**os.environ, "FCGI_WEB_SERVER_ADDRS": "127.0.0.1,example.com"})
-    assert done.returncode == 2 and "example.com" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "RF0119" in done.stderr and "example.com" in done.stderr and done.stderr.count("\n") == 1
 
 
 # --- FCGI_FORCE_CGI ---
@@ -133,7 +138,7 @@ def test_force_cgi_answers_one_request_and_leaves_the_socket(site):
         assert done.returncode == 0 and done.stdout.startswith("Status: 200 OK\n") and "'/forced'" in done.stdout
         env = {**os.environ, "FCGI_FORCE_CGI": "Y"}
         done = subprocess.run([site.executable], stdin=server, env=env, capture_output=True, text=True, timeout=40)
-        assert done.returncode == 2 and "REQUEST_METHOD" in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 2 and "RF0154" in done.stderr and "REQUEST_METHOD" in done.stderr and done.stderr.count("\n") == 1
     done = site.run(env=env)
     assert done.returncode == 2 and "CGI request" in done.stderr
     site.daemon("socket=other.sock", "pidfile=my.pid", env=env)
@@ -160,7 +165,11 @@ class Manager:
 
     def start(self, *words):
         options = {"cwd": self.site.directory, "env": self.env, "pass_fds": self.fds, "stdin": subprocess.DEVNULL}
+        options["stderr"] = self.site.directory.joinpath("err").open("w")
         self.process = subprocess.Popen([*self.command, *words], **options)
+
+    def says(self):
+        return self.site.directory.joinpath("err").read_text()
 
     def hears(self):
         """What it is told, but for the words on how the service does."""
@@ -201,12 +210,12 @@ def test_what_systemd_cannot_mean(site):
     stream = socket.socket(fileno=fcntl.fcntl(stream.detach(), fcntl.F_DUPFD, 50))
     manager = Manager(site, [stream], ["x"])
     manager.start("daemonize=true")
-    assert manager.process.wait(10) == 2
+    assert manager.process.wait(10) == 2 and "RF0118 option daemonize" in manager.says()
     datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     datagram = socket.socket(fileno=fcntl.fcntl(datagram.detach(), fcntl.F_DUPFD, 50))
     manager = Manager(site, [datagram], ["x"])
     manager.start()
-    assert manager.process.wait(10) == 2
+    assert manager.process.wait(10) == 2 and "RF0118 socket " in manager.says()
     assert site.run(env={**os.environ, "LISTEN_PID": "1", "LISTEN_FDS": "1"}).returncode == 2, "meant for another"
     stream.close()
     datagram.close()

@@ -8,7 +8,7 @@ import pytest
 
 from plain_site import Plain, all_processes, ask, kill, parent
 from webservers import processes
-from webservers.apache import Apache
+from webservers.apache import CGI_ONLY, Apache
 from webservers.fastcgi import request
 from webservers.processes import until
 
@@ -26,6 +26,9 @@ file = "{log}"
 MARKS = "{marks}"
 """
 MARK = 'import os, sys\nopen(os.environ["MARKS"] + "/imports", "a").write("%d\\n" % os.getpid())\n'
+
+
+ENDLESS = "import time\ndef wait():\n    while True: time.sleep(1)\nwait()\n"
 
 
 def script(text):
@@ -153,11 +156,13 @@ def test_fronts_that_wait_for_the_same_import_are_told_all_together(make_site, m
 def test_a_front_that_finds_no_python_tells_the_others(make_site, manage):
     site = Broken(make_site(), python=lambda account: program(account, "host\n"))
     manager = manage(site)
+    tries = set()
     for _ in range(2):
         front = manager.spawn()
         must_tell(request(front.socket, "/version").errors, ["cannot be executed: Exec format error"])
         until(lambda: not [pid for pid in all_processes() if parent(pid) == front.pid], 5, "what was tried has ended")
-    assert site.log().count("error: the app cannot be imported") == 1, "the second did not try"
+        tries |= {(path.name, path.stat().st_mtime_ns) for path in site.account.runtime.glob("*.lock")}
+    assert len(tries) == 1, "the second did not try"
 
 
 def test_an_import_that_is_killed_from_outside_is_tried_again(make_plain, manage):
@@ -172,7 +177,40 @@ def test_an_import_that_is_killed_from_outside_is_tried_again(make_plain, manage
         until(lambda: site.log().count("was killed (SIGKILL)") == tries, 5, "the log tells")
     visit.join(20)
     assert replies[0].status == 200 and len(site.imports()) == 3
-    assert "another one takes its place" in site.log()
+    assert "RF0404" in site.log() and "starting another one" in site.log()
+
+
+@pytest.mark.parametrize("form", BOTH)
+def test_the_first_line_has_the_cause_and_the_cure(make_site, manage, form):
+    site = Broken(make_site(), FORMS[form], code="import rest_framework\n")
+    front = manage(site).spawn()
+    reply = request(front.socket, "/version")
+    want = "the app cannot be imported: no module named 'rest_framework' (myproject/version.py:1): "
+    want += "/usr/bin/python3 -m pip install djangorestframework\nTraceback (most recent call last):\n"
+    must_tell(reply.errors, [want])
+    must_tell(site.log(), [" incident ", ": " + want.replace("\n", "\n    ")])
+    assert site.log().count("Traceback (most recent call last):") == 1, "it is told once"
+    until(lambda: want.splitlines()[0] in str(site.status()), 5, "status tells it too")
+
+
+@pytest.mark.parametrize("server", ["", "preload = false"], ids=["preload", "plain"])
+def test_an_endless_import_tells_where_it_is(make_plain, manage, server):
+    site = make_plain(server=server, limits="start_timeout = 1")
+    site.account.put(site.account.project / "myproject" / "version.py", ENDLESS)
+    reply = request(manage(site).spawn().socket, "/version")
+    assert reply.status == 500 and reply.seconds < 10, reply
+    place = f'it took longer than 1 s ([limits] start_timeout); it was at "{site.account.project}/myproject/version.py", '
+    must_tell(reply.errors, [f"the app cannot be imported: {place}line 3 in wait\n", "most recent call first", "line 4 in <mod"])
+    must_tell(site.log(), [place])
+
+
+def test_a_request_that_waits_for_the_import_is_told_so(make_plain, manage):
+    site = make_plain(limits="queue_timeout = 1", env='IMPORT_SECONDS = "3"')
+    front = manage(site).spawn()
+    reply = request(front.socket, "/version")
+    assert reply.status == 503, reply
+    must_tell(reply.errors, ["RF0319", "no worker was free for 1 s: the app is still being imported"])
+    until(lambda: request(front.socket, "/version").status == 200, 10, "the import ends")
 
 
 @pytest.mark.parametrize("server", ["", "preload = false"], ids=["preload", "plain"])
@@ -205,8 +243,8 @@ def test_behind_apache(make_site, form):
 
 @pytest.mark.parametrize("form", BOTH)
 def test_behind_apache_as_cgi(make_site, form):
-    site = Broken(make_site(htaccess="cgi"), FORMS[form], code=IMPORTS["segfault"][0])
-    with Apache(site.account) as apache:
+    site = Broken(make_site(), FORMS[form], code=IMPORTS["segfault"][0])
+    with Apache(site.account, options=CGI_ONLY) as apache:
         assert apache.client.get("/").status == 500
         must_tell(apache.log(), IMPORTS["segfault"][1])
     assert site.tries() == 1

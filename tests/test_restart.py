@@ -62,7 +62,7 @@ def server(request, build, model):
             processes.end(left)
         print_log(account.logged)
         assert not left, f"still there after the server has stopped: {left}"
-        assert not account.runtime.exists() or list(account.runtime.iterdir()) == []
+        assert processes.left_behind(account.runtime) == []
     finally:
         account.remove()
 
@@ -245,7 +245,7 @@ def test_a_broken_executable_changes_nothing(server):
                 file.truncate(0)
                 file.write(broken)
             fresh.unlink()
-            until(lambda: "the old one goes on" in account.logged.read_text()[before:], 6, "the log says why")
+            until(lambda: "keeping the old one" in account.logged.read_text()[before:], 6, "the log says why")
         with open(account.executable, "r+b", buffering=0) as file:
             file.truncate(0)
             file.write(image)

@@ -2,8 +2,12 @@
 
 import threading
 import time
+from pathlib import Path
+
+import pytest
 
 from plain_site import ask
+from webservers.account import REPOSITORY
 from webservers.apache import Apache
 from webservers.fastcgi import request
 from webservers.processes import until
@@ -23,6 +27,30 @@ def test_cold_apache_and_eight_first_requests_import_once(make_plain):
         assert [a.status for a in answers] == [200] * 8
         assert len(site.imports()) == 1
         print(f"eight first answers within {max(a.seconds for a in answers):.2f} s")
+
+
+ADMIN = (REPOSITORY / "deploy" / "hosts" / "ADMIN.md").read_text()
+CHILD = 'import subprocess\nVERSION = "0"\nsubprocess.Popen(["sleep", "600"])\n'
+
+
+@pytest.mark.parametrize("version, roles", [("", ["preloader", "worker"]), (CHILD, ["guard", "worker"])], ids=["forked", "plain"])
+def test_the_command_line_says_what_a_process_is(make_plain, manage, version, roles):
+    site = make_plain()
+    if version:
+        site.account.put(site.account.project / "myproject" / "version.py", version)
+    front = manage(site).spawn()
+    ask(front, "/pid")
+    assert command_line(front.pid) == str(site.account.executable)
+    for role in roles:
+        for pid in until(lambda: site.pids(f"runfcgi-{role}"[:15]), 5, f"there is a {role}"):
+            assert command_line(pid) == f"runfcgi: {role} of {site.account.project}"
+        assert f"| `runfcgi: {role} of /home/user/myproject` | `runfcgi-{role[:7]}` |" in ADMIN
+
+
+def command_line(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")
+
+
 
 
 def test_processes_after_the_first_find_the_preloader(make_plain, manage):

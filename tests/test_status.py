@@ -173,7 +173,7 @@ def test_failures_are_told_without_what_the_visitor_sent(site):
     said = site.json()
     assert said["counters"]["failed"] == 2 and sum(said["minutes"]["failed"]) == 2
     failure = said["fronts"][0]["last_failure"]["text"]
-    assert re.fullmatch(r"GET /die: the worker died .* \(incident [0-9a-f]{8}\)", failure)
+    assert re.fullmatch(r"GET /die: its worker was killed \(SIGKILL\): .* \(incident [0-9a-f]{8}\)", failure)
     assert "visitor" not in site.status().stdout
     log = (site.dir / "site.log").read_text()
     assert failure[-9:-1] in log and "SIGKILL" in log

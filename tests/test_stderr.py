@@ -57,7 +57,7 @@ class Unread:
 
     def told(self):
         """Lines that arrived, and those that are said to be lost."""
-        lost = re.findall(r"messages lost: (\d+)", self.read())
+        lost = re.findall(r"warning: RF0603 nobody has read standard error: messages lost: (\d+)", self.read())
         return len(re.findall(r"said \d{4} x{50}$", self.text, re.MULTILINE)), sum(int(number) for number in lost)
 
 

@@ -1,18 +1,19 @@
-//! What a configuration must fulfil beyond each single value.
+//! Checks that involve more than one setting, or more than the syntax of a value.
 //!
-//! Looks at the file system only to see whether the app's directory is there.
+//! The only file system access is to see whether the app's directory exists.
 
 use super::findings::Finding;
-use super::{Address, App, Config, Endpoint, Protocol, Server, Status};
+use super::{Address, App, Config, Endpoint, Protocol, Server};
+use crate::codes::{self, Code};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Where each setting was written, by `section.key`.
+/// The place where each setting was written, by `section.key`.
 #[derive(Default)]
 pub(crate) struct Places {
     known: BTreeMap<String, String>,
-    /// Written, but with a bad value that is already reported.
-    spoilt: BTreeSet<String>,
+    /// Settings with a bad value that has already been reported.
+    invalid: BTreeSet<String>,
 }
 
 impl Places {
@@ -20,13 +21,13 @@ impl Places {
         self.known.insert(name, place);
     }
 
-    pub(crate) fn spoil(&mut self, name: String) {
-        self.spoilt.insert(name);
+    pub(crate) fn mark_invalid(&mut self, name: String) {
+        self.invalid.insert(name);
     }
 
-    /// Whether one of them is.
-    fn spoilt(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.spoilt.contains(*name))
+    /// Whether any of these settings has a bad value.
+    fn any_invalid(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.invalid.contains(*name))
     }
 
     fn of(&self, name: &str) -> String {
@@ -35,26 +36,42 @@ impl Places {
         known.unwrap_or_else(|| format!("[{section}]"))
     }
 
-    fn error(&self, code: &'static str, name: &str, what: impl Into<String>, fix: &str) -> Finding {
+    fn error(&self, code: Code, name: &str, what: impl Into<String>, fix: &str) -> Finding {
         Finding::error(code, self.of(name), what, fix)
     }
 }
 
-/// Appends all that is wrong.
+/// Appends a finding for everything that is wrong.
 pub(crate) fn check(config: &Config, places: &Places, findings: &mut Vec<Finding>) {
     findings.extend(app(&config.app, places));
     findings.extend(env(config, places));
     findings.extend(children(&config.server, places));
     findings.extend(secret(&config.server, places));
-    findings.extend(status(&config.status, places));
+    let (status, owner) = (&config.status, &config.owner);
+    let (path, secret) = (status.path.as_deref(), status.secret.as_deref());
+    findings.extend(page(
+        "status",
+        codes::settings::HALF_STATUS_PAGE,
+        path,
+        secret,
+        places,
+    ));
+    let (path, secret) = (owner.path.as_deref(), owner.secret.as_deref());
+    findings.extend(page(
+        "owner",
+        codes::settings::HALF_DESK,
+        path,
+        secret,
+        places,
+    ));
 }
 
 fn app(app: &App, places: &Places) -> Vec<Finding> {
     let mut findings = Vec::new();
     let named = app.settings.is_some() || app.wsgi.is_some();
-    if !named && !places.spoilt(&["app.settings", "app.wsgi"]) {
+    if !named && !places.any_invalid(&["app.settings", "app.wsgi"]) {
         findings.push(places.error(
-            "RF0110",
+            codes::settings::NO_APP,
             "app.settings",
             "neither settings nor wsgi is given, so there is no app to run",
             "below [app] write settings = \"mysite.settings\" (Django), or wsgi = \"module:callable\"",
@@ -62,17 +79,17 @@ fn app(app: &App, places: &Places) -> Vec<Finding> {
     }
     if let Some(path) = &app.path
         && !path.is_dir()
-        && !places.spoilt(&["app.path"])
+        && !places.any_invalid(&["app.path"])
     {
         let what = match path.symlink_metadata() {
-            Ok(_) => "is not a directory that we may enter",
+            Ok(_) => "is not a directory that this user may enter",
             Err(_) => "does not exist",
         };
         findings.push(places.error(
-            "RF0111",
+            codes::settings::NO_APP_DIRECTORY,
             "app.path",
             format!("path: {} {what}", path.display()),
-            "name the directory in which the package of the app lies",
+            "set it to the directory that contains the app's package",
         ));
     }
     findings
@@ -88,21 +105,26 @@ fn env(config: &Config, places: &Places) -> Vec<Finding> {
         if !good {
             let what = format!("{name:?} is no name of an environment variable");
             findings.push(Finding::error(
-                "RF0112",
+                codes::settings::BAD_VARIABLE,
                 place,
                 what,
                 "use letters, digits and _",
             ));
         } else if value.contains('\0') {
-            let what = format!("the value of {name} holds a NUL byte");
-            findings.push(Finding::error("RF0112", place, what, "remove it"));
+            let what = format!("the value of {name} contains a NUL byte");
+            findings.push(Finding::error(
+                codes::settings::BAD_VARIABLE,
+                place,
+                what,
+                "remove it",
+            ));
         } else if name == "DJANGO_SETTINGS_MODULE"
             && config.app.settings.as_ref().is_some_and(|s| s != value)
         {
             findings.push(Finding::warning(
-                "RF0113",
+                codes::settings::SETTINGS_TWICE,
                 place,
-                "DJANGO_SETTINGS_MODULE is given here and, otherwise, as [app] settings",
+                "DJANGO_SETTINGS_MODULE differs from [app] settings",
                 "keep [app] settings, which wins",
             ));
         }
@@ -125,7 +147,7 @@ fn children(server: &Server, places: &Places) -> Vec<Finding> {
         .map(|pair| {
             let ((low, a), (high, b)) = (pair[0], pair[1]);
             places.error(
-                "RF0114",
+                codes::settings::CHILDREN_ORDER,
                 &format!("server.{low}"),
                 format!("{low} = {a} is above {high} = {b}"),
                 "minspare <= maxspare <= maxchildren must hold",
@@ -134,29 +156,33 @@ fn children(server: &Server, places: &Places) -> Vec<Finding> {
         .collect()
 }
 
-/// A secret that is shorter is easily found by trying.
-const SHORT_SECRET: usize = 12;
+/// Secrets shorter than this, in bytes, are easily guessed.
+const MIN_SECRET: usize = 12;
 
-fn status(status: &Status, places: &Places) -> Option<Finding> {
-    let secret = status.secret.as_deref().filter(|s| !s.is_empty());
-    let (name, what) = match (&status.path, secret) {
-        (Some(_), None) => (
-            "status.path",
-            "path is given without secret, so there is no status page",
-        ),
+/// Checks that a page for the owner has both a path and a secret: those of `section`.
+fn page(
+    section: &'static str,
+    code: Code,
+    path: Option<&str>,
+    secret: Option<&str>,
+    places: &Places,
+) -> Option<Finding> {
+    let secret = secret.filter(|s| !s.is_empty());
+    let (key, what) = match (path, secret) {
+        (Some(_), None) => ("path", "path is given without secret, so there is no page"),
         (None, Some(_)) => (
-            "status.secret",
-            "secret is given without path, so there is no status page",
+            "secret",
+            "secret is given without path, so there is no page",
         ),
-        (Some(_), Some(secret)) if secret.len() < SHORT_SECRET => (
-            "status.secret",
-            "the secret of the status page is short enough to be guessed",
-        ),
+        (Some(_), Some(secret)) if secret.len() < MIN_SECRET => {
+            ("secret", "the secret is short enough to be guessed")
+        }
         _ => return None,
     };
-    let fix = "below [status] write path = \"/-/status\" and secret = a long random text";
-    let new = !places.spoilt(&["status.path", "status.secret"]);
-    new.then(|| Finding::warning("RF0120", places.of(name), what, fix))
+    let [name, path, secret] = [key, "path", "secret"].map(|key| format!("{section}.{key}"));
+    let fix = format!("below [{section}] set path, and set secret to a long random text");
+    let new = !places.any_invalid(&[&path, &secret]);
+    new.then(|| Finding::warning(code, places.of(&name), what, fix))
 }
 
 fn secret(server: &Server, places: &Places) -> Vec<Finding> {
@@ -173,18 +199,19 @@ fn secret(server: &Server, places: &Places) -> Vec<Finding> {
     exposed
         .map(|address| {
             places.error(
-                "RF0115",
+                codes::settings::OPEN_AJP,
                 "server.host",
-                format!("AJP at {address} without a secret would believe whoever can reach it"),
-                "set secret here and in the web server, or listen at 127.0.0.1 or at a socket",
+                format!("AJP at {address} without a secret would trust anyone who can reach it"),
+                "set secret here and in the web server, or listen on 127.0.0.1 or a unix socket",
             )
         })
         .collect()
 }
 
-/// Where the file's `host`, `port` and `socket` say to listen.
+/// The endpoint that `host`, `port` and `socket` in the file define, if any.
 pub(crate) fn endpoints(server: &Server, places: &Places) -> Result<Vec<Endpoint>, Finding> {
-    let error = |name, what: &str, fix| Err(places.error("RF0116", name, what, fix));
+    let error =
+        |name, what: &str, fix| Err(places.error(codes::settings::HALF_ADDRESS, name, what, fix));
     let address = match (&server.socket, &server.host, server.port) {
         (None, None, None) => return Ok(Vec::new()),
         (Some(path), None, None) => Address::Unix(path.clone()),
@@ -196,7 +223,7 @@ pub(crate) fn endpoints(server: &Server, places: &Places) -> Result<Vec<Endpoint
             let what = "socket is given together with host or port";
             return error("server.socket", what, "keep socket, or host and port");
         }
-        (None, _, None) if places.spoilt(&["server.port"]) => return Ok(Vec::new()),
+        (None, _, None) if places.any_invalid(&["server.port"]) => return Ok(Vec::new()),
         (None, _, None) => {
             return error(
                 "server.host",
@@ -204,7 +231,7 @@ pub(crate) fn endpoints(server: &Server, places: &Places) -> Result<Vec<Endpoint
                 "add port = 3033",
             );
         }
-        (None, None, _) if places.spoilt(&["server.host"]) => return Ok(Vec::new()),
+        (None, None, _) if places.any_invalid(&["server.host"]) => return Ok(Vec::new()),
         (None, None, _) => {
             let fix = "add host = \"127.0.0.1\"";
             return error("server.port", "port is given without host", fix);
@@ -216,11 +243,11 @@ pub(crate) fn endpoints(server: &Server, places: &Places) -> Result<Vec<Endpoint
     }])
 }
 
-/// The cure for a bad host.
+/// The fix for a bad host.
 pub(crate) const HOST_FIX: &str =
     "write an address such as 127.0.0.1, [::1] or 0.0.0.0, or localhost";
 
-/// The address that a `host` names.
+/// Parses a `host`: an IP address, with or without brackets, or `localhost`.
 pub(crate) fn ip(host: &str) -> Result<IpAddr, String> {
     let bare = host.trim();
     if bare.eq_ignore_ascii_case("localhost") {

@@ -1,18 +1,19 @@
-//! The settings file itself: where it is, whether it may be used, and what stands in it as text.
+//! Finds the settings file, checks that it may be used, and reads its text.
 //!
-//! Whoever may write the file may run code as us, so only a file is taken that nobody may write but those whom `Trust`
-//! names. Knows no setting but `runtime_dir`.
+//! Anyone who can write the file can run code as us, so a file is refused unless only users that `Trust` accepts can
+//! write it. The only setting known here is `runtime_dir`.
 
 use super::findings::Finding;
 use super::value::{Base, Raw, field};
 use super::{limits, table};
+use crate::codes;
 use crate::trust::{Distrust, Trust};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The user of the executable `exe`, who may own the settings file too. Of a link it is the user who has made it, unless
-/// that is us or root.
+/// The user id of the owner of the executable `exe`, who may own the settings file too. For a symbolic link this is the
+/// owner of the link, unless that is us or root; then it is the owner of the target.
 pub fn owner(exe: &Path) -> Option<u32> {
     let own = nix::unistd::geteuid().as_raw();
     let of_link = std::fs::symlink_metadata(exe).ok().map(|meta| meta.uid());
@@ -20,19 +21,19 @@ pub fn owner(exe: &Path) -> Option<u32> {
     of_link.or_else(|| Some(std::fs::metadata(exe).ok()?.uid()))
 }
 
-/// Where the settings file of an executable may lie, the nearest place first.
+/// The paths at which the settings file of an executable is looked for, nearest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
-    /// The paths, in the order in which they count.
+    /// The paths, in order of precedence.
     pub paths: Vec<PathBuf>,
-    /// Those of them that are beside no executable, but above one.
+    /// The paths that are in a directory above an executable, not beside one.
     above: Vec<PathBuf>,
-    /// Named by `--config` or `RUNFCGI_CONFIG`: it must be there.
+    /// Named by `--config` or `RUNFCGI_CONFIG`: the file must exist.
     named: bool,
 }
 
 impl Candidates {
-    /// Just the file that is named.
+    /// Only the file at `path`, which must exist.
     pub fn named(path: PathBuf) -> Candidates {
         Candidates {
             paths: vec![path],
@@ -41,8 +42,8 @@ impl Candidates {
         }
     }
 
-    /// `<stem>.toml` beside the executable `<stem>.fcgi` or in the two directories above. If that is a link, then also
-    /// beside and above what it leads to.
+    /// `<stem>.toml` beside the executable `<stem>.fcgi` and in the two directories above. If the executable is a
+    /// symbolic link, the same places around its target follow.
     pub fn of(executable: &Path) -> Candidates {
         let target = executable
             .is_symlink()
@@ -67,36 +68,37 @@ impl Candidates {
         found
     }
 
-    /// The file that is used though another one, beside the executable, would come first: those two.
+    /// If `used` is in a directory above the executable: `used`, and the path beside the executable that would take
+    /// precedence.
     pub fn farther<'a>(&'a self, used: Option<&'a Path>) -> Option<(&'a Path, &'a Path)> {
         let used = used.filter(|used| self.above.iter().any(|path| path == used))?;
         Some((used, self.name()))
     }
 
-    /// The nearest that is there, if it may be used.
+    /// The nearest path that exists. An error if that file may not be used.
     pub fn find(&self, owner: Option<u32>) -> Result<Option<PathBuf>, Finding> {
-        let there = |path: &&PathBuf| self.named || path.symlink_metadata().is_ok();
-        match self.paths.iter().find(there) {
+        let exists = |path: &&PathBuf| self.named || path.symlink_metadata().is_ok();
+        match self.paths.iter().find(exists) {
             Some(path) => acceptable(path, owner).map(|()| Some(path.clone())),
             None => Ok(None),
         }
     }
 
-    /// The nearest place, whether or not anything is there: it does not change while files come and go.
+    /// The first path, whether or not it exists: it stays the same when files come and go.
     pub fn name(&self) -> &Path {
         self.paths.first().map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// The nearest that is there, whether or not it may be used; else the nearest place of all.
+    /// The nearest path that exists, even if the file may not be used; otherwise the first path.
     pub fn nearest(&self) -> PathBuf {
-        let there = |path: &&PathBuf| path.symlink_metadata().is_ok();
-        let found = self.paths.iter().find(there).or(self.paths.first());
+        let exists = |path: &&PathBuf| path.symlink_metadata().is_ok();
+        let found = self.paths.iter().find(exists).or(self.paths.first());
         found.cloned().unwrap_or_default()
     }
 }
 
-/// The `runtime_dir` of a settings file that may be used, but is wrong: where the processes that still serve its last
-/// good form are to be found.
+/// The `runtime_dir` of a settings file that may be used but has errors. The processes that still serve its last valid
+/// version are found there.
 pub fn runtime_dir_of_broken(path: &Path, owner: Option<u32>) -> Option<PathBuf> {
     runtime_dir_at_home(path, owner, home())
 }
@@ -114,14 +116,14 @@ fn runtime_dir_at_home(path: &Path, owner: Option<u32>, home: Option<PathBuf>) -
     field(opt, named, &Base { dir, home }).ok()
 }
 
-/// What `RUNFCGI_CONFIG` names.
+/// The path in `RUNFCGI_CONFIG`, unless it is unset or empty.
 pub fn explicit_from_env() -> Option<PathBuf> {
     std::env::var_os("RUNFCGI_CONFIG")
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
 }
 
-/// What `~` stands for.
+/// The directory that `~` stands for: `HOME`, unless it is unset or empty.
 pub(super) fn home() -> Option<PathBuf> {
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
     home.map(PathBuf::from)
@@ -138,11 +140,11 @@ fn acceptable(path: &Path, owner: Option<u32>) -> Result<(), Finding> {
             ));
         }
     };
-    judge(path, &meta, Trust::of(owner))
+    check_trust(path, &meta, Trust::of(owner))
 }
 
-/// Whether whoever can change the file is one who may run code as us.
-fn judge(path: &Path, meta: &std::fs::Metadata, trust: Trust) -> Result<(), Finding> {
+/// Refuses a file that users whom `trust` does not accept can change.
+fn check_trust(path: &Path, meta: &std::fs::Metadata, trust: Trust) -> Result<(), Finding> {
     if !meta.is_file() {
         return Err(refusal(
             path,
@@ -169,13 +171,21 @@ fn judge(path: &Path, meta: &std::fs::Metadata, trust: Trust) -> Result<(), Find
 }
 
 fn refusal(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding::error("RF0101", path.display().to_string(), what, fix)
+    Finding::error(
+        codes::settings::UNUSABLE_FILE,
+        path.display().to_string(),
+        what,
+        fix,
+    )
 }
 
-/// The text of a settings file that may be used.
+/// Reads a settings file that may be used: UTF-8, with or without a byte order mark, and at most
+/// `limits::CONFIG_SIZE` bytes.
 pub(super) fn read(path: &Path, owner: Option<u32>) -> Result<String, Finding> {
     acceptable(path, owner)?;
-    let error = |place: String, what: String, fix: &str| Finding::error("RF0101", place, what, fix);
+    let error = |place: String, what: String, fix: &str| {
+        Finding::error(codes::settings::UNUSABLE_FILE, place, what, fix)
+    };
     let place = path.display().to_string();
     let unreadable = |e: std::io::Error| {
         error(
@@ -186,8 +196,8 @@ pub(super) fn read(path: &Path, owner: Option<u32>) -> Result<String, Finding> {
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    // Once more, of what is open now: the name may have come to mean another file.
-    judge(
+    // Check again, on the open file: the path may have been replaced since.
+    check_trust(
         path,
         &file.metadata().map_err(unreadable)?,
         Trust::of(owner),
@@ -199,7 +209,7 @@ pub(super) fn read(path: &Path, owner: Option<u32>) -> Result<String, Finding> {
         return Err(error(
             place,
             format!("the file is larger than {} bytes", limits::CONFIG_SIZE),
-            "this is hardly a settings file",
+            "this does not look like a settings file",
         ));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
@@ -253,7 +263,7 @@ mod tests {
         let find = || Candidates::of(&link).find(None);
         assert_eq!(find(), Ok(Some(far)), "above the link");
         std::fs::remove_file(dir.join("mysite.toml")).unwrap();
-        assert_eq!(find(), Ok(Some(near)), "beside what it leads to");
+        assert_eq!(find(), Ok(Some(near)), "beside its target");
         let linked = dir.write("c/mysite.toml", "", 0o644);
         assert_eq!(find(), Ok(Some(linked)));
         let gone = dir.join("gone.toml");
@@ -299,18 +309,18 @@ mod tests {
             (uid + 1, Some(uid + 2), false),
             (0, Some(0), false),
         ] {
-            let judged = judge(&path, &meta, Trust::of_both(us, owner));
-            assert_eq!(judged.is_ok(), good, "{us}, {owner:?}: {judged:?}");
+            let checked = check_trust(&path, &meta, Trust::of_both(us, owner));
+            assert_eq!(checked.is_ok(), good, "{us}, {owner:?}: {checked:?}");
         }
         let (other, third) = (uid + 1, uid + 2);
-        let told = |owner| {
-            judge(&path, &meta, Trust::of_both(other, owner))
+        let refused = |owner| {
+            check_trust(&path, &meta, Trust::of_both(other, owner))
                 .unwrap_err()
                 .one_line()
         };
         let place = path.display();
-        assert!(told(None).ends_with(&format!("chown {other} {place}")));
-        let both = told(Some(third));
+        assert!(refused(None).ends_with(&format!("chown {other} {place}")));
+        let both = refused(Some(third));
         let whose = format!("as user {other}, and the executable belongs to user {third}");
         assert!(both.contains(&whose), "{both}");
         assert!(
@@ -319,18 +329,18 @@ mod tests {
         );
         dir.mode("mysite.toml", 0o664);
         let meta = path.metadata().unwrap();
-        assert!(judge(&path, &meta, Trust::of_both(uid, Some(uid))).is_err());
+        assert!(check_trust(&path, &meta, Trust::of_both(uid, Some(uid))).is_err());
     }
 
     #[test]
-    fn of_a_broken_file_the_runtime_dir_still_counts_unless_others_may_write_it() {
+    fn the_runtime_dir_of_a_broken_file_is_used_unless_others_may_write_it() {
         let dir = Scratch::new("file-broken");
         let of = |named: &str, mode| {
             let text = format!("[app\n[server]\n  runtime_dir = \"{named}\" # here\n");
             let path = dir.write("mysite.toml", text, mode);
             runtime_dir_at_home(&path, None, Some(PathBuf::from("/home/ann")))
         };
-        assert_eq!(of("../run", 0o644), Some(dir.join("../run")));
+        assert_eq!(of("../run", 0o644), Some(dir.with_file_name("run")));
         assert_eq!(of("/run/x", 0o600), Some(PathBuf::from("/run/x")));
         assert_eq!(of("~/run", 0o644), Some(PathBuf::from("/home/ann/run")));
         assert_eq!(of("/run/x", 0o666), None);

@@ -1,64 +1,65 @@
-//! What is wrong with a configuration or a place, as plain data: code, place, what, and how to put it right.
+//! Findings: errors, warnings and good news about a configuration or a host, as plain data.
 //!
-//! Knows nothing of files, options or output.
+//! Each has a code, a place, a description and a fix. No files, options or output here.
 
+use crate::codes::Code;
 use std::fmt;
 
-/// One thing that is wrong or odd.
+/// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether it stops the site.
+    /// How serious it is.
     pub level: Level,
-    /// Stable: never given to another meaning.
-    pub code: &'static str,
+    /// The kind of message; None at [`Level::Good`].
+    pub code: Option<Code>,
     /// `mysite.toml:12:5`, an option of the command line, or a path.
     pub place: String,
-    /// What is the matter, in lower case.
+    /// What was found, in lower case.
     pub what: String,
-    /// What to do about it; empty when `what` says it.
+    /// What to do about it; empty when `what` is enough.
     pub fix: String,
 }
 
-/// How bad a [`Finding`] is.
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// The site does not start.
     Error,
-    /// The site starts, perhaps not as meant.
+    /// The site starts, but perhaps not as intended.
     Warning,
-    /// Told by `check` for the record.
+    /// Nothing is wrong; `check` reports it for information.
     Good,
 }
 
 impl Finding {
-    /// A finding that stops the site.
+    /// An error: the site does not start.
     pub fn error(
-        code: &'static str,
+        code: Code,
         place: impl Into<String>,
         what: impl Into<String>,
         fix: impl Into<String>,
     ) -> Finding {
-        Finding::new(Level::Error, code, place, what, fix)
+        Finding::new(Level::Error, Some(code), place, what, fix)
     }
 
-    /// A finding that does not.
+    /// A warning: the site starts.
     pub fn warning(
-        code: &'static str,
+        code: Code,
         place: impl Into<String>,
         what: impl Into<String>,
         fix: impl Into<String>,
     ) -> Finding {
-        Finding::new(Level::Warning, code, place, what, fix)
+        Finding::new(Level::Warning, Some(code), place, what, fix)
     }
 
-    /// Something that is as it should be.
+    /// Something that is in order.
     pub fn good(place: impl Into<String>, what: impl Into<String>) -> Finding {
-        Finding::new(Level::Good, "RF0000", place, what, "")
+        Finding::new(Level::Good, None, place, what, "")
     }
 
     fn new(
         level: Level,
-        code: &'static str,
+        code: Option<Code>,
         place: impl Into<String>,
         what: impl Into<String>,
         fix: impl Into<String>,
@@ -72,16 +73,16 @@ impl Finding {
         }
     }
 
-    /// The same in one line, for a log.
+    /// The finding in one line, for a log.
     pub fn one_line(&self) -> String {
         let fix = match self.fix.as_str() {
             "" => String::new(),
             fix => format!("; {fix}"),
         };
         let what = format!("{}{fix}", self.what).replace('\n', " | ");
-        match self.level {
-            Level::Good => format!("{}: {what}", self.place),
-            _ => format!("{} {}: {what}", self.code, self.place),
+        match self.code {
+            None => format!("{}: {what}", self.place),
+            Some(code) => format!("{code} {}: {what}", self.place),
         }
     }
 }
@@ -89,10 +90,13 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let indented = |text: &str| text.replace('\n', "\n        ");
-        match self.level {
-            Level::Error => write!(f, "error   {} ", self.code)?,
-            Level::Warning => write!(f, "warning {} ", self.code)?,
-            Level::Good => write!(f, "ok      ")?,
+        f.write_str(match self.level {
+            Level::Error => "error   ",
+            Level::Warning => "warning ",
+            Level::Good => "ok      ",
+        })?;
+        if let Some(code) = self.code {
+            write!(f, "{code} ")?;
         }
         write!(f, "{}: {}", self.place, indented(&self.what))?;
         if !self.fix.is_empty() {
@@ -102,7 +106,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The one of `known` that `given` is most likely a misspelling of, when one is near enough.
+/// The name in `known` that `given` most likely misspells, if any is close enough.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given = given.to_ascii_lowercase().replace('-', "_");
     let mut best: Option<(usize, &str)> = None;
@@ -120,7 +124,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     best.map(|(_, name)| name)
 }
 
-/// The cure for a name that is not known: the nearest of `known`, or `otherwise`.
+/// The fix for an unknown name: suggests the nearest name in `known`, or returns `otherwise`.
 pub fn did_you_mean<'a>(
     given: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -132,7 +136,7 @@ pub fn did_you_mean<'a>(
     }
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that lead from `a` to `b`.
+/// The Damerau-Levenshtein distance (optimal string alignment) between `a` and `b`, in bytes.
 fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
@@ -150,15 +154,23 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
     last[b.len()]
 }
 
-/// All of them, a line each.
+/// All findings, one per line.
 pub fn lines(findings: &[Finding]) -> String {
     let lines: Vec<String> = findings.iter().map(Finding::one_line).collect();
     lines.join("\n")
 }
 
+/// The code of each finding, and `ok` for those that are good.
+#[cfg(test)]
+pub(crate) fn codes(findings: &[Finding]) -> Vec<String> {
+    let name = |f: &Finding| f.code.map_or(String::from("ok"), |code| code.to_string());
+    findings.iter().map(name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codes::settings;
 
     #[test]
     fn misspellings_find_their_name() {
@@ -177,8 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_in_words() {
-        let f = Finding::error("RF0103", "mysite.toml:3:1", "unknown key", "did you mean");
+    fn a_finding_as_text() {
+        let f = Finding::error(
+            settings::UNKNOWN_KEY,
+            "mysite.toml:3:1",
+            "unknown key",
+            "did you mean",
+        );
         assert_eq!(
             f.to_string(),
             "error   RF0103 mysite.toml:3:1: unknown key\n        did you mean"

@@ -1,24 +1,25 @@
-//! From a settings file and the options of a command line to a checked `Config`, or to everything that is wrong.
+//! Combines a settings file and command-line options into a checked `Config`, or a list of everything that is wrong.
 //!
-//! Knows no server, no Python and no output.
+//! Independent of the server, Python and output.
 
 use super::findings::{Finding, nearest};
 use super::table::{self, OPTIONS, SECTIONS};
 use super::value::{Base, Raw, tidy};
 use super::{Config, Options, checks, file};
+use crate::codes::{self, Code};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Value};
 
 impl Config {
-    /// Reads and checks a settings file with the options of a command line, which win over it; the file may be absent.
-    /// What is wrong comes all at once.
+    /// Reads and checks a settings file and the command-line options, which override it. `path` may be None.
+    /// The error lists everything that is wrong.
     pub fn load_with(path: Option<&Path>, options: &Options) -> Result<Config, Vec<Finding>> {
         Config::load_at_home(path, options, file::home())
     }
 
-    /// The same of a file whose text was read before. Nobody is asked whether the file may be used.
+    /// Like `load_with`, from text that has been read already. Does not check whether the file may be used.
     pub fn from_text(path: &Path, text: &str, options: &Options) -> Result<Config, Vec<Finding>> {
         let cwd = working_directory(options);
         let mut draft = Draft::new(file::home());
@@ -27,7 +28,17 @@ impl Config {
         draft.finish(options, &cwd)
     }
 
-    /// The same with this as `~`.
+    /// The valid part of a settings file with errors, to help the owner fix it. None if the file cannot be read or may
+    /// not be used.
+    pub fn despite_errors(path: &Path, options: &Options) -> Option<Config> {
+        let cwd = working_directory(options);
+        let path = tidy(&cwd.join(path));
+        let mut draft = Draft::new(file::home());
+        draft.file(&path, &file::read(&path, options.owner).ok()?);
+        Some(draft.settle(options, &cwd).0)
+    }
+
+    /// Like `load_with`, with `home` for `~`.
     pub(crate) fn load_at_home(
         path: Option<&Path>,
         options: &Options,
@@ -39,7 +50,7 @@ impl Config {
             let path = tidy(&cwd.join(path));
             match file::read(&path, options.owner) {
                 Ok(text) => draft.file(&path, &text),
-                Err(finding) => draft.findings.push(finding),
+                Err(finding) => return Err(vec![finding]),
             }
         }
         draft.options(options, &cwd);
@@ -47,7 +58,7 @@ impl Config {
     }
 }
 
-/// What the words of the command line are relative to.
+/// The directory to which paths on the command line are relative.
 fn working_directory(options: &Options) -> PathBuf {
     match &options.directory {
         Some(directory) => directory.clone(),
@@ -55,12 +66,12 @@ fn working_directory(options: &Options) -> PathBuf {
     }
 }
 
-/// A configuration in the making.
+/// A configuration under construction.
 struct Draft {
     config: Config,
     home: Option<PathBuf>,
     findings: Vec<Finding>,
-    /// Where each setting was written, for what is found out later.
+    /// Where each setting was written, for errors that are found later.
     places: checks::Places,
 }
 
@@ -74,7 +85,7 @@ impl Draft {
         }
     }
 
-    /// Takes a file's settings in.
+    /// Applies the settings of a file.
     fn file(&mut self, path: &Path, text: &str) {
         self.config.file = Some(path.to_path_buf());
         self.config.text = text.to_owned();
@@ -87,10 +98,10 @@ impl Draft {
         let (document, errors) = DeTable::parse_recoverable(text);
         for e in errors {
             self.error(
-                "RF0102",
+                codes::settings::SYNTAX,
                 source.place(e.span().unwrap_or(0..0)),
                 e.message().trim().replace('\n', ", "),
-                "texts stand in double quotes, one `key = value` to a line, sections in [brackets]",
+                "write strings in double quotes, one `key = value` per line, and sections in [brackets]",
             );
         }
         for (name, value) in document.get_ref() {
@@ -110,7 +121,12 @@ impl Draft {
                 Some(near) => format!("did you mean [{near}]?"),
                 None => format!("known are: {}", sections.collect::<Vec<_>>().join(", ")),
             };
-            return self.error("RF0103", place, format!("unknown section [{name}]"), fix);
+            return self.error(
+                codes::settings::UNKNOWN_KEY,
+                place,
+                format!("unknown section [{name}]"),
+                fix,
+            );
         }
         for (key, value) in keys {
             let place = source.place(key.span());
@@ -118,11 +134,16 @@ impl Draft {
             if name == "env" {
                 self.variable(key, value, place);
             } else if let Some(opt) = table::find(name, key) {
-                match (opt.set)(&mut self.config, opt, plain(value), base) {
+                match (opt.set)(&mut self.config, opt, without_spans(value), base) {
                     Ok(()) => self.places.set(opt.name(), place),
                     Err(p) => {
-                        self.error("RF0104", source.place(value.span()), p.what, p.fix);
-                        self.places.spoil(opt.name());
+                        self.error(
+                            codes::settings::BAD_VALUE,
+                            source.place(value.span()),
+                            p.what,
+                            p.fix,
+                        );
+                        self.places.mark_invalid(opt.name());
                     }
                 }
             } else {
@@ -132,13 +153,18 @@ impl Draft {
     }
 
     fn variable(&mut self, name: &str, value: &Spanned<DeValue>, place: String) {
-        let text = match plain(value).value {
+        let text = match without_spans(value).value {
             Value::String(s) => s,
             Value::Integer(n) => n.to_string(),
             Value::Float(n) => n.to_string(),
             _ => {
                 let what = format!("the value of the variable {name} is not text");
-                return self.error("RF0104", place, what, format!("write {name} = \"...\""));
+                return self.error(
+                    codes::settings::BAD_VALUE,
+                    place,
+                    what,
+                    format!("write {name} = \"...\""),
+                );
             }
         };
         self.places.set(format!("env.{name}"), place);
@@ -163,7 +189,7 @@ impl Draft {
             )
         };
         self.error(
-            "RF0103",
+            codes::settings::UNKNOWN_KEY,
             place,
             format!("unknown key {key} in [{section}]"),
             fix,
@@ -178,17 +204,17 @@ impl Draft {
         } else if let Some(near) = nearest(key, OPTIONS.iter().map(|o| o.key)) {
             format!("did you mean {near}? It also needs its section above it")
         } else {
-            "each key stands below its section, such as [app]".to_string()
+            "each key belongs below a section, such as [app]".to_string()
         };
         self.error(
-            "RF0103",
+            codes::settings::UNKNOWN_KEY,
             place,
             format!("{key} stands outside of any section"),
             fix,
         );
     }
 
-    /// Lays the command line's options over the file's.
+    /// Applies the command-line options, which override the file.
     fn options(&mut self, options: &Options, cwd: &Path) {
         let base = self.base(cwd);
         if options.listens() {
@@ -202,13 +228,23 @@ impl Draft {
                     .set(opt.name(), format!("option {}={text}", opt.key)),
                 Err(p) => {
                     self.findings.push(p.of_option(opt));
-                    self.places.spoil(opt.name());
+                    self.places.mark_invalid(opt.name());
                 }
             }
         }
     }
 
-    fn finish(mut self, options: &Options, cwd: &Path) -> Result<Config, Vec<Finding>> {
+    fn finish(self, options: &Options, cwd: &Path) -> Result<Config, Vec<Finding>> {
+        let (mut config, findings) = self.settle(options, cwd);
+        if findings.iter().any(|f| f.level == super::Level::Error) {
+            return Err(findings);
+        }
+        config.warnings = findings;
+        Ok(config)
+    }
+
+    /// Fills in what depends on several settings, and collects everything that is wrong.
+    fn settle(mut self, options: &Options, cwd: &Path) -> (Config, Vec<Finding>) {
         let base = self.base(cwd);
         let config = &mut self.config;
         let dir = config.file.as_deref().and_then(Path::parent).unwrap_or(cwd);
@@ -232,12 +268,8 @@ impl Draft {
         }
         self.findings.extend(options.warnings(config));
         checks::check(config, &self.places, &mut self.findings);
-        if self.findings.iter().any(|f| f.level == super::Level::Error) {
-            return Err(self.findings);
-        }
-        self.config.warnings = self.findings;
-        self.config.owner = options.owner;
-        Ok(self.config)
+        config.owned_by = options.owner;
+        (self.config, self.findings)
     }
 
     fn base(&self, dir: &Path) -> Base {
@@ -247,12 +279,12 @@ impl Draft {
         }
     }
 
-    fn error(&mut self, code: &'static str, place: String, what: String, fix: impl Into<String>) {
+    fn error(&mut self, code: Code, place: String, what: String, fix: impl Into<String>) {
         self.findings.push(Finding::error(code, place, what, fix));
     }
 }
 
-/// A text and its name, to turn offsets into places.
+/// The text and name of a file, to turn byte offsets into `name:line:column`.
 struct Source<'a> {
     name: String,
     text: &'a str,
@@ -274,8 +306,8 @@ fn line_and_column(place: &str) -> (usize, usize) {
     (parts.next().unwrap_or(0), column)
 }
 
-/// The value without spans; numbers too large become text, so that they are named as they were written.
-fn plain(value: &Spanned<DeValue>) -> Raw {
+/// Removes the spans. Numbers that are too large become strings, so that messages show them as written.
+fn without_spans(value: &Spanned<DeValue>) -> Raw {
     let mut octal = false;
     let value = match value.get_ref() {
         DeValue::String(s) => Value::String(s.to_string()),
@@ -292,7 +324,7 @@ fn plain(value: &Spanned<DeValue>) -> Raw {
         },
         DeValue::Boolean(b) => Value::Boolean(*b),
         DeValue::Datetime(d) => Value::Datetime(*d),
-        DeValue::Array(list) => Value::Array(list.iter().map(|v| plain(v).value).collect()),
+        DeValue::Array(list) => Value::Array(list.iter().map(|v| without_spans(v).value).collect()),
         DeValue::Table(_) => Value::Table(toml::Table::new()),
     };
     Raw { value, octal }
@@ -339,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn a_bom_is_no_matter() {
+    fn a_byte_order_mark_is_ignored() {
         let dir = Scratch::new("load-bom");
         let config = load(&dir, "\u{feff}[app]\nwsgi = \"app:application\"\n").unwrap();
         assert_eq!(config.app.path, Some(dir.to_path_buf()));
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once() {
+    fn all_errors_are_reported_at_once() {
         let dir = Scratch::new("load-wrong");
         let findings = load(&dir, "settings = \"x\"\n[app]\nsetings = \"x.settings\"\npath = \"nowhere\"\nqueue = 3\n\
                  [sever]\n[server]\nmethod = \"forked\"\nport = \"x\"\nminspare = 5\nmaxspare = 3\n\
@@ -379,6 +411,20 @@ mod tests {
     }
 
     #[test]
+    fn the_valid_part_of_a_wrong_file_is_loaded() {
+        let dir = Scratch::new("load-despite");
+        let text = "[owner]\npath = \"/-/desk\"\nsecret = \"a long random secret\"\n\
+                    [app]\npath = \"nowhere\"\nsettings = mysite.settings\n[sever]\n[log\n";
+        let path = dir.write("mysite.toml", text, 0o644);
+        assert!(Config::load_with(Some(&path), &Options::default()).is_err());
+        let config = Config::despite_errors(&path, &Options::default()).unwrap();
+        assert_eq!(config.owner.path.as_deref(), Some("/-/desk"));
+        assert_eq!(config.app.path, Some(dir.join("nowhere")));
+        dir.mode("mysite.toml", 0o666);
+        assert!(Config::despite_errors(&path, &Options::default()).is_none());
+    }
+
+    #[test]
     fn syntax_errors_have_a_place() {
         let dir = Scratch::new("load-syntax");
         let findings = load(
@@ -392,11 +438,48 @@ mod tests {
     }
 
     #[test]
-    fn wrong_encodings_are_named() {
+    fn wrong_encodings_are_reported() {
         let dir = Scratch::new("load-encoding");
         let findings = load(&dir, b"[app]\n# caf\xe9\n").unwrap_err();
         assert!(findings[0].place.ends_with("mysite.toml:2"), "{findings:?}");
         let findings = load(&dir, b"\xff\xfe[\0").unwrap_err();
         assert!(findings[0].what.contains("UTF-16"), "{findings:?}");
+    }
+    #[test]
+    fn the_settings_in_the_documents_are_accepted() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut paths = vec![root.join("README.md"), root.join("deploy")];
+        let mut blocks = Vec::new();
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                paths.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            let ending = path.extension().and_then(|ending| ending.to_str());
+            match (ending, std::fs::read_to_string(&path)) {
+                (Some("toml"), Ok(text)) => blocks.push((path, text)),
+                (Some("md"), Ok(text)) => {
+                    let parts = text.split("```toml\n").skip(1);
+                    let inside = parts.map(|part| part.split("```").next().unwrap_or_default());
+                    blocks.extend(inside.map(|block| (path.clone(), block.to_owned())));
+                }
+                _ => {}
+            }
+        }
+        assert!(blocks.len() > 25, "{}", blocks.len());
+        for (path, mut block) in blocks {
+            if !block.contains("[app]") {
+                block.insert_str(0, "[app]\nwsgi = \"a:b\"\n");
+            }
+            let findings = Config::from_text(&path, &block, &Options::default()).err();
+            for finding in findings.unwrap_or_default() {
+                // The directories are those of the reader.
+                let expected = codes::settings::NO_APP_DIRECTORY;
+                assert!(
+                    finding.code == Some(expected),
+                    "{path:?}: {block}{finding:?}"
+                );
+            }
+        }
     }
 }

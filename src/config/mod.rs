@@ -1,6 +1,6 @@
-//! `Config`: what the TOML file and the command line's options say, as plain data with every default filled in.
+//! `Config`: the settings from the TOML file and the command line, as plain data with every default filled in.
 //!
-//! `table` has a row of each setting; `load` goes from what is written to the fields.
+//! `table` has one row per setting; `load` parses and checks the settings and fills in the fields.
 
 mod checks;
 mod file;
@@ -15,13 +15,13 @@ mod value;
 pub use file::{Candidates, explicit_from_env, owner, runtime_dir_of_broken};
 pub use findings::{Finding, Level};
 pub use options::Options;
-pub use table::{App, How, Limits, Log, Method, Protocol, Restart, Server, Status};
+pub use table::{App, How, Limits, Log, Method, Owner, Protocol, Restart, Server, Status};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Everything that the owner of a site can say: the sections of the file. Sizes are bytes, times are seconds.
+/// Everything that the owner of a site can set, by section of the file. Sizes are in bytes, times in seconds.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The application.
@@ -30,7 +30,7 @@ pub struct Config {
     pub env: BTreeMap<String, String>,
     /// Sockets and processes.
     pub server: Server,
-    /// Bounds.
+    /// Limits.
     pub limits: Limits,
     /// When and how new code goes live.
     pub restart: Restart,
@@ -38,13 +38,15 @@ pub struct Config {
     pub log: Log,
     /// The status page.
     pub status: Status,
-    /// The file that all this was read from; absolute. None when there was none.
+    /// The owner's desk.
+    pub owner: Owner,
+    /// The absolute path of the settings file; None if there was none.
     pub file: Option<PathBuf>,
-    /// The text of that file, by which another process can make the same of it.
+    /// The text of the settings file, from which another process can load the same settings.
     pub text: String,
-    /// Whose the executable is, as far as it is known.
-    pub owner: Option<u32>,
-    /// What is odd but does not stop the site.
+    /// The user id of the owner of the executable, if known.
+    pub owned_by: Option<u32>,
+    /// Findings that do not stop the site.
     pub warnings: Vec<Finding>,
 }
 
@@ -52,14 +54,14 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(from = "String")]
 pub enum ScriptName {
-    /// Worked out from what the web server sends.
+    /// Derived from what the web server sends.
     Auto,
-    /// This very prefix, for every request; empty for the root of the host.
+    /// This prefix for every request; empty for the root of the host.
     Forced(String),
 }
 
 impl From<String> for ScriptName {
-    /// Of text that has passed the checks of `value.rs`: `auto`, or a prefix.
+    /// Converts text that `value.rs` has checked: `auto`, or a prefix.
     fn from(text: String) -> ScriptName {
         match text.as_str() {
             "auto" => ScriptName::Auto,
@@ -69,26 +71,26 @@ impl From<String> for ScriptName {
 }
 
 impl Server {
-    /// Whether to go into the background: what `daemonize` says, else yes exactly when an endpoint is named.
+    /// Whether to go into the background: as `daemonize` says; without it, only if there is an endpoint.
     pub fn daemonizes(&self) -> bool {
         self.daemonize.unwrap_or(!self.endpoints.is_empty())
     }
 }
 
-/// A place to listen at, and what is spoken there.
+/// An address to listen on, and its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// What the web server speaks there.
+    /// The protocol that the web server speaks.
     pub protocol: Protocol,
-    /// Where it is.
+    /// The address.
     pub address: Address,
 }
 
 /// The address of an [`Endpoint`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A unix socket; absolute.
+    /// The absolute path of a unix socket.
     Unix(PathBuf),
-    /// A TCP port at an IP address.
+    /// An IP address and a TCP port.
     Tcp(SocketAddr),
 }

@@ -1,7 +1,7 @@
-//! The options of `runfcgi key=value …`, word for word as Django's command took them, and each key of `[server]`.
+//! Parses the options of `runfcgi key=value …`: those of Django's old command, and all keys of `[app]` and `[server]`.
 //!
-//! Only takes the words apart; values are checked by `value.rs`, as those of the file are. Knows no output. The
-//! traps of old are gone: `debug=false` is false, an unknown option is an error, `maxrequests` counts requests.
+//! `value.rs` checks the values, as it does for the file. Unlike in Django's command, `debug=false` means false, an
+//! unknown option is an error, and `maxrequests` counts requests.
 
 use super::checks::{HOST_FIX, ip};
 use super::findings::{Finding, did_you_mean};
@@ -9,40 +9,41 @@ use super::row::{Kind, Opt};
 use super::table::{self, OPTIONS};
 use super::value::{Base, Raw, field};
 use super::{Address, Config, Endpoint, Server};
+use crate::codes;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What a command line says.
+/// The parsed options of a command line.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// `--config FILE` or `config=FILE`.
     pub config: Option<PathBuf>,
-    /// `help` was among the words.
+    /// `help` was given.
     pub help: bool,
     settings: Vec<(&'static Opt, String)>,
     listeners: Vec<Listener>,
-    /// What relative paths are relative to; None: the current directory.
+    /// The base of relative paths; None: the current directory.
     pub directory: Option<PathBuf>,
-    /// The user of the executable, who may own the settings file too.
+    /// The user id of the owner of the executable, who may own the settings file too.
     pub owner: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
-    /// As `protocol=` before it said; None: as the only one, or the file's.
+    /// The last `protocol=` before it. None: the first `protocol=` of all, or the file's.
     protocol: Option<String>,
-    place: Place,
+    address: RawAddress,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum RawAddress {
     Socket(String),
     Tcp { host: String, port: String },
 }
 
 impl Options {
-    /// No words at all; for an executable of this user.
+    /// No options, for an executable that this user owns.
     pub fn of_owner(owner: Option<u32>) -> Options {
         Options {
             owner,
@@ -50,24 +51,24 @@ impl Options {
         }
     }
 
-    /// Takes the words apart; all that is wrong comes at once.
-    pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Options, Vec<Finding>> {
+    /// Parses the arguments. The error lists everything that is wrong.
+    pub fn parse<S: AsRef<str>>(args: &[S]) -> Result<Options, Vec<Finding>> {
         let mut parser = Parser::default();
-        let mut words = words.iter().map(AsRef::as_ref);
-        while let Some(word) = words.next() {
-            match word {
-                "--config" | "-c" => match words.next() {
+        let mut args = args.iter().map(AsRef::as_ref);
+        while let Some(arg) = args.next() {
+            match arg {
+                "--config" | "-c" => match args.next() {
                     Some(file) => parser.options.config = Some(PathBuf::from(file)),
-                    None => parser.error(word, "--config needs a file", "--config FILE"),
+                    None => parser.error(arg, "--config needs a file", "--config FILE"),
                 },
                 "--help" | "-h" => parser.options.help = true,
-                _ => parser.word(word),
+                _ => parser.argument(arg),
             }
         }
         parser.finish()
     }
 
-    /// Whether the command line says where to listen, so that the file's endpoints do not count.
+    /// Whether the command line has endpoints, which replace those of the file.
     pub(crate) fn listens(&self) -> bool {
         !self.listeners.is_empty()
     }
@@ -76,7 +77,7 @@ impl Options {
         self.settings.iter().map(|(o, v)| (*o, v.as_str()))
     }
 
-    /// The endpoints of the command line; a protocol that is not said is the server's.
+    /// The endpoints of the command line. Those without a protocol use that of `server`.
     pub(crate) fn endpoints(
         &self,
         server: &Server,
@@ -89,7 +90,7 @@ impl Options {
                 None => Ok(server.protocol),
                 Some(name) => checked("protocol", name, base),
             };
-            match (protocol, address(&l.place, base)) {
+            match (protocol, address(&l.address, base)) {
                 (Ok(protocol), Ok(address)) => good.push(Endpoint { protocol, address }),
                 (p, a) => findings.extend(p.err().into_iter().chain(a.err().into_iter().flatten())),
             }
@@ -100,21 +101,21 @@ impl Options {
         }
     }
 
-    /// What differs from what the words used to mean.
+    /// Warns where options mean something else than with flup, and of a secret on the command line.
     pub(crate) fn warnings(&self, config: &Config) -> Vec<Finding> {
         let given = |key: &str| self.settings.iter().any(|(o, _)| o.key == key);
         let mut out = Vec::new();
         if given("debug") && !config.server.debug {
             out.push(Finding::warning(
-                "RF0130",
+                codes::settings::DEBUG_OFF,
                 "option debug",
-                "debug=false turns it off; under flup any value turned it on",
+                "debug=false turns it off; with flup any value turned it on",
                 "",
             ));
         }
         if given("secret") {
             out.push(Finding::warning(
-                "RF0132",
+                codes::settings::SECRET_ON_COMMAND_LINE,
                 "option secret",
                 "all users of this machine can see the command line",
                 "put secret into the settings file, below [server]",
@@ -125,19 +126,20 @@ impl Options {
             (o.kind == Kind::Path && o.key != "workdir" && relative(v)).then_some(o.key)
         });
         let mut names: Vec<&str> = paths.collect();
-        let socket = |l: &Listener| matches!(&l.place, Place::Socket(path) if relative(path));
+        let socket =
+            |l: &Listener| matches!(&l.address, RawAddress::Socket(path) if relative(path));
         if self.listeners.iter().any(socket) {
             names.push("socket");
         }
         if given("workdir") && !names.is_empty() {
             out.push(Finding::warning(
-                "RF0131",
+                codes::settings::RELATIVE_TO_WORKDIR,
                 "option workdir",
                 format!(
-                    "the relative path of {} is taken from the current directory; under flup it was taken from workdir",
+                    "the relative path of {} is resolved against the current directory; with flup it was resolved against workdir",
                     names.join(", ")
                 ),
-                "write whole paths to be safe",
+                "write absolute paths to be safe",
             ));
         }
         out
@@ -154,10 +156,10 @@ struct Parser {
 }
 
 impl Parser {
-    fn word(&mut self, word: &str) {
-        let (key, value) = match word.split_once('=') {
+    fn argument(&mut self, arg: &str) {
+        let (key, value) = match arg.split_once('=') {
             Some((key, value)) => (key, Some(value)),
-            None => (word, None),
+            None => (arg, None),
         };
         let key = key
             .trim_start_matches("--")
@@ -169,15 +171,15 @@ impl Parser {
             _ => match (table::find_cli(&key), value) {
                 (Some(opt), Some(value)) => self.option(opt, value),
                 (Some(opt), None) if opt.kind == Kind::Bool => self.option(opt, "true"),
-                (Some(opt), None) => self.error(word, "the option needs a value", &opt.word()),
-                (None, _) => self.unknown(word, &key),
+                (Some(opt), None) => self.error(arg, "the option needs a value", &opt.as_option()),
+                (None, _) => self.unknown(arg, &key),
             },
         }
     }
 
     fn option(&mut self, opt: &'static Opt, value: &str) {
         match opt.key {
-            "socket" => self.listen(Place::Socket(value.to_string())),
+            "socket" => self.listen(RawAddress::Socket(value.to_string())),
             "host" | "port" => {
                 let slot = match opt.key {
                     "host" => &mut self.host,
@@ -187,16 +189,16 @@ impl Parser {
                     let other = if opt.key == "host" { "port" } else { "host" };
                     self.error(
                         &format!("{}={value}", opt.key),
-                        &format!("the {} before has no {other}", opt.key),
+                        &format!("the previous {} has no {other}", opt.key),
                         "give host= and port= in pairs",
                     );
                 }
                 if let (Some(host), Some(port)) = (&self.host, &self.port) {
-                    let place = Place::Tcp {
+                    let address = RawAddress::Tcp {
                         host: host.clone(),
                         port: port.clone(),
                     };
-                    self.listen(place);
+                    self.listen(address);
                     self.host = None;
                     self.port = None;
                 }
@@ -211,39 +213,43 @@ impl Parser {
         }
     }
 
-    fn listen(&mut self, place: Place) {
+    fn listen(&mut self, address: RawAddress) {
         self.options.listeners.push(Listener {
             protocol: self.protocols.last().cloned(),
-            place,
+            address,
         });
     }
 
-    fn unknown(&mut self, word: &str, key: &str) {
+    fn unknown(&mut self, arg: &str, key: &str) {
         let fix = match OPTIONS.iter().find(|o| o.key == key) {
-            Some(o) => format!("it can stand in the settings file, below [{}]", o.section),
+            Some(o) => format!("set it in the settings file, below [{}]", o.section),
             None => {
                 let known = OPTIONS.iter().filter(|o| o.cli).map(|o| o.key);
                 let known = known.chain(["config", "help"]);
                 did_you_mean(key, known, "`runfcgi help` lists all options")
             }
         };
-        self.error(word, "unknown option", &fix);
+        self.error(arg, "unknown option", &fix);
     }
 
-    fn error(&mut self, word: &str, what: &str, fix: &str) {
-        let place = format!("option {word}");
-        self.findings
-            .push(Finding::error("RF0105", place, what, fix));
+    fn error(&mut self, arg: &str, what: &str, fix: &str) {
+        let place = format!("option {arg}");
+        self.findings.push(Finding::error(
+            codes::settings::BAD_OPTION,
+            place,
+            what,
+            fix,
+        ));
     }
 
     fn finish(mut self) -> Result<Options, Vec<Finding>> {
-        // One protocol= holds wherever it stands among the words, as it did with runfcgi.
+        // The first protocol= also applies to the endpoints before it, as it did with Django's runfcgi.
         if let Some(first) = self.protocols.first() {
             for l in &mut self.options.listeners {
                 l.protocol.get_or_insert_with(|| first.clone());
             }
         }
-        // Half a pair goes over the file's half, unless whole places are named.
+        // A lone host= or port= overrides the file's, unless the command line has endpoints.
         let halves = [("host", self.host.take()), ("port", self.port.take())];
         for (key, half) in halves {
             let Some(value) = half else { continue };
@@ -268,21 +274,22 @@ impl Parser {
     }
 }
 
-/// The value of the option `key`, as its field takes it.
+/// The value of the option `key`, checked and converted to the type of its field.
 fn checked<T: DeserializeOwned>(key: &str, value: &str, base: &Base) -> Result<T, Finding> {
     let opt = table::find_cli(key).expect("an option");
     field(opt, Raw::text(value), base).map_err(|p| p.of_option(opt))
 }
 
-fn address(place: &Place, base: &Base) -> Result<Address, Vec<Finding>> {
-    match place {
-        Place::Socket(path) => match checked("socket", path, base) {
+fn address(raw: &RawAddress, base: &Base) -> Result<Address, Vec<Finding>> {
+    match raw {
+        RawAddress::Socket(path) => match checked("socket", path, base) {
             Ok(path) => Ok(Address::Unix(path)),
             Err(finding) => Err(vec![finding]),
         },
-        Place::Tcp { host, port } => {
-            let ip =
-                ip(host).map_err(|what| Finding::error("RF0105", "option host", what, HOST_FIX));
+        RawAddress::Tcp { host, port } => {
+            let ip = ip(host).map_err(|what| {
+                Finding::error(codes::settings::BAD_OPTION, "option host", what, HOST_FIX)
+            });
             match (ip, checked("port", port, base)) {
                 (Ok(ip), Ok(port)) => Ok(Address::Tcp(SocketAddr::new(ip, port))),
                 (ip, port) => Err([ip.err(), port.err()].into_iter().flatten().collect()),
@@ -296,21 +303,21 @@ mod tests {
     use super::super::{Method, Protocol};
     use super::*;
 
-    fn config(words: &str) -> Result<Config, Vec<Finding>> {
-        let words: Vec<&str> = words.split_whitespace().collect();
-        let options = Options::parse(&words)?;
+    fn config(args: &str) -> Result<Config, Vec<Finding>> {
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let options = Options::parse(&args)?;
         Config::load_with(None, &options)
     }
 
-    fn errors(words: &str) -> String {
-        match config(words) {
-            Ok(_) => panic!("{words} was accepted"),
+    fn errors(args: &str) -> String {
+        match config(args) {
+            Ok(_) => panic!("{args} was accepted"),
             Err(findings) => findings.iter().map(|f| f.one_line() + "\n").collect(),
         }
     }
 
     #[test]
-    fn the_old_lines_mean_what_they_meant() {
+    fn djangos_command_lines_still_work() {
         let c = config("wsgi=a:b method=threaded host=127.0.0.1 port=3033").unwrap();
         assert_eq!(c.server.method, Method::Threaded);
         assert_eq!(
@@ -338,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_paths_are_relative_to_here() {
+    fn paths_are_relative_to_the_current_directory() {
         let c = config("settings=s socket=my.sock workdir=/tmp pidfile=p").unwrap();
         let here = std::env::current_dir().unwrap();
         assert_eq!(
@@ -347,12 +354,12 @@ mod tests {
         );
         assert_eq!(c.server.pidfile, Some(here.join("p")));
         assert_eq!(c.warnings.len(), 1);
-        assert_eq!(c.warnings[0].code, "RF0131");
+        assert!(c.warnings[0].one_line().starts_with("RF0131 option "));
         assert!(c.warnings[0].what.contains("pidfile, socket"));
     }
 
     #[test]
-    fn several_places() {
+    fn several_endpoints() {
         let c = config(
             "settings=s protocol=scgi socket=/a host=localhost port=1 protocol=ajp port=2 host=[::1] socket=/b",
         )
@@ -377,16 +384,16 @@ mod tests {
     }
 
     #[test]
-    fn debug_false_is_false_and_said() {
+    fn debug_false_is_false_with_a_warning() {
         let c = config("settings=s debug=false").unwrap();
         assert!(!c.server.debug);
-        assert_eq!(c.warnings[0].code, "RF0130");
+        assert!(c.warnings[0].one_line().starts_with("RF0130 option "));
         assert!(config("settings=s debug").unwrap().server.debug);
     }
 
     #[test]
-    fn wrong_words_are_all_said() {
-        for (words, wants) in [
+    fn all_wrong_options_are_reported() {
+        for (args, wants) in [
             (
                 "settings=s maxrequest=5 bogus methd=fork",
                 &["did you mean maxrequests", "bogus", "did you mean method"][..],
@@ -414,18 +421,18 @@ mod tests {
             ("settings=s queue=5", &["settings file, below [limits]"]),
             ("settings=s minspare=5 maxspare=2", &["minspare = 5"]),
         ] {
-            let got = errors(words);
+            let got = errors(args);
             for want in wants {
-                assert!(got.contains(want), "{words}: {want} is missing in {got}");
+                assert!(got.contains(want), "{args}: {want} is missing in {got}");
             }
         }
         assert!(config("settings=s protocol=ajp host=0.0.0.0 port=8009 secret=x").is_ok());
     }
 
     #[test]
-    fn a_secret_among_the_words_is_seen_by_all() {
+    fn a_secret_on_the_command_line_is_a_warning() {
         let c = config("settings=s protocol=ajp host=0.0.0.0 port=8009 secret=x").unwrap();
         assert_eq!(c.server.secret.as_deref(), Some("x"));
-        assert_eq!(c.warnings[0].code, "RF0132");
+        assert!(c.warnings[0].one_line().starts_with("RF0132 option "));
     }
 }

@@ -1,7 +1,7 @@
-//! What a setting is: a row of `table.rs`, and `settings!`, which makes the structs, their defaults and the list of
-//! rows from there.
+//! `Opt`: a row of `table.rs`; and `settings!`, which generates the structs, their defaults and the list of rows from
+//! the table.
 //!
-//! Knows no setting by name.
+//! No setting is mentioned by name here.
 
 use super::Config;
 use super::value::{Base, Problem, Raw};
@@ -10,21 +10,21 @@ use std::fmt;
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Opt {
-    /// Its table in the TOML file.
+    /// The section of the TOML file.
     pub section: &'static str,
-    /// Its name there; on the command line the same.
+    /// The name, in the file and on the command line.
     pub key: &'static str,
-    /// What values it takes.
+    /// The values that it takes.
     pub kind: Kind,
-    /// The default, as one would write it; in brackets when it is no value but words.
+    /// The default, as written in the file; in parentheses if it is a description.
     pub default: &'static str,
-    /// One line.
+    /// A description in one line.
     pub help: &'static str,
-    /// A value, as one would write it in the file.
+    /// An example value, as written in the file.
     pub example: &'static str,
-    /// Whether it may stand on the command line.
+    /// Whether it is also an option on the command line.
     pub cli: bool,
-    /// Puts a value into its field.
+    /// Checks a value and stores it in its field.
     pub(crate) set: fn(&mut Config, &Opt, Raw, &Base) -> Result<(), Problem>,
 }
 
@@ -34,18 +34,18 @@ impl Opt {
         format!("{}.{}", self.section, self.key)
     }
 
-    /// The words that stand for the default when there is no value.
-    pub fn default_in_words(&self) -> Option<&'static str> {
+    /// The description of the default, if the default is not a value.
+    pub fn default_description(&self) -> Option<&'static str> {
         self.default.strip_prefix('(')?.strip_suffix(')')
     }
 
-    /// The example, as one would write it on the command line.
-    pub fn word(&self) -> String {
+    /// The example, as written on the command line.
+    pub fn as_option(&self) -> String {
         format!("{}={}", self.key, self.example.trim_matches('"'))
     }
 }
 
-/// What values a setting takes.
+/// The kind of values that a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// true or false.
@@ -56,31 +56,31 @@ pub enum Kind {
     Module,
     /// `module:callable`.
     Callable,
-    /// A path, relative to the file's directory or the current one.
+    /// A path, relative to the directory of the file; on the command line, to the current directory.
     Path,
     /// A program: a path, or a bare name.
     Program,
-    /// Paths, relative to the app's.
+    /// Paths, relative to the directory of the app.
     Paths,
     /// The path part of a URL.
     UrlPath,
-    /// `auto`, or a prefix of URLs.
+    /// `auto`, or a URL prefix.
     ScriptName,
-    /// A whole number from .. to.
+    /// A whole number between these limits, both included.
     Count(u64, u64),
-    /// Whole seconds, from .. to.
+    /// Whole seconds between these limits, both included.
     Seconds(u64, u64),
     /// Seconds with a fraction.
     Fraction,
-    /// Bytes, from .. to.
+    /// Bytes between these limits, both included.
     Size(u64, u64),
-    /// A file mode or mask, octal.
+    /// An octal file mode or mask.
     Mode,
-    /// One of these; the first of each group is the name, the others are also understood.
+    /// One of these choices. The first name of each group is canonical, the others are aliases.
     OneOf(&'static [&'static [&'static str]]),
 }
 
-/// In words.
+/// Describes the values, for `help` and the reference.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match *self {
@@ -109,9 +109,9 @@ pub(crate) fn names(groups: &[&[&'static str]]) -> String {
     firsts.join(", ")
 }
 
-/// From rows of `key: Type = default, kind, example, help;` below their sections: a struct of each section, its
-/// `Default`, `OPTIONS` and `SECTIONS`. Fields that no one can set stand last, with a `+`; after a section may come,
-/// with a `+`, one whose keys are free.
+/// Generates a struct for each section, its `Default`, `OPTIONS` and `SECTIONS` from rows of
+/// `key: Type = default, kind, example, help;`. A `+` marks fields that cannot be set, which come last in their
+/// section, and a section with arbitrary keys, which follows another section.
 macro_rules! settings {
     ($(
         $section:ident: $Section:ident, cli $cli:literal, $about:literal {
@@ -142,13 +142,13 @@ macro_rules! settings {
             }
         )*
 
-        /// The sections of the file, in the order of the reference, with a line on each.
+        /// The sections of the file, in the order of the reference, each with a description.
         pub const SECTIONS: &[(&str, &str)] = &[$(
             (stringify!($section), $about),
             $((stringify!($free), $free_about),)?
         )*];
 
-        /// All settings but those whose keys are free.
+        /// All settings, except those in sections with arbitrary keys.
         pub const OPTIONS: &[Opt] = &[$($(
             Opt {
                 section: stringify!($section),
@@ -167,7 +167,7 @@ macro_rules! settings {
     };
 }
 
-/// Enums whose values have names: the first of each is its own, the others are also understood.
+/// Generates enums whose values have names. The first name of each value is canonical, the others are aliases.
 macro_rules! choices {
     ($(
         $(#[$about:meta])*
@@ -181,10 +181,10 @@ macro_rules! choices {
             }
 
             impl $Choice {
-                /// The names of all values.
+                /// The names of all values: the canonical name first, then the aliases.
                 pub const NAMES: &[&[&str]] = &[$(&[$name $(, $alias)*],)*];
 
-                /// The value of this name.
+                /// The value with this name or alias.
                 pub fn named(name: &str) -> Option<$Choice> {
                     match name {
                         $($name $(| $alias)* => Some($Choice::$Value),)*
@@ -192,7 +192,7 @@ macro_rules! choices {
                     }
                 }
 
-                /// Its name.
+                /// Its canonical name.
                 pub fn name(self) -> &'static str {
                     match self {
                         $($Choice::$Value => $name,)*

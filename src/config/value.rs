@@ -1,23 +1,25 @@
-//! One value of one setting: from what somebody wrote to the plain form that a field of `Config` takes.
+//! Parses one value of one setting and converts it to the form that a field of `Config` takes.
 //!
-//! Pure functions; they know no file and no command line, only the directories that paths are relative to.
+//! The same for the file and the command line. The only file system access is to resolve `..` in paths.
 
 use super::findings::{Finding, nearest};
 use super::row::{Kind, Opt, names};
+use crate::codes;
 use serde::de::{DeserializeOwned, value::UnitDeserializer};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use toml::Value;
 
-/// A value as written.
+/// A value as written in the file or on the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
     pub(crate) value: Value,
-    /// A whole number that was written octal (`0o22`).
+    /// Whether it is an integer in octal notation (`0o22`).
     pub(crate) octal: bool,
 }
 
 impl Raw {
-    /// Of text, or of a value whose spelling does not matter.
+    /// From a string, or from any value whose notation does not matter.
     pub(crate) fn text(value: impl Into<Value>) -> Raw {
         Raw {
             value: value.into(),
@@ -26,14 +28,14 @@ impl Raw {
     }
 }
 
-/// What paths are relative to.
+/// The directories to which paths are relative: `dir`, and `home` for `~`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Base {
     pub(crate) dir: PathBuf,
     pub(crate) home: Option<PathBuf>,
 }
 
-/// What is wrong with a value, and the cure.
+/// What is wrong with a value, and how to fix it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) what: String,
@@ -41,54 +43,61 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// As a finding about a word of the command line.
+    /// Converts it to a finding about a command-line option.
     pub(crate) fn of_option(self, opt: &Opt) -> Finding {
         let what = self.what.replacen(" = ", "=", 1);
         let fix = self.fix.replace(" = ", "=").replace('"', "");
-        Finding::error("RF0105", format!("option {}", opt.key), what, fix)
+        Finding::error(
+            codes::settings::BAD_OPTION,
+            format!("option {}", opt.key),
+            what,
+            fix,
+        )
     }
 }
 
-/// The same before the setting has a name: `what` comes after `key = value`.
+/// A [`Problem`] without the name of the setting: `what` continues the phrase `key = value`.
 struct Wrong {
     what: String,
-    cure: Cure,
+    fix: Fix,
 }
 
-enum Cure {
-    /// Another value of the kind.
-    Usual,
-    /// This value, as one would write it.
+enum Fix {
+    /// Describe the kind and give an example.
+    Default,
+    /// Suggest this value, in the notation of the file.
     Value(String),
-    Words(String),
+    /// Use this text.
+    Text(String),
 }
 
 impl From<&str> for Wrong {
     fn from(what: &str) -> Wrong {
-        Wrong::with(what, Cure::Usual)
+        Wrong::with(what, Fix::Default)
     }
 }
 
 impl Wrong {
-    fn with(what: impl Into<String>, cure: Cure) -> Wrong {
+    fn with(what: impl Into<String>, fix: Fix) -> Wrong {
         let what = what.into();
-        Wrong { what, cure }
+        Wrong { what, fix }
     }
 }
 
-/// The plain form: numbers for sizes, times and modes, the first name of a choice, absolute paths.
+/// Checks and normalises a value: sizes, times and modes become numbers, choices get their canonical name, and paths
+/// become absolute.
 pub(crate) fn normalise(opt: &Opt, raw: Raw, base: &Base) -> Result<Value, Problem> {
     read(opt.kind, &raw, base).map_err(|wrong| Problem {
         what: format!("{} = {} {}", opt.key, show(&raw.value), wrong.what),
-        fix: match wrong.cure {
-            Cure::Usual => format!("write {}, such as: {}", opt.kind, opt.example),
-            Cure::Value(value) => format!("write {} = {value}", opt.key),
-            Cure::Words(fix) => fix,
+        fix: match wrong.fix {
+            Fix::Default => format!("write {}, such as: {}", opt.kind, opt.example),
+            Fix::Value(value) => format!("write {} = {value}", opt.key),
+            Fix::Text(fix) => fix,
         },
     })
 }
 
-/// What a field takes.
+/// Checks a value and converts it to the type of its field.
 pub(crate) fn field<T: DeserializeOwned>(opt: &Opt, raw: Raw, base: &Base) -> Result<T, Problem> {
     let value = normalise(opt, raw, base)?;
     value.try_into().map_err(|e: toml::de::Error| Problem {
@@ -97,7 +106,7 @@ pub(crate) fn field<T: DeserializeOwned>(opt: &Opt, raw: Raw, base: &Base) -> Re
     })
 }
 
-/// What a field holds when nothing is given: what `text` in the table says, or None for words in brackets.
+/// The default of a field, from `text` in the table: a value, or None for a description in parentheses.
 pub(super) fn default<T: DeserializeOwned>(kind: Kind, text: &str) -> T {
     let value = match text.starts_with('(') {
         true => T::deserialize(UnitDeserializer::<toml::de::Error>::new()).ok(),
@@ -105,7 +114,7 @@ pub(super) fn default<T: DeserializeOwned>(kind: Kind, text: &str) -> T {
             .ok()
             .and_then(|value| value.try_into().ok()),
     };
-    value.unwrap_or_else(|| panic!("{text} is no {kind}"))
+    value.unwrap_or_else(|| panic!("{text} is not a valid {kind}"))
 }
 
 fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
@@ -116,7 +125,7 @@ fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
             let path = |v: &Value| v.as_str().is_some_and(|s| !s.is_empty());
             match list.iter().all(path) {
                 true => raw.value.clone(),
-                false => return Err("holds something else than paths".into()),
+                false => return Err("contains something other than paths".into()),
             }
         }
         (
@@ -127,11 +136,8 @@ fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
         (Kind::Fraction, Value::Float(n)) if n.is_finite() && *n >= 0.0 => Value::from(*n),
         (Kind::Mode, Value::Integer(n)) if raw.octal && (0..=0o777).contains(n) => Value::from(*n),
         (Kind::Mode, Value::Integer(n)) if !raw.octal => {
-            let cure = Cure::Value(format!("\"0{n}\" or 0o{n}"));
-            return Err(Wrong::with(
-                "is a decimal number, but modes are octal",
-                cure,
-            ));
+            let fix = Fix::Value(format!("\"0{n}\" or 0o{n}"));
+            return Err(Wrong::with("is a decimal number, but modes are octal", fix));
         }
         (_, Value::Integer(_) | Value::Float(_)) => {
             return Err("is out of range or not expected here".into());
@@ -143,7 +149,7 @@ fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
 fn read_text(kind: Kind, s: &str, base: &Base) -> Result<Value, Wrong> {
     Ok(match kind {
         Kind::Bool => boolean(s).ok_or("is neither true nor false")?.into(),
-        Kind::Text if s.contains('\0') => return Err("holds a NUL byte".into()),
+        Kind::Text if s.contains('\0') => return Err("contains a NUL byte".into()),
         Kind::Text => s.into(),
         Kind::Module => module(s.trim())?.into(),
         Kind::Callable => callable(s.trim())?.into(),
@@ -187,7 +193,7 @@ fn module(name: &str) -> Result<String, Wrong> {
         (true, _) => Ok(name.to_string()),
         (_, true) => Err(Wrong::with(
             "is a path, not a module",
-            Cure::Value(format!("\"{path}\"")),
+            Fix::Value(format!("\"{path}\"")),
         )),
         _ => Err("is not the name of a module".into()),
     }
@@ -195,7 +201,7 @@ fn module(name: &str) -> Result<String, Wrong> {
 
 fn callable(s: &str) -> Result<String, Wrong> {
     let write =
-        |what, module, object| Wrong::with(what, Cure::Value(format!("\"{module}:{object}\"")));
+        |what, module, object| Wrong::with(what, Fix::Value(format!("\"{module}:{object}\"")));
     match (s.split_once(':'), s.rsplit_once('.')) {
         (Some((module, object)), _) if dotted(module) && dotted(object) => Ok(s.to_string()),
         (None, Some((module, object))) if dotted(s) => Err(write(
@@ -214,7 +220,7 @@ fn choice(groups: &[&[&'static str]], s: &str) -> Result<&'static str, Wrong> {
     let meant = nearest(&given, groups.iter().flat_map(|g| g.iter().copied())).and_then(of);
     let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}?"));
     let fix = || format!("write one of: {}{meant}", names(groups));
-    of(&given).ok_or_else(|| Wrong::with("is not known", Cure::Words(fix())))
+    of(&given).ok_or_else(|| Wrong::with("is not known", Fix::Text(fix())))
 }
 
 fn script_name(s: &str) -> Result<&str, Wrong> {
@@ -236,31 +242,49 @@ fn path(s: &str, base: &Base) -> Result<String, Wrong> {
         return Err("is empty".into());
     }
     if s.contains('\0') {
-        return Err("holds a NUL byte".into());
+        return Err("contains a NUL byte".into());
     }
-    let vague = |what: &str| {
+    let unresolved = |what: &str| {
         Wrong::with(
             what,
-            Cure::Words("write the whole path, beginning with /".into()),
+            Fix::Text("write the whole path, beginning with /".into()),
         )
     };
     let whole = match (s.strip_prefix('~'), &base.home) {
         (None, _) => base.dir.join(s),
         (Some(rest), _) if !rest.is_empty() && !rest.starts_with('/') => {
-            return Err(vague("names another user's home, which is not looked up"));
+            return Err(unresolved(
+                "names another user's home, which is not looked up",
+            ));
         }
         (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
-        (Some(_), None) => return Err(vague("needs HOME, which the web server did not set")),
+        (Some(_), None) => return Err(unresolved("needs HOME, which the web server did not set")),
     };
     let text = tidy(&whole).into_os_string().into_string();
-    text.map_err(|_| "lies in a directory whose name is not UTF-8".into())
+    text.map_err(|_| "is in a directory whose name is not UTF-8".into())
 }
 
-/// Without `.` and doubled slashes; `..` stays, as it may lead through a symbolic link.
+/// Removes `.`, doubled slashes and `..`. Keeps `..` after a symbolic link or a path that does not exist.
 pub(crate) fn tidy(path: &Path) -> PathBuf {
-    path.components()
-        .filter(|c| !matches!(c, Component::CurDir))
-        .collect()
+    let mut out = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => (),
+            Component::ParentDir if leads_up(&out) => drop(out.pop()),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Whether `..` in this directory is the parent in its path: not so behind a symbolic link.
+fn leads_up(dir: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    let above = dir.parent().filter(|_| dir.file_name().is_some());
+    above.is_some_and(|above| {
+        let up = identity(&dir.join(".."));
+        up.is_some() && up == identity(above)
+    })
 }
 
 fn within(n: i64, low: u64, high: u64) -> Result<Value, Wrong> {
@@ -319,7 +343,7 @@ fn duration(s: &str) -> Option<f64> {
     digits.parse::<f64>().ok().map(|n| n * factor)
 }
 
-/// Whether this is `a.b.c` of Python names; letters beyond ASCII are left to Python.
+/// Whether this is a dotted Python name, such as `a.b.c`. Python decides about letters beyond ASCII.
 fn dotted(name: &str) -> bool {
     name.split('.').all(|part| {
         let mut chars = part.chars();
@@ -412,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_say_the_cure() {
+    fn bad_values_come_with_a_fix() {
         for (key, given, cure) in [
             (
                 "method",
@@ -461,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn home_is_only_the_variable() {
+    fn home_comes_only_from_the_variable() {
         let base = Base {
             home: None,
             ..base()

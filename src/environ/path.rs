@@ -1,17 +1,17 @@
-//! SCRIPT_NAME and PATH_INFO: where the application is mounted, and the rest of the visitor's path.
+//! SCRIPT_NAME and PATH_INFO: the path at which the application is mounted, and the rest of the visitor's path.
 //!
-//! RFC 3875 sections 4.1.5 and 4.1.13 say what the two are; what web servers send is another matter. They rewrite,
-//! merge slashes, decode twice, put the whole path into SCRIPT_NAME, or leave PATH_INFO out. REQUEST_URI is what the
-//! visitor asked for, so it decides wherever the rest can be understood with its help. Pure; knows no other variable.
+//! RFC 3875 sections 4.1.5 and 4.1.13 define the two, but web servers rewrite them, merge slashes, decode twice, put the
+//! whole path into SCRIPT_NAME, or omit PATH_INFO. REQUEST_URI is what the visitor asked for, so it takes precedence
+//! wherever it can be matched with the others. Pure functions of the variables in `PathVars`.
 
 use super::Mount;
 use crate::bytes::percent_decode;
 use crate::config::ScriptName;
 use std::borrow::Cow;
 
-/// What the web server said about the path; empty when it said nothing.
+/// The variables about the path, as the web server sent them. Those that it did not send are empty.
 #[derive(Default)]
-pub(super) struct Sent<'a> {
+pub(super) struct PathVars<'a> {
     pub(super) request_uri: &'a [u8],
     pub(super) script_name: &'a [u8],
     pub(super) path_info: &'a [u8],
@@ -27,8 +27,8 @@ pub(super) struct Split<'a> {
 }
 
 impl<'a> Split<'a> {
-    /// Works both out; see `normalise` for the rule as a user sees it.
-    pub(super) fn of(sent: &Sent<'a>, mount: &Mount) -> Split<'a> {
+    /// Derives both. `normalise` documents the rules.
+    pub(super) fn of(sent: &PathVars<'a>, mount: &Mount) -> Split<'a> {
         let auto = Split::auto(sent, mount.file_name.as_bytes());
         let mut split = match &mount.script_name {
             ScriptName::Auto => auto,
@@ -36,7 +36,7 @@ impl<'a> Split<'a> {
         };
         while split.script_name.last() == Some(&b'/') {
             let end = split.script_name.len() - 1;
-            split.script_name = head(split.script_name, end);
+            split.script_name = before(split.script_name, end);
         }
         if split.script_name.is_empty() && split.path_info.is_empty() {
             split.path_info = Cow::Borrowed(b"/");
@@ -52,13 +52,13 @@ impl<'a> Split<'a> {
     }
 
     fn at(path: Cow<'a, [u8]>, at: usize) -> Split<'a> {
-        Split::new(head(path.clone(), at), tail(path, at))
+        Split::new(before(path.clone(), at), after(path, at))
     }
 
-    fn auto(sent: &Sent<'a>, file: &[u8]) -> Split<'a> {
-        let uri = path_of(sent.request_uri).map(|path| tidy(percent_decode(path)));
-        let script = tidy(Cow::Borrowed(sent.script_name));
-        let info = tidy(Cow::Borrowed(sent.path_info));
+    fn auto(sent: &PathVars<'a>, file: &[u8]) -> Split<'a> {
+        let uri = path_of(sent.request_uri).map(|path| simplify(percent_decode(path)));
+        let script = simplify(Cow::Borrowed(sent.script_name));
+        let info = simplify(Cow::Borrowed(sent.path_info));
         if info.is_empty() {
             Split::without_path_info(sent, uri, script, file)
         } else {
@@ -67,7 +67,7 @@ impl<'a> Split<'a> {
     }
 
     fn with_path_info(
-        sent: &Sent<'a>,
+        sent: &PathVars<'a>,
         uri: Option<Cow<'a, [u8]>>,
         script: Cow<'a, [u8]>,
         info: Cow<'a, [u8]>,
@@ -82,15 +82,15 @@ impl<'a> Split<'a> {
             if let Some(at) = decoded_twice(&uri, &info) {
                 return Split::at(uri, at);
             }
-            // Not decoded at all (AllowEncodedSlashes NoDecode).
-            let decoded = tidy(percent_decode(&info));
+            // The server did not decode PATH_INFO (AllowEncodedSlashes NoDecode).
+            let decoded = simplify(percent_decode(&info));
             if let Some(mount) = uri.strip_suffix(&*decoded) {
                 let at = mount.len();
                 return Split::at(uri, at);
             }
         }
         for earlier in [sent.script_url, sent.redirect_url] {
-            let earlier = tidy(Cow::Borrowed(earlier));
+            let earlier = simplify(Cow::Borrowed(earlier));
             if earlier.ends_with(&info) {
                 let at = earlier.len() - info.len();
                 return Split::at(earlier, at);
@@ -98,11 +98,11 @@ impl<'a> Split<'a> {
         }
         let at = directory(&script, file).filter(|_| known);
         let end = at.unwrap_or(script.len());
-        Split::new(head(script, end), info)
+        Split::new(before(script, end), info)
     }
 
     fn without_path_info(
-        sent: &Sent<'a>,
+        sent: &PathVars<'a>,
         uri: Option<Cow<'a, [u8]>>,
         script: Cow<'a, [u8]>,
         file: &[u8],
@@ -121,11 +121,11 @@ impl<'a> Split<'a> {
             }
             return match below(&uri, &script[..at]) {
                 Some(at) => Split::at(uri, at),
-                None => Split::new(head(script, at), Cow::Borrowed(b"/")),
+                None => Split::new(before(script, at), Cow::Borrowed(b"/")),
             };
         }
         if uri == script {
-            // The whole path, or the mount point itself under a ScriptAlias.
+            // SCRIPT_NAME is the whole path, or the mount point of a ScriptAlias.
             return match directory(sent.script_filename, file) {
                 Some(_) if !sent.script_filename.starts_with(b"proxy:") => {
                     Split::new(script, nothing)
@@ -136,15 +136,16 @@ impl<'a> Split<'a> {
         if let Some(at) = below(&uri, script.strip_suffix(b"/").unwrap_or(&script)) {
             return Split::at(uri, at);
         }
-        // Decoded twice, or not at all (mod_proxy with AllowEncodedSlashes NoDecode).
-        let same = tidy(percent_decode(&uri)) == script || tidy(percent_decode(&script)) == uri;
+        // The server decoded it twice, or not at all (mod_proxy with AllowEncodedSlashes NoDecode).
+        let same =
+            simplify(percent_decode(&uri)) == script || simplify(percent_decode(&script)) == uri;
         Split::new(nothing, if same { uri } else { script })
     }
 
-    /// The same path, cut after `prefix`; where it is not below `prefix`, PATH_INFO stays.
+    /// Splits the path after `prefix` instead. PATH_INFO stays as it is if the path is not below `prefix`.
     fn forced(self, prefix: &[u8], mount: &Mount) -> Split<'a> {
         let name = Cow::Owned(prefix.to_vec());
-        // The script's own address in the visitor's URL is not a part of the application's path.
+        // The executable's name in the URL is not part of the application's path.
         if directory(&self.script_name, mount.file_name.as_bytes()) == Some(prefix.len())
             && self.script_name.starts_with(prefix)
         {
@@ -154,24 +155,24 @@ impl<'a> Split<'a> {
         let at = whole.len();
         whole.extend_from_slice(&self.path_info);
         let at = below(&whole, prefix).unwrap_or(at);
-        Split::new(name, tail(Cow::Owned(whole), at))
+        Split::new(name, after(Cow::Owned(whole), at))
     }
 }
 
-/// Where PATH_INFO begins in a path that an internal redirect decoded once more: the visitor's own spelling counts.
+/// Where PATH_INFO begins in `uri`, if an internal redirect has decoded `info` a second time.
 fn decoded_twice(uri: &[u8], info: &[u8]) -> Option<usize> {
-    let twice = tidy(percent_decode(uri));
+    let twice = simplify(percent_decode(uri));
     let mount = twice.strip_suffix(info)?;
     below(uri, mount)
 }
 
-/// Where `path` goes on below `mount`.
+/// The length of `mount`, if `path` is `mount` or below it.
 fn below(path: &[u8], mount: &[u8]) -> Option<usize> {
     let rest = path.strip_prefix(mount)?;
     matches!(rest.first(), None | Some(b'/')).then_some(mount.len())
 }
 
-/// The length of the directory part of a path whose last segment is our executable.
+/// The length of the directory part of a path, if its last segment is our executable.
 fn directory(path: &[u8], file: &[u8]) -> Option<usize> {
     let slash = path.iter().rposition(|&b| b == b'/')?;
     let last = &path[slash + 1..];
@@ -179,7 +180,7 @@ fn directory(path: &[u8], file: &[u8]) -> Option<usize> {
     ours.then_some(slash)
 }
 
-/// The path in a request target; `None` when there is none (`*`, empty).
+/// The path in a request target; `None` if it has none (`*`, empty).
 pub(super) fn path_of(target: &[u8]) -> Option<&[u8]> {
     let end = target.iter().position(|&b| b == b'?');
     let path = &target[..end.unwrap_or(target.len())];
@@ -194,8 +195,8 @@ pub(super) fn path_of(target: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Begins a path with `/`, makes one slash of several, and resolves `.` and `..`.
-fn tidy(path: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+/// Makes a path start with `/`, merges slashes, and resolves `.` and `..`.
+fn simplify(path: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     let plain = path.first() == Some(&b'/')
         && !path
             .windows(2)
@@ -222,7 +223,7 @@ fn tidy(path: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-fn head(bytes: Cow<'_, [u8]>, at: usize) -> Cow<'_, [u8]> {
+fn before(bytes: Cow<'_, [u8]>, at: usize) -> Cow<'_, [u8]> {
     match bytes {
         Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[..at]),
         Cow::Owned(mut bytes) => {
@@ -232,7 +233,7 @@ fn head(bytes: Cow<'_, [u8]>, at: usize) -> Cow<'_, [u8]> {
     }
 }
 
-fn tail(bytes: Cow<'_, [u8]>, at: usize) -> Cow<'_, [u8]> {
+fn after(bytes: Cow<'_, [u8]>, at: usize) -> Cow<'_, [u8]> {
     match bytes {
         Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[at..]),
         Cow::Owned(mut bytes) => {
@@ -248,7 +249,7 @@ mod tests {
 
     const SUB: &str = "/sub/dir/mysite.fcgi";
 
-    /// What came, and what the application is to see.
+    /// The variables sent, and the two that the application must see.
     struct Row(
         &'static str,
         &'static str,
@@ -258,7 +259,7 @@ mod tests {
         &'static str,
     );
 
-    fn split(sent: Sent<'_>, script_name: ScriptName) -> (String, String) {
+    fn split(sent: PathVars<'_>, script_name: ScriptName) -> (String, String) {
         let mount = Mount::new(script_name, "mysite.fcgi", false);
         let split = Split::of(&sent, &mount);
         let text = |b: &[u8]| b.escape_ascii().to_string();
@@ -267,7 +268,7 @@ mod tests {
 
     #[rustfmt::skip]
     #[test]
-    fn every_web_server_gives_the_same_answer() {
+    fn every_web_server_gives_the_same_split() {
         // REQUEST_URI, SCRIPT_NAME, PATH_INFO, REDIRECT_URL; then SCRIPT_NAME, PATH_INFO
         let fcgi = "/mysite.fcgi";
         let proxy_path = "/foo bar/\u{e9}";
@@ -345,7 +346,7 @@ mod tests {
             Row("", "", "", "", "", "/"),
             Row("", "/foo", "", "", "", "/foo"),
             Row("/cgi-bin/mysite.fcgi/foo/", "/cgi-bin/mysite.fcgi", "/foo/", "", "/cgi-bin/mysite.fcgi", "/foo/"),
-            // odd ones
+            // edge cases
             Row("*", "", "", "", "", "/"),
             Row("/%00/%zz%4", "", "", "", "", "/%00/%zz%4"),
             Row("/../../etc", "", "", "", "", "/etc"),
@@ -353,12 +354,12 @@ mod tests {
             Row("/.well-known/x", fcgi, "/.well-known/x", "", "", "/.well-known/x"),
         ] {
             let got = split(
-                Sent {
+                PathVars {
                     request_uri: uri.as_bytes(),
                     script_name: script.as_bytes(),
                     path_info: info.as_bytes(),
                     redirect_url: redirect.as_bytes(),
-                    ..Sent::default()
+                    ..PathVars::default()
                 },
                 ScriptName::Auto,
             );
@@ -367,17 +368,17 @@ mod tests {
     }
 
     #[test]
-    fn a_script_alias_without_a_slash_is_told_from_a_whole_path() {
+    fn a_script_alias_without_a_slash_is_not_taken_for_a_whole_path() {
         for (file, want) in [
             ("/srv/mysite.fcgi", ("/app", "")),
             ("/srv/app", ("", "/app")),
             ("proxy:fcgi://127.0.0.1/mysite.fcgi", ("", "/app")),
         ] {
-            let sent = Sent {
+            let sent = PathVars {
                 request_uri: b"/app",
                 script_name: b"/app",
                 script_filename: file.as_bytes(),
-                ..Sent::default()
+                ..PathVars::default()
             };
             let (name, path) = split(sent, ScriptName::Auto);
             assert_eq!((&*name, &*path), want, "{file}");
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_script_name_overrules() {
+    fn a_forced_script_name_takes_precedence() {
         for (prefix, uri, script, info, path) in [
             ("/sub", "/sub/foo/", "/sub/foo/", "", "/foo/"),
             ("/sub/", "/sub/foo/", "/sub/foo/", "", "/foo/"),
@@ -404,11 +405,11 @@ mod tests {
             ("", "/", "/mysite.fcgi", "/", "/"),
             ("/sub", "/sub/a%252Fb", "/sub/a%2Fb", "", "/a%2Fb"),
         ] {
-            let sent = Sent {
+            let sent = PathVars {
                 request_uri: uri.as_bytes(),
                 script_name: script.as_bytes(),
                 path_info: info.as_bytes(),
-                ..Sent::default()
+                ..PathVars::default()
             };
             let got = split(sent, ScriptName::Forced(prefix.into()));
             let name = prefix.trim_end_matches('/').to_string();

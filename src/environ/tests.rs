@@ -1,4 +1,4 @@
-//! What applications see, for what web servers send.
+//! The variables that applications get for what web servers send.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn value(environ: &Pairs, name: &str) -> Option<String> {
         .map(|(_, v)| String::from_utf8_lossy(v).into_owned())
 }
 
-/// What is sent, the variable asked for, its value.
+/// The variables sent, the name of a variable, and the value that the application gets.
 type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<&'a str>);
 
 #[rustfmt::skip]
@@ -121,7 +121,9 @@ fn one_variable_at_a_time() {
         (&[("REMOTE_ADDR", "a"), ("REMOTE_ADDR", "b")], "REMOTE_ADDR", Some("a")),
         (&[("HTTP_HOST", "a"), ("HTTP_HOST", "b")], "HTTP_HOST", Some("a")),
         (&[("HTTP_X_A", "1"), ("HTTP_X_A", "2"), ("HTTP_X_A", "3")], "HTTP_X_A", Some("1, 2, 3")),
+        (&[("HTTP_ACCEPT", "a/a"), ("HTTP_ACCEPT", "b/b")], "HTTP_ACCEPT", Some("a/a, b/b")),
         (&[("HTTP_COOKIE", "a=1"), ("HTTP_COOKIE", "b=2")], "HTTP_COOKIE", Some("a=1; b=2")),
+        (&[("CONTENT_TYPE", "x/y"), ("CONTENT_TYPE", "z/z")], "CONTENT_TYPE", Some("x/y")),
         (&[("HTTP_PROXY", "a"), ("HTTP_PROXY", "b")], "HTTP_PROXY", None),
         // the body
         (&[("CONTENT_LENGTH", "")], "CONTENT_LENGTH", None),
@@ -219,7 +221,7 @@ fn how_long_it_takes() {
     eprintln!("{} variables: {each:?}", sent.len());
 }
 
-/// What Apache with mod_fcgid and a rewrite in .htaccess sends for a browser.
+/// The variables that Apache with mod_fcgid and a rewrite in .htaccess sends for a browser's request.
 fn typical() -> Pairs {
     pairs(&[
         ("REDIRECT_UNIQUE_ID", "aSFl4n8AAQEAAAB8nJAAAAAA"),

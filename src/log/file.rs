@@ -1,8 +1,8 @@
-//! `LogFile`: a log file that several processes append to, and that rotates itself.
+//! `LogFile`: a log file that several processes append to and rotate.
 //!
-//! One write(2) for each event, so lines of different processes do not mix. Whoever finds the file full moves it to
-//! `.1` (and that to `.2`) under a lock on the file itself; the others notice that their file is no longer the one at
-//! the path, as they do when logrotate has moved it. Reads no clock: the time is an argument.
+//! Each event is one write(2), so that lines of different processes do not mix. The process that finds the file full
+//! renames it to `.1` (and that to `.2`) under a lock on the file. The others notice that the path leads to another file,
+//! as they do after logrotate. Reads no clock: the time is an argument.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -11,15 +11,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How often we look whether the file at the path is still ours, and try again to open one that would not open.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often to check that the path still leads to our file, and to retry opening it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is wrong with a log file.
+/// An error while appending an event.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum AppendError {
     /// The event is lost.
     Lost(io::Error),
-    /// The file can be neither rotated nor opened anew: the event was written to the one that is open.
+    /// The file can be neither rotated nor reopened. The event went to the file that is open.
     Stuck(io::Error),
 }
 
@@ -30,61 +30,62 @@ pub struct LogFile {
     max_size: u64,
     mode: u32,
     file: Option<File>,
-    looked: Option<SystemTime>,
+    checked: Option<SystemTime>,
 }
 
 impl LogFile {
-    /// Opens nothing yet. `max_size` 0: never rotated.
+    /// The file is opened at the first event. With a `max_size` of 0 it is never rotated.
     pub fn new(path: PathBuf, max_size: u64) -> LogFile {
         LogFile {
             path,
             max_size,
             mode: 0o600,
             file: None,
-            looked: None,
+            checked: None,
         }
     }
 
-    /// The mode of a file that is made anew, less the umask; else only its owner may read it.
+    /// Creates files with this mode, less the umask, instead of 0600.
     pub fn with_mode(self, mode: u32) -> LogFile {
         LogFile { mode, ..self }
     }
 
-    /// Whether it is at the same place and rotated at the same size.
-    pub fn is_like(&self, other: &LogFile) -> bool {
+    /// Whether both have the same path and size limit.
+    pub fn is_same(&self, other: &LogFile) -> bool {
         (&self.path, self.max_size) == (&other.path, other.max_size)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends one event in one write. While no file can be opened, events are lost: `Err` each time it is tried, `Ok`
-    /// in between.
-    pub fn append(&mut self, now: SystemTime, event: &[u8]) -> Result<(), Trouble> {
+    /// Appends an event with one write. While the file cannot be opened, events are lost; only those that try to open it
+    /// return the error.
+    pub fn append(&mut self, now: SystemTime, event: &[u8]) -> Result<(), AppendError> {
         let ready = self
-            .look(now)
+            .check(now)
             .and_then(|()| self.make_room(event.len() as u64));
         match &mut self.file {
             Some(file) => {
-                file.write(event).map_err(Trouble::Lost)?;
-                ready.map_err(Trouble::Stuck)
+                file.write(event).map_err(AppendError::Lost)?;
+                ready.map_err(AppendError::Stuck)
             }
-            None => ready.map_err(Trouble::Lost),
+            None => ready.map_err(AppendError::Lost),
         }
     }
 
-    fn look(&mut self, now: SystemTime) -> io::Result<()> {
-        let due = self.looked.is_none_or(|looked| {
+    /// Opens the file, or reopens it if it has been moved.
+    fn check(&mut self, now: SystemTime) -> io::Result<()> {
+        let due = self.checked.is_none_or(|checked| {
             // An error means that the clock was set back.
-            now.duration_since(looked)
-                .map_or(true, |past| past >= LOOK_EVERY)
+            now.duration_since(checked)
+                .map_or(true, |past| past >= CHECK_INTERVAL)
         });
         if !due {
             return Ok(());
         }
-        self.looked = Some(now);
+        self.checked = Some(now);
         if !self.is_current() {
             self.open()?;
         }
@@ -101,7 +102,7 @@ impl LogFile {
             return Ok(());
         }
         if file.try_lock().is_err() {
-            // Another process is moving it; this event goes where the last ones went.
+            // Another process is rotating it; this event still goes to the old file.
             return Ok(());
         }
         let moved = if self.is_current() {
@@ -109,7 +110,7 @@ impl LogFile {
         } else {
             Ok(())
         };
-        // Unlocked by hand: a child that was just forked holds the same open file description.
+        // Unlock explicitly, as a newly forked child shares the open file description.
         let unlocked = file.unlock();
         moved?;
         unlocked?;
@@ -138,7 +139,7 @@ impl LogFile {
         ours.is_some() && ours.map(identity) == there.map(identity)
     }
 
-    /// Until the new file is there, the old one stays.
+    /// Opens the file at the path; the old one stays open if that fails.
     fn open(&mut self) -> io::Result<()> {
         let file = OpenOptions::new()
             .append(true)
@@ -205,8 +206,8 @@ mod tests {
         dir.write("a.log.2/in the way", "", 0o644);
         log.append(at(0), b"one two\n").unwrap();
         for event in ["three\n", "four\n"] {
-            let trouble = log.append(at(0), event.as_bytes());
-            assert!(matches!(trouble, Err(Trouble::Stuck(_))), "{trouble:?}");
+            let result = log.append(at(0), event.as_bytes());
+            assert!(matches!(result, Err(AppendError::Stuck(_))), "{result:?}");
         }
         assert_eq!(dir.read("a.log"), "one two\nthree\nfour\n");
         std::fs::remove_dir_all(dir.join("a.log.2")).unwrap();
@@ -216,20 +217,20 @@ mod tests {
     }
 
     #[test]
-    fn where_no_new_file_can_be_made_the_old_one_takes_what_comes() {
+    fn the_old_file_is_used_while_no_new_one_can_be_created() {
         let dir = Scratch::new("log-old");
         let path = dir.write("sub/a.log", "", 0o600);
         let mut log = LogFile::new(path, 0);
         log.append(at(0), b"one\n").unwrap();
         std::fs::rename(dir.join("sub"), dir.join("moved")).unwrap();
-        let trouble = log.append(at(3), b"two\n");
-        assert!(matches!(trouble, Err(Trouble::Stuck(_))), "{trouble:?}");
+        let result = log.append(at(3), b"two\n");
+        assert!(matches!(result, Err(AppendError::Stuck(_))), "{result:?}");
         log.append(at(4), b"three\n").unwrap();
         assert_eq!(dir.read("moved/a.log"), "one\ntwo\nthree\n");
     }
 
     #[test]
-    fn a_missing_directory_is_told_now_and_then() {
+    fn a_missing_directory_is_reported_at_each_attempt_to_open() {
         let dir = Scratch::new("log-missing");
         let mut log = LogFile::new(dir.join("sub/a.log"), 0);
         assert!(log.append(at(0), b"one\n").is_err());
@@ -246,7 +247,7 @@ mod tests {
         let (writers, events) = (4, 300);
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
-                // Each with an open file description of its own, as processes have.
+                // Each has its own open file description, like separate processes.
                 let mut log = LogFile::new(dir.join("a.log"), 12_000);
                 std::thread::spawn(move || {
                     for event in 0..events {

@@ -1,11 +1,11 @@
-//! UTC from a `SystemTime`: the only calendar that logs need. Reads no clock.
+//! `Utc`: a `SystemTime` as date and time in UTC. Reads no clock.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment in UTC, to the second. What lies before 1970 is 1970.
+/// A time in UTC, to the second. Times before 1970 become the start of 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Utc {
-    /// From 1970.
+    /// 1970 or later.
     pub year: u64,
     /// 1 to 12.
     pub month: u32,
@@ -15,7 +15,7 @@ pub struct Utc {
     pub hour: u32,
     /// 0 to 59.
     pub minute: u32,
-    /// 0 to 59: unix time knows no leap seconds.
+    /// 0 to 59, as Unix time has no leap seconds.
     pub second: u32,
 }
 

@@ -1,21 +1,21 @@
-//! Plain CGI as a codec: RFC 3875 sections 4 and 6.
+//! Plain CGI as a codec (RFC 3875 sections 4 and 6).
 //!
-//! The request is the process environment, given at construction; stdin is its body, exactly CONTENT_LENGTH bytes
-//! long, or to its end for a chunked upload, whose length Apache does not know; the response is text. Knows neither stdin nor stdout: it reads no environment and no descriptor itself.
+//! The request is the process environment, given at construction. The input is the body: CONTENT_LENGTH bytes, or all
+//! bytes until the end for a chunked upload, whose length Apache does not know.
 
 use super::head::cgi_head;
 use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
+use crate::bytes::decimal;
 use crate::pairs::Pairs;
 
 const ID: RequestId = RequestId(1);
-/// Stands for the length of a body that ends where stdin ends.
+/// The length of a body that ends where the input ends.
 const UNKNOWN: u64 = u64::MAX;
 
-/// The one request of a CGI process. Call `decode` at least once, with no bytes if there are none: `Begin` comes
-/// from the environment alone.
+/// The one request of a CGI process. The first `decode` returns it, even without any input.
 pub struct Cgi {
     input: Input,
-    answer: Answer,
+    response: Response,
 }
 
 // Environ ──Begin──▶ Body ──last byte──▶ Ended
@@ -27,18 +27,18 @@ enum Input {
 }
 
 #[derive(PartialEq, Eq)]
-enum Answer {
-    Owed,
+enum Response {
+    Pending,
     Aborted,
     Ended,
 }
 
 impl Cgi {
-    /// `environ` is the whole process environment.
+    /// `environ` is the process environment.
     pub fn new(environ: Pairs) -> Cgi {
         Cgi {
             input: Input::Environ(environ),
-            answer: Answer::Owed,
+            response: Response::Pending,
         }
     }
 
@@ -82,7 +82,7 @@ impl Codec for Cgi {
             *left -= length as u64;
         }
         *input = rest;
-        let wanted = self.answer == Answer::Owed;
+        let wanted = self.response == Response::Pending;
         if wanted && length > 0 {
             return Ok(Some(Event::Body { id: ID, bytes }));
         }
@@ -101,27 +101,27 @@ impl Codec for Cgi {
         if id != ID {
             return;
         }
-        match (part, &self.answer) {
-            (Part::End, _) => self.answer = Answer::Ended,
-            (Part::Head(head), Answer::Owed) => cgi_head(head, out),
-            (Part::Body(bytes), Answer::Owed) => out.extend_from_slice(bytes),
-            (Part::Errors(_), _) | (_, Answer::Aborted | Answer::Ended) => {}
+        match (part, &self.response) {
+            (Part::End, _) => self.response = Response::Ended,
+            (Part::Head(head), Response::Pending) => cgi_head(head, out),
+            (Part::Body(bytes), Response::Pending) => out.extend_from_slice(bytes),
+            (Part::Errors(_), _) | (_, Response::Aborted | Response::Ended) => {}
         }
     }
 
     fn eof(&mut self) -> Eof {
-        match (&self.answer, &self.input) {
-            (Answer::Ended, _) => Eof::Clean,
-            (Answer::Aborted, _) => Eof::Abort(vec![ID]),
-            (Answer::Owed, Input::Body { left: UNKNOWN.. }) => {
+        match (&self.response, &self.input) {
+            (Response::Ended, _) => Eof::Clean,
+            (Response::Aborted, _) => Eof::Abort(vec![ID]),
+            (Response::Pending, Input::Body { left: UNKNOWN.. }) => {
                 self.input = Input::Body { left: 0 };
                 Eof::HalfClosed
             }
-            (Answer::Owed, Input::Body { left: 1.. }) => {
-                self.answer = Answer::Aborted;
+            (Response::Pending, Input::Body { left: 1.. }) => {
+                self.response = Response::Aborted;
                 Eof::Abort(vec![ID])
             }
-            (Answer::Owed, _) => Eof::HalfClosed,
+            (Response::Pending, _) => Eof::HalfClosed,
         }
     }
 
@@ -130,7 +130,7 @@ impl Codec for Cgi {
     }
 
     fn is_idle(&self) -> bool {
-        self.answer == Answer::Ended && !matches!(self.input, Input::Body { left: 1.. })
+        self.response == Response::Ended && !matches!(self.input, Input::Body { left: 1.. })
     }
 }
 
@@ -143,10 +143,7 @@ fn content_length(environ: &Pairs) -> Result<u64, String> {
             .is_some_and(|coding| coding.to_ascii_lowercase().ends_with(b"chunked"));
         return Ok(if chunked { UNKNOWN } else { 0 });
     }
-    std::str::from_utf8(value)
-        .ok()
-        .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
+    decimal(value)
         .filter(|length| *length < UNKNOWN)
         .ok_or_else(|| value.escape_ascii().to_string())
 }

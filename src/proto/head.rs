@@ -1,17 +1,14 @@
-//! The head of a CGI response as text: RFC 3875 section 6, shared by FastCGI, SCGI and CGI.
-//!
-//! Writes what a checked `ResponseHead` holds and judges nothing. Knows no records and no connection.
+//! Writes a checked `ResponseHead` as CGI text (RFC 3875 section 6), for FastCGI, SCGI and CGI.
 
 use crate::response::ResponseHead;
-
-/// Appends `Status: 200 OK`, the fields and the empty line to `out`. The status stands first: LiteSpeed wants it so.
+/// Appends `Status: 200 OK`, the fields and an empty line to `out`. The status comes first because LiteSpeed requires it.
 pub fn cgi_head(head: &ResponseHead, out: &mut Vec<u8>) {
     status(head, out);
     fields(head, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// The same with the status behind the fields: HAProxy 2.6 takes a `Location` after a status for a 302.
+/// The same with the status after the fields: HAProxy 2.6 turns a `Location` after a status into a 302.
 pub fn cgi_head_status_last(head: &ResponseHead, out: &mut Vec<u8>) {
     fields(head, out);
     status(head, out);

@@ -1,7 +1,7 @@
-//! The protocols of web servers, each a codec: bytes in, events out; parts of a response in, bytes out.
+//! The protocols of web servers, each as a codec: bytes in, events out; parts of a response in, bytes out.
 //!
-//! A codec is a pure function of bytes. It knows no socket, clock, file, log, configuration or worker; all its
-//! limits are plain numbers given at construction. `server` is the only user.
+//! A codec is a pure function of bytes. It knows no socket, clock, file, log, configuration or worker; all its limits are
+//! plain numbers given at construction. `traffic` is the only user.
 
 pub mod ajp13;
 pub mod cgi;
@@ -12,76 +12,74 @@ pub mod scgi;
 use crate::pairs::Pairs;
 use crate::response::ResponseHead;
 
-/// The id of a request on its connection: FastCGI's request id; 1 in the protocols that know no ids.
+/// The id of a request on its connection: FastCGI's request id, or 1 in protocols without ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u16);
 
-/// What a codec found in the bytes that came in.
+/// What a codec found in the input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A request and all of its CGI meta-variables. `Body` and `BodyEnd` events follow.
+    /// A request with all its CGI meta-variables. `Body` and `BodyEnd` events follow.
     Begin {
         /// The request.
         id: RequestId,
-        /// Its variables, as sent: nothing is added, dropped or mended here except names and values with a NUL.
+        /// The variables as sent, except those that contain a NUL.
         environ: Pairs,
     },
-    /// A request that cannot be served but can be answered: the server sends a page with this status.
-    /// Takes the place of `Begin`; `Body` and `BodyEnd` events do not follow.
+    /// A request that must be answered with an error page. It replaces `Begin`; no `Body` or `BodyEnd` follows.
     Reject {
         /// The request.
         id: RequestId,
-        /// The HTTP status to answer with, such as 431.
+        /// The HTTP status of the page, such as 431.
         status: u16,
-        /// Why, for the log: lower case, with the offending value.
+        /// The reason for the log: lower case, with the offending value.
         reason: String,
     },
-    /// A piece of the request's body. It borrows the caller's buffer.
+    /// A piece of the request's body, borrowed from the input.
     Body {
         /// The request.
         id: RequestId,
         /// Never empty.
         bytes: &'a [u8],
     },
-    /// The body is complete: the request can be answered.
+    /// The body is complete.
     BodyEnd {
         /// The request.
         id: RequestId,
     },
-    /// The web server has lost interest. The answer, if one still comes, is cut short by the codec;
-    /// `Part::End` is still owed.
+    /// The web server has cancelled the request. The codec ignores further parts of its response, but still needs
+    /// `Part::End`.
     Abort {
         /// The request.
         id: RequestId,
     },
 }
 
-/// A piece of a response, handed to a codec in this order: `Head`, any `Body`, `End`; `Errors` at any time before `End`.
+/// A part of a response. The order is `Head`, any number of `Body`, `End`; `Errors` may come at any time before `End`.
 #[derive(Debug)]
 pub enum Part<'a> {
     /// Status and header fields.
     Head(&'a ResponseHead),
     /// A piece of the body. An empty one is ignored.
     Body(&'a [u8]),
-    /// Text for the web server's error log, where the protocol can carry it; ignored elsewhere.
-    /// Whole lines; the codec splits what is too long for a record.
+    /// Whole lines for the web server's error log. Ignored by protocols that cannot carry them.
     Errors(&'a [u8]),
     /// The response is complete.
     End,
 }
 
-/// What the end of the incoming bytes means for a connection.
+/// What the end of the input means for a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Eof {
-    /// No request was going on: close.
+    /// No request is in progress: close the connection.
     Clean,
-    /// The peer has gone and with it all its requests: these ids are aborted; close.
+    /// The peer is gone: these requests are aborted; close the connection.
     Abort(Vec<RequestId>),
-    /// The peer has only finished sending; its one request, already complete, is still to be answered.
+    /// The peer has only finished sending: its request is complete and still needs a response.
     HalfClosed,
 }
 
-/// A connection that cannot go on: the bytes are not of the protocol. Ends that connection alone.
+/// The input violates the protocol, so that the connection must be closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtocolError(pub String);
 
@@ -93,30 +91,27 @@ impl std::fmt::Display for ProtocolError {
 
 impl std::error::Error for ProtocolError {}
 
-/// One connection's protocol.
+/// The protocol state of one connection.
 pub trait Codec {
-    /// Eats from the front of `input` up to and including the next event. `Ok(None)`: all of `input` is eaten and
-    /// no event is complete. What the protocol demands as an answer by itself (GET_VALUES_RESULT, UNKNOWN_TYPE,
-    /// END_REQUEST for an unknown role, CPONG, GET_BODY_CHUNK) is appended to `out`.
+    /// Consumes `input` up to and including the next event. `Ok(None)` means that all of it is consumed and no event is
+    /// complete. Replies that the protocol itself demands (GET_VALUES_RESULT, UNKNOWN_TYPE, END_REQUEST for an unknown
+    /// role, CPONG, GET_BODY_CHUNK) are appended to `out`.
     fn decode<'a>(
         &mut self,
         input: &mut &'a [u8],
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError>;
 
-    /// Appends a part of the response to request `id` to `out`. A request that is answered before its body has
-    /// come in stays known until the body's end: the rest of it is eaten without events. Parts for an unknown id
-    /// are ignored.
+    /// Appends a part of the response to request `id` to `out`. If the response ends before the request's body does, the
+    /// rest of the body is consumed without events. Parts for an unknown id are ignored.
     fn encode(&mut self, id: RequestId, part: Part<'_>, out: &mut Vec<u8>);
 
     /// The peer has shut down its sending side.
     fn eof(&mut self) -> Eof;
 
-    /// Whether the connection is to be kept when nothing is going on: asked after a `Part::End`.
-    /// `false` as long as no request has ended.
+    /// Whether the web server wants the connection kept open once it is idle. False until a request has ended.
     fn keep_alive(&self) -> bool;
 
-    /// No request is going on and no partial one has come in: a connection in this state may be handed over or
-    /// closed without loss.
+    /// No request is in progress, not even a partial one: the connection may be handed over or closed without loss.
     fn is_idle(&self) -> bool;
 }

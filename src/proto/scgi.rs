@@ -1,9 +1,10 @@
-//! SCGI: one netstring of variables, a body of CONTENT_LENGTH bytes, and CGI text back; the end of the answer is the end
-//! of the connection.
+//! SCGI as a codec: a netstring of variables, then a body of CONTENT_LENGTH bytes. The response is CGI text that ends with
+//! the connection.
 //!
-//! Knows no I/O. Follows the SCGI specification of 2008 in what it takes as a request and is lenient where web servers
-//! are: CONTENT_LENGTH and SCGI may stand anywhere, names may repeat, GATEWAY_INTERFACE may be missing.
+//! Follows the SCGI specification of 2008, and is lenient about what web servers do: CONTENT_LENGTH and SCGI may come
+//! anywhere, names may repeat, GATEWAY_INTERFACE may be missing. Knows no I/O.
 
+use crate::bytes::decimal;
 use crate::pairs::Pairs;
 use crate::proto::head::cgi_head;
 use crate::proto::{Codec, Eof, Event, Part, ProtocolError, RequestId};
@@ -12,12 +13,12 @@ use crate::proto::{Codec, Eof, Event, Part, ProtocolError, RequestId};
 pub struct Scgi {
     max_params: usize,
     state: State,
-    answer: Answer,
+    response: Response,
 }
 
 /// ```text
-/// Length ──':'──▶ Headers ──','──▶ Body ──all in──▶ End ──told──▶ Done
-///    └── over the limit, or unusable headers ──────────────────────▶ Done
+/// Length ──':'──▶ Headers ──','──▶ Body ──complete──▶ End ──BodyEnd──▶ Done
+///    └── over the limit, or unusable headers ───────────────────────────▶ Done
 /// ```
 enum State {
     Length {
@@ -29,27 +30,27 @@ enum State {
         bytes: Vec<u8>,
     },
     Body(u64),
-    /// `BodyEnd` is to be told.
+    /// `BodyEnd` is the next event.
     End,
-    /// Whatever still comes is swallowed.
+    /// All further input is discarded.
     Done,
 }
 
 #[derive(PartialEq)]
-enum Answer {
-    /// No event has told of a request.
-    NotAsked,
-    Owed,
-    Given,
+enum Response {
+    /// No request has begun.
+    None,
+    Pending,
+    Ended,
 }
 
 const ID: RequestId = RequestId(1);
 
-/// More digits than any length that is allowed, few enough for every `usize`.
+/// Enough digits for any allowed length, and few enough for `usize`.
 const LENGTH_DIGITS: usize = 9;
 
 impl Scgi {
-    /// A fresh connection; a request whose variables take more than `max_params` bytes is answered with 431.
+    /// A new connection. A request with more than `max_params` bytes of variables is answered with 431.
     pub fn new(max_params: usize) -> Scgi {
         Scgi {
             max_params,
@@ -57,13 +58,13 @@ impl Scgi {
                 digits: 0,
                 value: 0,
             },
-            answer: Answer::NotAsked,
+            response: Response::None,
         }
     }
 
     fn reject(&mut self, status: u16, reason: String) -> Event<'static> {
         self.state = State::Done;
-        self.answer = Answer::Owed;
+        self.response = Response::Pending;
         Event::Reject {
             id: ID,
             status,
@@ -74,7 +75,7 @@ impl Scgi {
     fn headers(&mut self, bytes: Vec<u8>) -> Result<Event<'static>, ProtocolError> {
         let Some(environ) = Pairs::from_bytes(bytes) else {
             return Err(error(
-                "scgi: the headers are not pairs of strings that each end with NUL",
+                "scgi: the headers are not pairs of NUL-terminated strings",
             ));
         };
         match environ.get(b"SCGI") {
@@ -82,7 +83,7 @@ impl Scgi {
             Some(other) => {
                 let version = String::from_utf8_lossy(other);
                 return Err(ProtocolError(format!(
-                    "scgi: the header SCGI is {version:?}, only 1 is known"
+                    "scgi: the header SCGI is {version:?} instead of 1"
                 )));
             }
             None => return Err(error("scgi: the header SCGI is missing")),
@@ -91,7 +92,7 @@ impl Scgi {
             Ok(length) => length,
             Err((status, reason)) => return Ok(self.reject(status, reason)),
         };
-        self.answer = Answer::Owed;
+        self.response = Response::Pending;
         self.state = match length {
             0 => State::End,
             length => State::Body(length),
@@ -110,7 +111,7 @@ impl Codec for Scgi {
             match &mut self.state {
                 State::End => {
                     self.state = State::Done;
-                    if self.answer == Answer::Owed {
+                    if self.response == Response::Pending {
                         return Ok(Some(Event::BodyEnd { id: ID }));
                     }
                 }
@@ -124,7 +125,7 @@ impl Codec for Scgi {
                             if length > self.max_params {
                                 let max = self.max_params;
                                 let reason =
-                                    format!("scgi: {length} bytes of headers, max_params is {max}");
+                                    format!("scgi: {length} bytes of headers; max_params is {max}");
                                 return Ok(Some(self.reject(431, reason)));
                             }
                             let bytes = Vec::new();
@@ -144,7 +145,7 @@ impl Codec for Scgi {
                         }
                         _ => {
                             return Err(ProtocolError(format!(
-                                "scgi: byte 0x{byte:02x} where a netstring length should stand; \
+                                "scgi: byte 0x{byte:02x} in place of a netstring length; \
                                  does the web server speak scgi here?"
                             )));
                         }
@@ -159,7 +160,7 @@ impl Codec for Scgi {
                     }
                     if input[0] != b',' {
                         return Err(ProtocolError(format!(
-                            "scgi: byte 0x{:02x} after the headers, where a comma should stand",
+                            "scgi: byte 0x{:02x} in place of the comma after the headers",
                             input[0]
                         )));
                     }
@@ -177,7 +178,7 @@ impl Codec for Scgi {
                     if *left == 0 {
                         self.state = State::End;
                     }
-                    if self.answer == Answer::Owed {
+                    if self.response == Response::Pending {
                         return Ok(Some(Event::Body { id: ID, bytes }));
                     }
                 }
@@ -187,23 +188,23 @@ impl Codec for Scgi {
     }
 
     fn encode(&mut self, id: RequestId, part: Part<'_>, out: &mut Vec<u8>) {
-        if id != ID || self.answer != Answer::Owed {
+        if id != ID || self.response != Response::Pending {
             return;
         }
         match part {
             Part::Head(head) => cgi_head(head, out),
             Part::Body(bytes) => out.extend_from_slice(bytes),
             Part::Errors(_) => {}
-            Part::End => self.answer = Answer::Given,
+            Part::End => self.response = Response::Ended,
         }
     }
 
     fn eof(&mut self) -> Eof {
-        match (&self.answer, &self.state) {
-            (Answer::NotAsked | Answer::Given, _) => Eof::Clean,
-            (Answer::Owed, State::End | State::Done) => Eof::HalfClosed,
-            (Answer::Owed, _) => {
-                self.answer = Answer::Given;
+        match (&self.response, &self.state) {
+            (Response::None | Response::Ended, _) => Eof::Clean,
+            (Response::Pending, State::End | State::Done) => Eof::HalfClosed,
+            (Response::Pending, _) => {
+                self.response = Response::Ended;
                 self.state = State::Done;
                 Eof::Abort(vec![ID])
             }
@@ -215,36 +216,34 @@ impl Codec for Scgi {
     }
 
     fn is_idle(&self) -> bool {
-        match self.answer {
-            Answer::NotAsked => matches!(self.state, State::Length { digits: 0, .. }),
-            Answer::Owed => false,
-            Answer::Given => matches!(self.state, State::End | State::Done),
+        match self.response {
+            Response::None => matches!(self.state, State::Length { digits: 0, .. }),
+            Response::Pending => false,
+            Response::Ended => matches!(self.state, State::End | State::Done),
         }
     }
 }
 
-/// The body's length, or the status and the reason to refuse the request with.
+/// The length of the body, or status and reason for refusing the request.
 fn content_length(environ: &Pairs) -> Result<Result<u64, (u16, String)>, ProtocolError> {
     let mut lengths = environ.iter().filter(|(n, _)| *n == b"CONTENT_LENGTH");
     let Some((_, length)) = lengths.next() else {
         return Err(error("scgi: the header CONTENT_LENGTH is missing"));
     };
     if lengths.any(|(_, other)| other != length) {
-        return Err(error(
-            "scgi: the header CONTENT_LENGTH comes twice with different values",
-        ));
+        return Err(error("scgi: two different CONTENT_LENGTH headers"));
     }
     let text = String::from_utf8_lossy(length);
     let refusal = match &text[..] {
         "" => return Ok(Ok(0)),
-        // lighttpd's word for a body of unknown length, whose end nothing would mark.
+        // lighttpd's value for a body of unknown length, whose end we could not find.
         "-1" => (
             411,
-            String::from("scgi: CONTENT_LENGTH is -1: a body needs a length here"),
+            String::from("scgi: CONTENT_LENGTH is -1, but SCGI needs the length of the body"),
         ),
-        digits if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse() {
-            Ok(length) => return Ok(Ok(length)),
-            Err(_) => (413, format!("scgi: CONTENT_LENGTH {text} is too large")),
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => match decimal(length) {
+            Some(length) => return Ok(Ok(length)),
+            None => (413, format!("scgi: CONTENT_LENGTH {text} is too large")),
         },
         _ => (
             400,
@@ -265,7 +264,7 @@ mod tests {
 
     const MAX_PARAMS: usize = 60;
 
-    /// Events with bodies joined, and the error; the input is fed in pieces of these sizes in turn.
+    /// Decodes the input in pieces of these sizes. Returns events, the joined body, and the error.
     fn play(bytes: &[u8], sizes: &[usize]) -> (Vec<String>, Vec<u8>, Option<ProtocolError>) {
         let mut codec = Scgi::new(MAX_PARAMS);
         let (mut events, mut body, mut out) = (Vec::new(), Vec::new(), Vec::new());
@@ -299,7 +298,7 @@ mod tests {
         [content.len().to_string().as_bytes(), b":", content, b","].concat()
     }
 
-    /// Requests that are nearly right, and bytes that are not.
+    /// Nearly valid requests, and some random bytes.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let pool = vec![
             netstring(b"CONTENT_LENGTH\x000\0SCGI\x001\0"),
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_length_that_can_be_said_is_only_refused() {
+    fn the_largest_possible_length_is_rejected_without_reading_more() {
         let (events, body, error) = play(b"999999999:x", &[1]);
         assert!(events.len() == 1 && events[0].contains("431"), "{events:?}");
         assert!(body.is_empty() && error.is_none());

@@ -1,5 +1,6 @@
-//! What a front hands to the process that is to find an interpreter and become it: the length in eight hexadecimal
-//! digits, then pairs. Pure bytes; what follows on the same stream is for the interpreter.
+//! The encoding of a `Launch`: its length in eight hexadecimal digits, then pairs. Pure bytes.
+//!
+//! A front sends it to the child that executes the interpreter. What follows on the same stream is for the interpreter.
 
 use super::Launch;
 use crate::config::limits;
@@ -40,7 +41,7 @@ pub(crate) fn encode(launch: &Launch) -> Vec<u8> {
     message
 }
 
-/// Takes one message from a stream, and not a byte more.
+/// Reads one message of at most `LAUNCH_SIZE` bytes from a stream, and not a byte more.
 pub(super) fn read(from: &mut impl Read) -> io::Result<Launch> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidData);
     let mut digits = [0; DIGITS];
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sent_is_what_is_read_and_no_more() {
+    fn a_message_survives_and_nothing_after_it_is_read() {
         let launch = Launch {
             app_path: Some("/a".into()),
             settings: Some("s".into()),

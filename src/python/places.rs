@@ -1,12 +1,12 @@
-//! Where interpreters are: virtualenvs of the app, the account's own, and those installed for all.
+//! Where interpreters may be: virtualenvs of the app, the account's own installations, and those of the system.
 //!
-//! Only looks at names; runs none of them.
+//! Only lists files; runs none of them.
 
 use crate::config::limits;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where programs are, whatever the web server set.
+/// The directories of programs, whatever PATH the web server set.
 pub(super) const PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 /// The interpreters of virtualenvs that belong to the app, nearest first.
@@ -40,7 +40,7 @@ pub(super) fn venvs(dir: &Path, home: Option<&Path>) -> Vec<PathBuf> {
     out
 }
 
-/// The interpreters that are installed for all, or by the account for itself.
+/// The interpreters that the account or the system installed, one for each real file.
 pub(super) fn installed(root: &Path, home: Option<&Path>) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = Vec::new();
     if let Some(home) = home {
@@ -103,7 +103,7 @@ fn version_in_name(path: &Path) -> Vec<u32> {
 
 fn push_bin(out: &mut Vec<PathBuf>, dir: &Path) {
     let python = ["bin/python3", "bin/python"].map(|name| dir.join(name));
-    // A dangling link counts: its refusal tells that the virtualenv has lost its interpreter.
+    // Include a dangling link: the refusal then says that the virtualenv's interpreter is gone.
     if let Some(path) = python.into_iter().find(|p| p.symlink_metadata().is_ok())
         && !out.contains(&path)
     {

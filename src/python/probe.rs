@@ -1,7 +1,8 @@
-//! Asking an interpreter: its version, and whether it can import what the app needs. Runs it, and waits for its answer.
+//! Runs an interpreter to learn its version and whether it can import what the app needs. Waits for it.
 
 use crate::config::{App, limits};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ pub(super) type Version = (u32, u32, u32);
 pub(super) struct Needs {
     pub(super) dir: PathBuf,
     pub(super) modules: Vec<String>,
-    /// To ask with; None: ours.
+    /// The environment to run it with. None: ours.
     pub(super) environment: Option<Vec<(OsString, OsString)>>,
 }
 
@@ -25,7 +26,7 @@ impl Needs {
     pub(super) fn of(app: &App) -> Needs {
         let dir = app.path.clone().unwrap_or_else(|| PathBuf::from("/"));
         let mut modules = Vec::new();
-        // With only `wsgi` given, a Django project still shows itself by its manage.py.
+        // If only `wsgi` is set, manage.py still identifies a Django project.
         if app.settings.is_some() || dir.join("manage.py").is_file() {
             modules.push("django".to_string());
         }
@@ -43,7 +44,7 @@ impl Needs {
     }
 }
 
-/// Runs on any Python since 2.5, to have even an old one say its version. The mark tells our line from what a
+/// Runs on any Python since 2.5, so that even an old one reports its version. The prefix separates our line from what a
 /// sitecustomize prints.
 const PROBE: &str = r#"
 import sys
@@ -60,8 +61,12 @@ if sys.version_info >= (3, 4):
 sys.stdout.write("\nrunfcgi-probe " + " ".join(out) + "\n")
 "#;
 
-/// The version of an interpreter that fits, or why it does not.
+/// The version of an interpreter that fits; the error says why it does not. Waits until `end` at most.
 pub(super) fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version, String> {
+    // `Command` would run a file in an unknown format as a shell script.
+    if !is_program(python) {
+        return Err(String::from("cannot be executed: Exec format error"));
+    }
     let own_end = Instant::now() + Duration::from_secs(limits::PYTHON_PROBE_TIMEOUT);
     let mut command = Command::new(python);
     command
@@ -105,10 +110,18 @@ pub(super) fn ask(python: &Path, needs: &Needs, end: Instant) -> Result<Version,
     Ok(version)
 }
 
-/// Pause after a process was refused.
+/// Whether the file is a script with an interpreter, or an ELF program. One that cannot be read may be either.
+fn is_program(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_err() || magic.starts_with(b"#!") || magic == *b"\x7fELF"
+}
+
+/// The pause after the system refused to start a process.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a command prints, with `input` on a socket, until it ends or its time is up; then it is killed.
+/// Runs a command with `input` on its standard input, and kills it at `end`. Returns what it prints on standard output and
+/// error together, cut to `PYTHON_PROBE_OUTPUT` bytes, and its exit status as text.
 pub(crate) fn output(
     command: &mut Command,
     input: &[u8],
@@ -126,7 +139,7 @@ pub(crate) fn output(
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::from(errors));
     let mut spawned = command.spawn();
-    // Where the account is at its limit of processes, another one gives up the room for it.
+    // At the process limit of the account, retry: other fronts then free a process.
     while spawned
         .as_ref()
         .is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
@@ -135,13 +148,13 @@ pub(crate) fn output(
         std::thread::sleep(ROOM_PAUSE);
         spawned = command.spawn();
     }
-    // The command holds our copies of the other end; while they are open no end would be seen.
+    // `command` still holds our copies of the child's end. Close them, or the end of its output would not be seen.
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = spawned.map_err(|e| format!("cannot be executed: {e}"))?;
-    // A program that does not take it all has something else to say.
+    // Ignore errors: what a program prints that does not read all its input matters more.
     let _ = ours
         .set_write_timeout(Some(left()))
         .and_then(|()| ours.write_all(input))
@@ -164,7 +177,7 @@ pub(crate) fn output(
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) if e.kind() == ErrorKind::WouldBlock => break Some(late()),
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => break None, // it has not read all
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => break None, // the child left input unread
             Err(e) => break Some(e.to_string()),
         }
     };

@@ -1,19 +1,21 @@
-//! `Reload`: what the owner does: how a change on disk goes live, and how this process comes to its end.
+//! `Reload`: how a change on disk goes live, and how this process ends.
 //!
 //! ```text
 //! Steady ─executable changed─▶ Testing ─it runs─▶ (Load) ─settings are right─▶ Importing ─it is imported─▶ Imported
 //!   │                            └─it does not─▶ Steady     └─wrong─▶ Steady      └─it cannot be─▶ Steady    │
 //!   ├─touched, settings changed──────────────────▶ (Load)                                                    │
-//!   │◀──our turn, and this process can take it on: workers change over───────────────────────────────────────┤
+//!   │◀──our turn, and this process can take it on: new workers───────────────────────────────────────────────┤
 //!   └─TERM, `how = "exit"`─▶ Draining(Exit)           Draining(Exec) ◀──our turn, and only a new image can───┘
 //! ```
-//! A candidate is tried as a whole while the live release goes on serving, and replaces it as a whole: what was imported
-//! is what goes live. Knows no socket, no process and no Python, and asks for no time: events come in, outputs go out.
+//! A candidate is imported while the live release goes on serving, and replaces it as a whole: what was imported is what
+//! goes live. Knows no socket, no process, no Python and no clock: events come in, outputs go out.
 
+mod refusal;
 mod release;
 mod rollout;
 mod watch;
 
+pub use refusal::Refusal;
 pub use release::{Origin, Release};
 pub use rollout::{Progress, Rollout};
 pub use watch::{Change, Stamp, Watch};
@@ -24,42 +26,50 @@ use crate::log::Level;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How long a new executable may take to show that it runs.
+/// How long the test run of a new executable may take.
 const TEST_WITHIN: Duration = Duration::from_secs(10);
-/// mod_fcgid ends a process for good 8 s after it was told to stop; whoever else asks gets the same.
+/// How long open requests may take after TERM: mod_fcgid kills a process 8 s after it.
 const STOP_WITHIN: Duration = Duration::from_millis(6500);
-/// How long what is in hand may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
+/// How long open requests may take before a new image is executed; below mod_fcgid's FcgidIOTimeout.
 const EXEC_WITHIN: Duration = Duration::from_secs(20);
-/// How soon a site that does not work is tried again when somebody asks for it.
+/// How soon a site that does not work is tried again when a request comes.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What others are to do.
 #[derive(Debug)]
 pub enum Output {
-    /// Copy the executable and have it show that it runs: `on_staged`, then `on_tested`.
+    /// Copy the executable and run it as a test; then `on_staged` and `on_tested`.
     Test,
-    /// Read the settings: `on_loaded`.
+    /// Read the settings; then `on_loaded`.
     Load,
-    /// Have this release imported while the live one serves: `on_imported`.
+    /// Import this release while the live one serves; then `on_imported`.
     Import(Release),
-    /// The candidate is not wanted any more.
+    /// Drop the candidate.
     Abandon,
-    /// The executable that is being tested takes too long.
+    /// Kill the test run: it takes too long, or is out of date.
     EndTest,
     /// The candidate goes live in this process.
     Promote(Release),
-    /// Take nothing new on, finish what is in hand, then say `on_drained`.
+    /// Accept no new requests, finish the open ones; then `on_drained`.
     Drain,
-    /// This has to be told.
+    /// A line for the log.
     Note(Level, String),
-    /// All is finished: leave.
+    /// What is on disk cannot be used.
+    Refused(Refusal),
+    /// Drained: this process ends.
+    End(End),
+}
+
+/// How this process ends.
+#[derive(Debug)]
+pub enum End {
+    /// It exits.
     Exit,
-    /// All is finished: execute this image, or a fresh copy of the executable, and leave it what it needs, with the
-    /// release that it is to begin with.
+    /// It executes this image, or a fresh copy of the executable, which begins with this release.
     Exec(Option<Image>, Option<Release>),
 }
 
-/// A release on trial, with the executable that comes with it, if that has changed.
+/// A release on trial, and its executable, if that has changed.
 #[derive(Debug)]
 struct Candidate {
     release: Release,
@@ -72,43 +82,37 @@ enum State {
     Testing {
         image: Option<Image>,
         until: Instant,
-        /// Something else has changed too: the settings are read even if the executable is of no use.
+        /// Something else has changed, too: read the settings even if the test fails.
         more: bool,
     },
     Importing(Candidate),
     Imported(Candidate),
     Draining {
         until: Instant,
-        then: Then,
+        then: End,
     },
 }
 
-#[derive(Debug)]
-enum Then {
-    Exit,
-    Exec(Option<Image>, Option<Release>),
-}
-
-/// How the live release of a process that starts came to be live.
+/// Where the release came from that is live when a process starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beginning {
-    /// It is what the disk holds.
+    /// It is the one on disk.
     Fresh,
-    /// It is the one that works, and the disk holds another: that is to be tried.
+    /// It is the one that last worked; the one on disk is another, and to be tried.
     Behind,
-    /// The disk holds nothing that can be used.
+    /// There is none: the one on disk cannot be used.
     Broken,
 }
 
-/// With what a process starts, when the disk holds `disk` and `good` is the release that works. `anew`: what works does
-/// not count, unless there is nothing else.
+/// The release that a process starts with, and what is wrong with the one on disk. `good` is the one that last worked;
+/// `prefer_disk`: use it only if the one on disk cannot be used.
 pub fn begin(
     disk: Result<Release, String>,
     good: Option<Release>,
-    anew: bool,
+    prefer_disk: bool,
 ) -> (Release, Beginning, Option<String>) {
     match (disk, good) {
-        (Ok(disk), Some(good)) if good.version != disk.version && !anew => {
+        (Ok(disk), Some(good)) if good.version != disk.version && !prefer_disk => {
             (good, Beginning::Behind, None)
         }
         (Ok(disk), _) => (disk, Beginning::Fresh, None),
@@ -122,15 +126,17 @@ pub fn begin(
 pub struct Reload {
     state: State,
     live: Release,
-    /// The live release serves, or may yet: it is not the empty one of a site that has no settings.
+    /// The live release serves, or may do so soon.
     works: bool,
-    /// A touch that came while a candidate was on trial: another one follows.
+    /// A touch came while a candidate was on trial: try another one afterwards.
     again: bool,
-    /// An executable that was refused is still to go live: the next change is about it too.
+    /// The executable on disk was refused: the next change tests it again.
     refused_image: bool,
     /// What was wrong with the settings when they were last read.
     refused: Option<String>,
-    /// An executable that runs, until the settings are read.
+    /// Why the code that was last tried does not work.
+    refused_code: Option<String>,
+    /// An executable that has passed its test, until the settings are read.
     image: Option<Image>,
     retry_at: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -146,6 +152,7 @@ impl Reload {
             again: false,
             refused_image: false,
             refused,
+            refused_code: None,
             image: None,
             retry_at: None,
             outputs: VecDeque::new(),
@@ -154,21 +161,20 @@ impl Reload {
             match reload.refused.clone() {
                 None => reload.put(Output::Load),
                 Some(why) => {
-                    let text = "the configuration is wrong, the one that works is used";
-                    reload.note(Level::Error, &format!("{text}\n{why}"));
+                    reload.put(Output::Refused(Refusal::settings(true, &why)));
                 }
             }
         }
         reload
     }
 
-    /// Something on disk is not what it was.
+    /// Something on disk has changed.
     pub fn on_change(&mut self, change: Change, now: Instant) {
         match self.state {
             State::Draining { .. } => (),
             State::Testing { ref mut more, .. } if change != Change::Executable => *more = true,
             State::Importing(_) | State::Imported(_) if change == Change::Touched => {
-                // Neither is what is on trial forgotten, nor an import begun again without end.
+                // Else a site that is touched all the time would never finish an import.
                 self.again = true;
             }
             _ if change == Change::Executable || self.refused_image => {
@@ -188,19 +194,19 @@ impl Reload {
         }
     }
 
-    /// The new executable was copied, and its test has begun; or not.
+    /// The new executable was copied and its test run has begun; or why not.
     pub fn on_staged(&mut self, staged: Result<Image, String>) {
         if let State::Testing { image, .. } = &mut self.state {
             match staged {
                 Ok(staged) => *image = Some(staged),
                 Err(why) => {
-                    self.refuse_image(&format!("cannot be used, the old one goes on: {why}"))
+                    self.refuse_image(&format!("cannot be used, keeping the old one: {why}"))
                 }
             }
         }
     }
 
-    /// The new executable has ended its test, with this trouble or none.
+    /// The test run has ended, with this trouble or none.
     pub fn on_tested(&mut self, trouble: Option<&str>) {
         let State::Testing { image, .. } = &mut self.state else {
             return;
@@ -212,7 +218,7 @@ impl Reload {
                 self.put(Output::Load);
             }
             Some(trouble) => {
-                self.refuse_image(&format!("{trouble} in its test, the old one goes on"))
+                self.refuse_image(&format!("{trouble} in its test, keeping the old one"))
             }
         }
     }
@@ -225,7 +231,7 @@ impl Reload {
         }
         match loaded {
             Ok(_) if self.works && self.live.config.restart.how == How::Exit => {
-                let why = "restart: a change was noticed; leaving ([restart] how = \"exit\")";
+                let why = "restart: something has changed; exiting ([restart] how = \"exit\")";
                 self.note(Level::Info, why);
                 self.stop(now);
             }
@@ -237,41 +243,39 @@ impl Reload {
             Err(why) => {
                 self.refused_image |= image.is_some();
                 if self.refused.as_ref() != Some(&why) {
-                    let more = match self.works {
-                        true => "restart: the configuration is wrong, the old one goes on",
-                        false => "the site is not configured",
-                    };
-                    self.note(Level::Error, &format!("{more}\n{why}"));
+                    self.put(Output::Refused(Refusal::settings(self.works, &why)));
                 }
                 self.refused = Some(why);
             }
         }
     }
 
-    /// The candidate was imported; or it cannot be, and why.
+    /// The candidate was imported, or why it cannot be.
     pub fn on_imported(&mut self, outcome: Result<(), &str>, now: Instant) {
         let candidate = match std::mem::replace(&mut self.state, State::Steady) {
             State::Importing(candidate) => candidate,
             other => return self.state = other,
         };
         match outcome {
-            Ok(()) => self.state = State::Imported(candidate),
+            Ok(()) => {
+                self.refused_code = None;
+                self.state = State::Imported(candidate);
+            }
             Err(why) => {
+                self.refused_code = Some(why.to_owned());
                 self.refused_image |= candidate.image.is_some();
                 self.retry_at = Some(now + RETRY);
-                if self.works {
-                    let last = why.trim_end().lines().last().unwrap_or_default();
-                    let text = format!(
-                        "restart: the new code cannot be imported, the old goes on serving: {last}"
-                    );
-                    self.note(Level::Error, &text);
-                }
+                let version = candidate.release.version;
+                self.put(Output::Refused(match self.works {
+                    true => Refusal::new_code(version, why),
+                    false => Refusal::code(version, why),
+                }));
                 self.follow_up(now);
             }
         }
     }
 
-    /// The live release has turned out not to work, or to work again.
+    /// Whether the live release works.
     pub fn set_works(&mut self, works: bool, now: Instant) {
         if self.works && !works {
             self.retry_at = Some(now + RETRY);
@@ -279,12 +283,12 @@ impl Reload {
         self.works = works;
     }
 
-    /// Another release serves, since the live one does not work.
+    /// Another release serves, because the live one does not work.
     pub fn set_live(&mut self, live: Release) {
         self.live = live;
     }
 
-    /// It is this process's turn to change over.
+    /// It is this front's turn.
     pub fn on_turn(&mut self, now: Instant) {
         let candidate = match std::mem::replace(&mut self.state, State::Steady) {
             State::Imported(candidate) => candidate,
@@ -293,14 +297,14 @@ impl Reload {
         if candidate.image.is_some() || candidate.release.needs_new_process(&self.live) {
             let release = candidate.release.clone();
             if !self.works {
-                // Else those who wait could not be served before the new image comes.
+                // Waiting requests could not be served otherwise before the new image runs.
                 self.go_live(candidate.release);
             }
-            let text = "restart: finishing what is in hand, then the new one takes over";
+            let text = "restart: finishing open requests, then executing the new image";
             self.note(Level::Info, text);
             self.state = State::Draining {
                 until: now + EXEC_WITHIN,
-                then: Then::Exec(candidate.image, Some(release)),
+                then: End::Exec(candidate.image, Some(release)),
             };
             self.put(Output::Drain);
             return;
@@ -310,8 +314,8 @@ impl Reload {
         self.follow_up(now);
     }
 
-    /// Somebody asks for a site that does not work.
-    pub fn on_asked(&mut self, now: Instant) {
+    /// A request has come. If the site does not work, it may have been mended.
+    pub fn on_request(&mut self, now: Instant) {
         let due = self.retry_at.is_none_or(|at| at <= now);
         if !self.works && due && matches!(self.state, State::Steady) {
             self.retry_at = Some(now + RETRY);
@@ -319,20 +323,20 @@ impl Reload {
         }
     }
 
-    /// The files were looked at, and nothing has changed.
-    pub fn on_looked(&mut self, settled: bool) {
-        // What a refusal depended on may lie anywhere: whose a file is, whether a directory exists.
+    /// The files were checked, and nothing has changed. `settled`: no upload is going on.
+    pub fn on_unchanged(&mut self, settled: bool) {
+        // The cause of a refusal may lie in no watched file: an owner, a missing directory.
         if self.refused.is_some() && settled && matches!(self.state, State::Steady) {
             self.put(Output::Load);
         }
     }
 
-    /// Finish, then leave.
+    /// Drain, then exit.
     pub fn stop(&mut self, now: Instant) {
         if matches!(
             self.state,
             State::Draining {
-                then: Then::Exit,
+                then: End::Exit,
                 ..
             }
         ) {
@@ -341,23 +345,23 @@ impl Reload {
         self.abandon();
         self.state = State::Draining {
             until: now + STOP_WITHIN,
-            then: Then::Exit,
+            then: End::Exit,
         };
         self.put(Output::Drain);
     }
 
-    /// Nothing is in hand any more.
+    /// No request is open any more, or the time for them is over.
     pub fn on_drained(&mut self) {
         if let State::Draining { then, .. } = &mut self.state {
-            let output = match then {
-                Then::Exit => Output::Exit,
-                Then::Exec(image, release) => Output::Exec(image.take(), release.take()),
+            let end = match then {
+                End::Exit => End::Exit,
+                End::Exec(image, release) => End::Exec(image.take(), release.take()),
             };
-            self.put(output);
+            self.put(Output::End(end));
         }
     }
 
-    /// Does what time asks for.
+    /// Does what is due.
     pub fn on_time(&mut self, now: Instant) {
         if let State::Testing { until, .. } = &mut self.state
             && *until <= now
@@ -367,7 +371,7 @@ impl Reload {
         }
     }
 
-    /// When `on_time` has something to do, or the draining has taken too long.
+    /// When `on_time` has something to do, or draining has taken too long.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Testing { until, .. } | State::Draining { until, .. } => Some(*until),
@@ -375,14 +379,24 @@ impl Reload {
         }
     }
 
-    /// What is to be done next.
+    /// The next output.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// What serves.
+    /// The release that serves.
     pub fn live(&self) -> &Release {
         &self.live
+    }
+
+    /// What is wrong with the settings on disk.
+    pub fn refused_settings(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// Why the code that was last tried does not serve.
+    pub fn refused_code(&self) -> Option<&str> {
+        self.refused_code.as_deref()
     }
 
     /// Nothing is going on.
@@ -395,12 +409,12 @@ impl Reload {
         matches!(self.state, State::Importing(_))
     }
 
-    /// The candidate was imported and waits for the turn of this process.
+    /// The candidate was imported and waits for this front's turn.
     pub fn waits_for_turn(&self) -> bool {
         matches!(self.state, State::Imported(_))
     }
 
-    /// Until when what is in hand may take; None: it is not the end.
+    /// When draining must end; None: not draining.
     pub fn drains_until(&self) -> Option<Instant> {
         match &self.state {
             State::Draining { until, .. } => Some(*until),
@@ -408,23 +422,23 @@ impl Reload {
         }
     }
 
-    /// Leaving, for good or for a new image.
-    pub fn is_leaving(&self) -> bool {
+    /// Draining, to exit or to execute a new image.
+    pub fn is_draining(&self) -> bool {
         self.drains_until().is_some()
     }
 
-    /// What comes after the draining is a new image: who connects now is that one's.
-    pub fn leaves_for_exec(&self) -> bool {
+    /// Draining to execute a new image, which serves whoever connects from now on.
+    pub fn drains_for_exec(&self) -> bool {
         matches!(
             self.state,
             State::Draining {
-                then: Then::Exec(..),
+                then: End::Exec(..),
                 ..
             }
         )
     }
 
-    /// Ends the trial that is under way. The executable that was to come with it, if it was tested.
+    /// Ends the trial that is under way. Returns its executable, if that has passed its test.
     fn abandon(&mut self) -> Option<Image> {
         match std::mem::replace(&mut self.state, State::Steady) {
             State::Importing(candidate) | State::Imported(candidate) => {
@@ -455,7 +469,7 @@ impl Reload {
         }
         self.state = State::Steady;
         self.refused_image = true;
-        self.note(Level::Error, &format!("restart: the new executable {why}"));
+        self.put(Output::Refused(Refusal::executable(why)));
     }
 
     fn follow_up(&mut self, now: Instant) {

@@ -1,23 +1,26 @@
-//! `Release`: what the site is made of at one moment, and `Origin`: where all that is read from.
+//! `Release`: the settings of the site at one moment, and a version that names them with its files; `Origin`: where they
+//! are read from.
 //!
-//! What is on disk is what gets imported, and what was imported is what goes live: so a release holds the settings as
-//! they were read, and its version names them, the executable and the watched files together. The release that works is
-//! kept in the runtime directory (`good`), for processes that start while the disk holds one that does not.
+//! A release holds the settings as they were read, so that what was imported is what goes live. The version covers them,
+//! the executable and the watched files. The release that last worked is kept in the runtime directory (`good`), for
+//! processes that start while the one on disk does not work.
 
 use super::watch::Watch;
 use crate::bytes::{fnv, fnv_more};
+use crate::codes;
 use crate::config::{Candidates, Config, Finding, Options};
 use crate::rundir::{Entry, RuntimeDir, replace};
+use crate::sys::procfs;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// The settings as read, and the name of what they were read with.
+/// The settings at one moment, and the version that names them with the files.
 #[derive(Clone, Debug, Default)]
 pub struct Release {
-    /// What the owner says.
+    /// The settings as read.
     pub config: Rc<Config>,
-    /// Names it: another one for each change.
+    /// Differs after each change; empty: there is no release.
     pub version: String,
 }
 
@@ -26,22 +29,22 @@ pub struct Release {
 pub struct Origin {
     /// The executable as uploaded.
     pub executable: PathBuf,
-    /// Where the settings may stand.
+    /// Where the settings file may be.
     pub settings: Candidates,
     /// Whether there must be one: only a server that a person starts may do without.
     pub required: bool,
-    /// What the command line said.
+    /// Settings from the command line.
     pub options: Options,
     /// What is wrong with the command line itself.
     pub refused: Vec<Finding>,
     /// Names the site.
     pub identity: Vec<u8>,
-    /// The file by which one process of the site has all of them reload.
+    /// A touch of this file makes all fronts of the site reload.
     pub reload: Option<PathBuf>,
 }
 
 impl Origin {
-    /// Reads the settings that stand there now, or says all that is wrong with them.
+    /// Reads the settings, or says all that is wrong with them.
     pub fn settings(&self) -> Result<Config, Vec<Finding>> {
         if !self.refused.is_empty() {
             return Err(self.refused.clone());
@@ -53,17 +56,29 @@ impl Origin {
         }
     }
 
-    /// The files that are there now.
+    /// The valid part of settings that have errors.
+    pub fn despite_errors(&self) -> Option<Config> {
+        let path = self.settings.find(self.options.owner).ok()??;
+        Config::despite_errors(&path, &self.options)
+    }
+
+    /// What the executable is called, without its extension.
+    pub fn stem(&self) -> String {
+        let stem = self.executable.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    }
+
+    /// Watches the executable and the settings as they are now.
     pub fn watch(&self) -> Watch {
-        Watch::new(&self.executable, &self.settings.paths, &[])
+        Watch::new(
+            &self.executable,
+            procfs::own_image(),
+            &self.settings.paths,
+            &[],
+        )
     }
 
-    /// The same for a process that has looked at them before: its executable is the one that it has accepted.
-    pub fn watch_again(&self, before: &Watch) -> Watch {
-        before.with_settings(&self.settings.paths)
-    }
-
-    /// Makes a release of settings that were just read; `watch` knows the files from before they were read.
+    /// Makes a release of settings that were just read; `watch` must be from before that.
     pub fn release(&self, config: Config, watch: &mut Watch) -> Release {
         self.watch_for(&config, watch);
         let file = config.file.as_deref().unwrap_or(Path::new(""));
@@ -76,7 +91,7 @@ impl Origin {
         }
     }
 
-    /// Watches what these settings name.
+    /// Watches the files that these settings name.
     pub fn watch_for(&self, config: &Config, watch: &mut Watch) {
         let app = config.app.path.clone().unwrap_or_default();
         let named = config.restart.watch.iter().map(|path| app.join(path));
@@ -84,7 +99,7 @@ impl Origin {
         watch.set_others(&others);
     }
 
-    /// The release that last worked, when its settings still make sense.
+    /// The release that last worked, if its settings are still valid.
     pub fn good(&self, dir: &RuntimeDir) -> Option<Release> {
         let kept = fs::read_to_string(dir.file(Entry::Good)).ok()?;
         let mut parts = kept.splitn(3, '\n');
@@ -107,16 +122,16 @@ impl Origin {
             .unwrap_or_default()
             .display();
         Finding::error(
-            "RF0100",
+            codes::settings::NO_FILE,
             self.executable.display().to_string(),
-            format!("there is no {name} beside it nor in the two directories above"),
+            format!("there is no {name} beside it or in the two directories above"),
             format!("put {name} there, with [app] path and settings"),
         )
     }
 }
 
 impl Release {
-    /// Keeps it as the one that works: first line its version, second the path of its settings, then their text.
+    /// Keeps it as the one that works: its version, the path of its settings, their text, each on a line of its own.
     pub fn keep(&self, dir: &RuntimeDir) {
         let file = self.config.file.as_deref().unwrap_or(Path::new(""));
         let mut kept = format!("{}\n", self.version).into_bytes();
@@ -124,15 +139,14 @@ impl Release {
         kept.push(b'\n');
         kept.extend_from_slice(self.config.text.as_bytes());
         let path = dir.file(Entry::Good);
-        // The settings may hold secrets: nobody else may read them.
         if replace(&path, &kept).is_err() {
-            // None is better than one from before.
+            // None is better than an older one.
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Whether only a new process can take these settings on after those of `live`: sockets are opened, logs and the
-    /// pidfile are taken, and the processes of the site meet, when a process starts.
+    /// Whether only a new process can replace the settings of `live` by these: a process opens sockets, logs, pidfile and
+    /// runtime directory when it starts.
     pub fn needs_new_process(&self, live: &Release) -> bool {
         let (new, old) = (&self.config.server, &live.config.server);
         new.endpoints != old.endpoints
@@ -141,6 +155,6 @@ impl Release {
                 != (old.umask, old.socket_mode, old.backlog)
             || (&new.pidfile, &new.workdir) != (&old.pidfile, &old.workdir)
             || (&new.outlog, &new.errlog) != (&old.outlog, &old.errlog)
-            || new.runtime_dir != old.runtime_dir
+            || (&new.runtime_dir, new.private_copy) != (&old.runtime_dir, old.private_copy)
     }
 }

@@ -1,9 +1,8 @@
-//! `Rollout`: the fronts of a site that notice new code at the same moment change over one after the other.
+//! `Rollout`: fronts of a site that notice new code at the same moment go live one after the other.
 //!
-//! Else as many fresh workers as there are fronts would run their first page at once, which is the slow one, beside as
-//! many old ones. Whose turn it is shows in the lock of a file in the runtime directory: it ends with its holder, however
-//! that ends, and it outlives `execve`. Nobody depends on it: it is held for a bounded time, and waited for during a
-//! bounded time.
+//! Otherwise all fronts would run the first, slow page of a new worker at once, beside the old workers. The front that
+//! locks a file in the runtime directory has the turn: the lock ends with its holder, however that ends, and survives
+//! `execve`. It is held, and waited for, only for a bounded time.
 
 use crate::rundir::{Entry, RuntimeDir};
 use std::fs::{OpenOptions, TryLockError};
@@ -11,46 +10,46 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-/// A front whose new worker has not answered within this time lets the next one begin all the same.
+/// How long a front has the turn if its new worker does not answer.
 const HELD: Duration = Duration::from_millis(300);
 /// The same where each worker imports the app by itself.
 const HELD_IMPORTING: Duration = Duration::from_secs(2);
-/// A front that has nobody to serve for so long keeps nobody waiting.
-const STILL: Duration = Duration::from_millis(50);
-/// So long a front waits for its turn, and up to as much again as `SPREAD`; then it goes without.
+/// A front without requests for so long gives up its turn.
+const IDLE: Duration = Duration::from_millis(50);
+/// How long a front waits for its turn, with up to `SPREAD` ms more; then it goes ahead without.
 const PATIENCE: Duration = Duration::from_secs(3);
 const SPREAD: u64 = 1000;
-/// How soon a front that waits looks again, at the least and at the most, in milliseconds.
-const LOOK: (u64, u64) = (8, 16);
+/// The shortest and the longest pause before a waiting front tries again, in milliseconds.
+const RETRY: (u64, u64) = (8, 16);
 
-/// How far a front that changes over has come.
+/// How far a front with the turn has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
     /// A new worker has answered, or none is needed.
     pub done: bool,
-    /// A new worker runs, and there has been nobody to serve since then.
-    pub still_since: Option<Instant>,
+    /// A new worker runs, and no request has come since then.
+    pub idle_since: Option<Instant>,
 }
 
-/// Where this front stands.
+/// This front's turn to go live.
 #[derive(Debug)]
 pub struct Rollout {
-    /// The locked file, and until when.
+    /// The locked file, and until when it is held.
     held: Option<(OwnedFd, Instant)>,
-    still_at: Option<Instant>,
+    idle_at: Option<Instant>,
     waiting_since: Option<Instant>,
-    look_at: Option<Instant>,
+    retry_at: Option<Instant>,
     seed: u64,
 }
 
 impl Rollout {
-    /// `held`: the lock that the image before this one had, if it had it. `seed` spreads the waiting.
+    /// `held`: the lock, if the image before this one had the turn. `seed` spreads the pauses.
     pub fn new(held: Option<OwnedFd>, seed: u64, now: Instant) -> Rollout {
         Rollout {
             held: held.map(|file| (file, now + HELD)),
-            still_at: None,
+            idle_at: None,
             waiting_since: None,
-            look_at: None,
+            retry_at: None,
             seed,
         }
     }
@@ -60,17 +59,17 @@ impl Rollout {
         self.held.is_some()
     }
 
-    /// Ends the waiting and the turn; the file is still locked as long as what is returned is kept.
+    /// Gives up waiting, and the turn. The file stays locked as long as the returned descriptor is kept.
     pub fn take(&mut self) -> Option<OwnedFd> {
         self.waiting_since = None;
-        self.look_at = None;
+        self.retry_at = None;
         self.held.take().map(|(file, _)| file)
     }
 
-    /// Whether this front may change over now. `imports`: its workers import the app by themselves.
+    /// Whether this front may go live now. `imports`: its workers import the app by themselves.
     pub fn begin(&mut self, dir: Option<&RuntimeDir>, imports: bool, now: Instant) -> bool {
         let until = now + if imports { HELD_IMPORTING } else { HELD };
-        self.look_at = None;
+        self.retry_at = None;
         if self.held.is_none() {
             let Some(dir) = dir else { return true };
             let mut options = OpenOptions::new();
@@ -91,7 +90,7 @@ impl Rollout {
         true
     }
 
-    /// Another front has the turn. Whether it has had it for so long that this one does not wait for it any more.
+    /// Another front has the turn. Whether this one has waited long enough to go ahead without.
     fn is_impatient(&mut self, now: Instant) -> bool {
         let since = *self.waiting_since.get_or_insert(now);
         let patience = PATIENCE + Duration::from_millis(self.seed % SPREAD);
@@ -99,28 +98,28 @@ impl Rollout {
             self.waiting_since = None;
             return true;
         }
-        let (least, most) = LOOK;
+        let (least, most) = RETRY;
         let pause = least + self.seed % (most - least + 1);
-        self.look_at = Some(now + Duration::from_millis(pause));
+        self.retry_at = Some(now + Duration::from_millis(pause));
         false
     }
 
-    /// Lets the next front begin, when the new worker has answered once, or there is nobody to serve, or it takes long.
+    /// Gives up the turn if the new worker has answered, or no request comes, or it takes too long.
     pub fn on_progress(&mut self, progress: Progress, now: Instant) {
         if let Some((_, until)) = self.held {
-            self.still_at = progress.still_since.map(|since| since + STILL);
-            let still = self.still_at.is_some_and(|at| at <= now);
-            if progress.done || still || until <= now {
+            self.idle_at = progress.idle_since.map(|since| since + IDLE);
+            let idle = self.idle_at.is_some_and(|at| at <= now);
+            if progress.done || idle || until <= now {
                 self.held = None;
             }
         }
     }
 
-    /// When to ask again, or when the next front may begin.
+    /// When to try again, or when the turn may end.
     pub fn deadline(&self) -> Option<Instant> {
         let until = self.held.as_ref().map(|(_, until)| *until);
-        let still = self.still_at.filter(|_| self.held.is_some());
-        [until, still, self.look_at].into_iter().flatten().min()
+        let idle = self.idle_at.filter(|_| self.held.is_some());
+        [until, idle, self.retry_at].into_iter().flatten().min()
     }
 }
 
@@ -130,7 +129,7 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn a_turn_ends_with_what_was_taken() {
+    fn a_turn_ends_when_its_lock_is_dropped() {
         let path = std::env::temp_dir().join(format!("runfcgi-turn-{}", std::process::id()));
         let free = || File::create(&path).unwrap().try_lock().is_ok();
         let file = File::create(&path).unwrap();
@@ -141,7 +140,7 @@ mod tests {
         let taken = rollout.take();
         assert!(
             rollout.deadline().is_none() && !free(),
-            "who execs takes it along"
+            "an exec takes it along"
         );
         drop(taken);
         assert!(free());
@@ -165,17 +164,17 @@ mod tests {
         assert!(!second.begin(dir, false, now));
         let done = Progress {
             done: true,
-            still_since: None,
+            idle_since: None,
         };
         first.on_progress(done, now + HELD / 2);
         assert!(second.begin(dir, true, now) && !first.begin(dir, false, now));
-        let still = Progress {
+        let idle = Progress {
             done: false,
-            still_since: Some(now),
+            idle_since: Some(now),
         };
-        second.on_progress(still, now);
-        assert_eq!(second.deadline(), Some(now + STILL));
+        second.on_progress(idle, now);
+        assert_eq!(second.deadline(), Some(now + IDLE));
         now += PATIENCE + Duration::from_millis(1);
-        assert!(first.begin(dir, false, now), "nobody waits for ever");
+        assert!(first.begin(dir, false, now), "nobody waits forever");
     }
 }

@@ -1,10 +1,9 @@
 //! `Watch`: notices that the executable, the settings or a watched file has changed.
 //!
-//! A stamp is only the trigger. A plain touch (same content) is acted on at once; content that changes means an upload,
-//! which must stand still for `SETTLE` first. So does a settings file that appears in a nearer place, or goes away and
-//! leaves a farther one. A watched file that goes away is a touch too, since a process that starts later names its
-//! version without it; but one that is deleted and uploaded again is one touch. The decisions are functions of stamps
-//! and `now`.
+//! A stamp is only the trigger. A plain touch (same content) counts at once; changed content means an upload, which must
+//! settle for `SETTLE` first. So must a settings file that appears in a nearer place, or disappears and leaves a farther
+//! one. A watched file that disappears is a touch, too, since a process that starts later computes its version without
+//! it; but a file that is deleted and uploaded again is one touch.
 
 use crate::bytes::{fnv, fnv_more};
 use std::fs;
@@ -13,29 +12,29 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long an upload must stand still.
+/// How long an upload must stay unchanged.
 const SETTLE: Duration = Duration::from_millis(1000);
 
-/// What `stat` says of a file; all zero when it is not there.
+/// What `stat` says about a file; all zero if it does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     dev: u64,
     ino: u64,
     size: u64,
     modified: i128,
-    /// Permissions and owner change this one.
+    /// Changes with permissions and owner, too.
     changed: i128,
 }
 
-/// A file that is looked at.
+/// A watched file.
 #[derive(Clone, Debug)]
 struct Watched {
     path: PathBuf,
     stamp: Stamp,
-    /// Hash of the content, for the files whose content matters.
+    /// Hash of the content, if that matters and is known.
     content: Option<u64>,
-    /// Since when it is not there, though `stamp` says that it is.
-    gone: Option<Instant>,
+    /// Since when it is missing, until that counts as a change.
+    missing_since: Option<Instant>,
 }
 
 /// What has changed.
@@ -43,16 +42,19 @@ struct Watched {
 pub enum Change {
     /// A touch: new code goes live.
     Touched,
-    /// The settings say something else, or stand elsewhere.
+    /// The settings have changed, or are in another place.
     Settings,
-    /// The executable is another one.
+    /// The executable has changed.
     Executable,
 }
 
-/// The files whose change means something: the executable, the settings wherever they may stand, and others.
+/// The watched files: the executable, the settings in each place where they may be, and others.
 #[derive(Debug)]
 pub struct Watch {
     executable: Watched,
+    /// The running image, whose content is that of the executable when this process began. It is read only when needed:
+    /// it has megabytes, and a CGI process lives for milliseconds.
+    image: Option<PathBuf>,
     /// The nearest place first.
     settings: Vec<Watched>,
     others: Vec<Watched>,
@@ -60,11 +62,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks at all files once: this is the state that counts as unchanged.
-    pub fn new(executable: &Path, settings: &[PathBuf], others: &[PathBuf]) -> Watch {
+    /// Takes the present state of all files as unchanged. `image`: what runs, a copy of the executable.
+    pub fn new(
+        executable: &Path,
+        image: Option<PathBuf>,
+        settings: &[PathBuf],
+        others: &[PathBuf],
+    ) -> Watch {
         let with_content = |path: &PathBuf| Watched::new(path, true);
         let mut watch = Watch {
-            executable: Watched::new(executable, true),
+            executable: Watched::new(executable, image.is_none()),
+            image,
             settings: settings.iter().map(with_content).collect(),
             others: Vec::new(),
             unsettled: None,
@@ -73,17 +81,18 @@ impl Watch {
         watch
     }
 
-    /// The same, with the settings as they are now.
+    /// A copy that takes the present state of the settings as unchanged.
     pub fn with_settings(&self, paths: &[PathBuf]) -> Watch {
         Watch {
             executable: self.executable.clone(),
+            image: self.image.clone(),
             settings: paths.iter().map(|path| Watched::new(path, true)).collect(),
             others: self.others.clone(),
             unsettled: None,
         }
     }
 
-    /// Watches these files beside the executable and the settings. What is watched already keeps its state.
+    /// Watches these files besides the executable and the settings. A file that is watched already keeps its state.
     pub fn set_others(&mut self, paths: &[PathBuf]) {
         let before = std::mem::take(&mut self.others);
         let known = |path: &PathBuf| before.iter().find(|other| other.path == *path).cloned();
@@ -91,21 +100,22 @@ impl Watch {
         self.others = paths.iter().map(other).collect();
     }
 
-    /// Looks at all files. A change is told once.
+    /// Checks all files. Each change is reported once.
     pub fn look(&mut self, now: Instant) -> Option<Change> {
         let mut change = None;
         for other in &mut self.others {
             let stamp = Stamp::of(&other.path);
             if stamp != other.stamp {
                 if stamp == Stamp::default()
-                    && now.saturating_duration_since(*other.gone.get_or_insert(now)) < SETTLE
+                    && now.saturating_duration_since(*other.missing_since.get_or_insert(now))
+                        < SETTLE
                 {
                     continue;
                 }
                 other.stamp = stamp;
                 change = Some(Change::Touched);
             }
-            other.gone = None;
+            other.missing_since = None;
         }
         let executable = [(&mut self.executable, Change::Executable)].into_iter();
         let settings = self
@@ -118,6 +128,9 @@ impl Watch {
             has_settings |= kind == Change::Settings && stamp != Stamp::default();
             if stamp == watched.stamp {
                 continue;
+            }
+            if kind == Change::Executable && watched.content.is_none() {
+                watched.content = self.image.as_deref().and_then(content);
             }
             let content = content(&watched.path);
             if content.is_some() && content == watched.content {
@@ -135,7 +148,7 @@ impl Watch {
                     &content.unwrap_or(0).to_le_bytes(),
                 )
             });
-        // What is gone is not new; but of the settings there may be others.
+        // A missing file is not a new one; but there may be settings in another place.
         let complete = uploads.iter().all(|(_, kind, stamp, _)| {
             *stamp != Stamp::default() || *kind == Change::Settings && has_settings
         });
@@ -155,7 +168,7 @@ impl Watch {
         change
     }
 
-    /// The settings were written so short a time before `now` that an upload of them may still be going on.
+    /// The settings were written so recently that their upload may still be going on.
     pub fn may_be_uploading(&self, now: SystemTime) -> bool {
         let recent = |file: &Watched| {
             let modified = fs::metadata(&file.path).and_then(|meta| meta.modified());
@@ -164,20 +177,24 @@ impl Watch {
         self.settings.iter().any(recent)
     }
 
-    /// An upload is going on: look again soon.
+    /// An upload may be going on: check again soon.
     pub fn is_unsettled(&self) -> bool {
-        self.unsettled.is_some() || self.others.iter().any(|other| other.gone.is_some())
+        self.unsettled.is_some()
+            || self
+                .others
+                .iter()
+                .any(|other| other.missing_since.is_some())
     }
 
-    /// A number for the state that counts as unchanged: another one for each change.
+    /// A number for the state that counts as unchanged; differs after each change.
     pub fn hash(&self) -> u64 {
-        let files = [&self.executable]
-            .into_iter()
-            .chain(&self.settings)
-            .chain(&self.others);
-        files.fold(fnv(b""), |hash, file| {
-            fnv_more(hash, &file.stamp.hash().to_le_bytes())
-        })
+        with_stamps(self.uploaded(), &self.others)
+    }
+
+    /// The same for the executable and the settings alone.
+    pub fn uploaded(&self) -> u64 {
+        let executable = with_stamps(fnv(b""), [&self.executable]);
+        with_stamps(executable, &self.settings)
     }
 
     /// The stamp of the executable that counts as unchanged.
@@ -192,7 +209,7 @@ impl Watched {
             path: path.to_owned(),
             stamp: Stamp::of(path),
             content: if with_content { content(path) } else { None },
-            gone: None,
+            missing_since: None,
         }
     }
 }
@@ -218,10 +235,16 @@ impl Stamp {
         fnv_more(hash, &self.changed.to_le_bytes())
     }
 
-    /// Device and inode: what a web server goes by to tell programs apart.
+    /// Device and inode, by which mod_fcgid tells programs apart.
     pub fn inode(&self) -> (u64, u64) {
         (self.dev, self.ino)
     }
+}
+
+fn with_stamps<'a>(hash: u64, files: impl IntoIterator<Item = &'a Watched>) -> u64 {
+    files.into_iter().fold(hash, |hash, file| {
+        fnv_more(hash, &file.stamp.hash().to_le_bytes())
+    })
 }
 
 fn nanos(seconds: i64, nanos: i64) -> i128 {
@@ -256,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn touch_is_at_once_and_an_upload_settles() {
+    fn a_touch_counts_at_once_and_an_upload_settles_first() {
         let dir = Scratch::new("watch-settle");
         let (exe, toml, restart) = (
             dir.join("a.fcgi"),
@@ -268,6 +291,7 @@ mod tests {
         let now = Instant::now();
         let mut watch = Watch::new(
             &exe,
+            None,
             std::slice::from_ref(&toml),
             std::slice::from_ref(&restart),
         );
@@ -283,7 +307,7 @@ mod tests {
         fs::write(&exe, "two").unwrap();
         assert_eq!(watch.look(now), None);
         fs::write(&exe, "three").unwrap();
-        assert_eq!(watch.look(now + SETTLE), None, "it moved once more");
+        assert_eq!(watch.look(now + SETTLE), None, "it has changed again");
         assert_eq!(watch.look(now + SETTLE * 2), Some(Change::Executable));
         assert_eq!(watch.look(now + SETTLE * 3), None);
 
@@ -292,11 +316,26 @@ mod tests {
         assert_eq!(
             watch.look(now + SETTLE * 9),
             None,
-            "a file that is gone is not new"
+            "a missing file is not a new one"
         );
         fs::write(&toml, "y").unwrap();
         assert_eq!(watch.look(now + SETTLE * 10), None);
         assert_eq!(watch.look(now + SETTLE * 11), Some(Change::Settings));
+    }
+
+    #[test]
+    fn the_running_image_tells_a_touch_from_an_upload() {
+        let dir = Scratch::new("watch-image");
+        let exe = dir.write("a.fcgi", "one", 0o755);
+        let image = dir.write("image", "one", 0o755);
+        let now = Instant::now();
+        let new = || Watch::new(&exe, Some(image.clone()), &[], &[]);
+        let (mut touched, mut uploaded) = (new(), new());
+        age(&exe, 100);
+        assert_eq!(touched.look(now), Some(Change::Touched));
+        fs::write(&exe, "two").unwrap();
+        assert_eq!(uploaded.look(now), None);
+        assert_eq!(uploaded.look(now + SETTLE), Some(Change::Executable));
     }
 
     #[test]
@@ -305,14 +344,14 @@ mod tests {
         let exe = dir.write("a.fcgi", "one", 0o755);
         let restart = dir.write("restart.txt", "", 0o644);
         let now = Instant::now();
-        let new = || Watch::new(&exe, &[], std::slice::from_ref(&restart));
+        let new = || Watch::new(&exe, None, &[], std::slice::from_ref(&restart));
         let mut watch = new();
         let first = watch.hash();
 
         fs::remove_file(&restart).unwrap();
         assert_eq!(watch.look(now), None);
         assert!(watch.is_unsettled());
-        assert_eq!(watch.hash(), first, "nothing is told yet");
+        assert_eq!(watch.hash(), first, "nothing is reported yet");
         dir.write("restart.txt", "again", 0o644);
         assert_eq!(
             watch.look(now + SETTLE * 2),
@@ -326,7 +365,7 @@ mod tests {
         assert_eq!(watch.look(now + SETTLE * 4), Some(Change::Touched));
         assert_eq!(watch.look(now + SETTLE * 9), None);
         assert!(!watch.is_unsettled());
-        assert_eq!(watch.hash(), new().hash(), "who starts now says the same");
+        assert_eq!(watch.hash(), new().hash(), "a new process agrees");
     }
 
     #[test]
@@ -337,7 +376,7 @@ mod tests {
         let far = dir.write("a.toml", "x", 0o644);
         let near = dir.join("near/a.toml");
         let now = Instant::now();
-        let mut watch = Watch::new(&exe, &[near.clone(), far], &[]);
+        let mut watch = Watch::new(&exe, None, &[near.clone(), far], &[]);
 
         dir.mode("a.toml", 0o664);
         assert_eq!(watch.look(now), Some(Change::Touched));

@@ -1,6 +1,6 @@
-//! `RuntimeDir`: finding or making the directory, seeing to it that it is ours and has room, and clearing it up.
+//! `RuntimeDir`: finds or creates the directory, checks that it is private and has room, and cleans it up.
 
-use super::{DIRECTORY, Entry, KEPT, READY, SWEPT, site, version_of};
+use super::{AGED, DIRECTORY, Entry, KEPT, READY, SWEPT, site, version_of};
 use crate::config::limits::SOCKET_PATH;
 use crate::pairs::Pairs;
 use crate::sys::procfs;
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// File systems on which sockets and locks of several machines would meet, or do not work.
+/// `statfs` types of network file systems, where sockets and locks do not work or are shared between machines.
 const REMOTE: [i64; 7] = [
     0x6969,
     0x517b,
@@ -20,10 +20,10 @@ const REMOTE: [i64; 7] = [
     0x0187_7fff,
 ];
 
-/// Where a runtime directory may lie that is not named.
+/// The places for runtime directories, tried in this order.
 pub const BASES: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
 
-/// What must find room in a runtime directory.
+/// The bytes that must fit into a runtime directory.
 const PAGE: usize = 4096;
 
 /// The runtime directory of a site.
@@ -33,8 +33,8 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// Finds or makes the directory of the site that `identity` names: `named` if given, else in the first of
-    /// `BASES` and `beside` that allows it.
+    /// Finds or creates the directory of the site with this identity: `named` if given, otherwise a directory in the first
+    /// of `BASES` and `beside` that works. The error lists why each was refused.
     pub fn open(named: Option<&Path>, beside: &Path, identity: &[u8]) -> io::Result<RuntimeDir> {
         let name = format!("{DIRECTORY}{}-{}", nix::unistd::geteuid(), site(identity));
         let candidates: Vec<PathBuf> = match named {
@@ -47,7 +47,7 @@ impl RuntimeDir {
         };
         let mut refusals = String::new();
         for path in candidates {
-            match take(&path) {
+            match make_writable(&path) {
                 Ok(()) => return Ok(RuntimeDir { path }),
                 Err(error) => refusals.push_str(&format!("; {}: {error}", path.display())),
             }
@@ -57,28 +57,35 @@ impl RuntimeDir {
         )))
     }
 
-    /// Makes it once more, after somebody who was the last has removed it.
-    pub fn make_again(&self) -> io::Result<()> {
-        own(&self.path).map(|_| ())
+    /// The directory that another process has opened.
+    pub fn of(path: &Path) -> RuntimeDir {
+        RuntimeDir {
+            path: path.to_owned(),
+        }
     }
 
-    /// Whether something can be written there now.
+    /// Creates it again, after the last process of the site has removed it.
+    pub fn recreate(&self) -> io::Result<()> {
+        make_private(&self.path).map(|_| ())
+    }
+
+    /// Checks that a page can be written there now.
     pub fn has_room(&self) -> io::Result<()> {
         write_a_page(&self.path).map_err(at(&self.path))
     }
 
-    /// The directory.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file in it.
+    /// The path of a file in it.
     pub fn file(&self, entry: Entry<'_>) -> PathBuf {
         self.path.join(entry.to_string())
     }
 
-    /// Tells the preloader of this version all names that it needs.
-    pub fn tell(&self, version: &str, setup: &mut Pairs) {
+    /// Adds the file names that the preloader of this version needs to `setup`.
+    pub fn put_names(&self, version: &str, setup: &mut Pairs) {
         let mut put = |name: &str, value: &[u8]| setup.push(name.as_bytes(), value);
         put("version", version.as_bytes());
         for (name, entry) in [
@@ -94,11 +101,17 @@ impl RuntimeDir {
             "kept",
             KEPT.map(|entry| entry.to_string()).join(" ").as_bytes(),
         );
+        put(
+            "aged",
+            AGED.map(|(entry, _)| entry.to_string())
+                .join(" ")
+                .as_bytes(),
+        );
         put("ready", READY.as_bytes());
     }
 
-    /// A path by which the socket of this version can be bound or connected to, however long the directory's own path
-    /// is. The second value keeps it valid.
+    /// A path for binding or connecting the socket of this version, short enough even if the directory's path is not. It
+    /// is valid until the second value is dropped.
     pub fn socket(&self, version: &str) -> io::Result<(PathBuf, Option<File>)> {
         let entry = Entry::Socket(version);
         let path = self.file(entry);
@@ -112,13 +125,13 @@ impl RuntimeDir {
         ))
     }
 
-    /// Whether programs may be executed from it.
+    /// Whether its file system is mounted without `noexec`.
     pub fn allows_exec(&self) -> bool {
         nix::sys::statvfs::statvfs(&self.path)
             .is_ok_and(|fs| !fs.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
     }
 
-    /// Removes what versions and executables that nothing uses any more have left.
+    /// Removes the files of versions, executables, fronts and tasks that are no longer in use, and expired files.
     pub fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else {
             return;
@@ -132,15 +145,23 @@ impl RuntimeDir {
                 remove_unused(&entry.path(), &[]);
             }
         }
+        for (entry, seconds) in AGED {
+            let path = self.file(entry);
+            if is_older(&path, seconds) {
+                let _ = fs::remove_file(path);
+            }
+        }
     }
 
-    /// Leaves: sweeps, and removes the directory when nothing is left in it.
+    /// Sweeps. The last process of the site also removes everything except the files that the owner may still want to
+    /// read, and the directory if it is then empty.
     pub fn leave(&self) {
         self.sweep();
         let kept = KEPT.map(|entry| self.file(entry));
+        let aged = AGED.map(|(entry, _)| self.file(entry));
         let is_last = fs::read_dir(&self.path).is_ok_and(|entries| {
-            let mut entries = entries.filter_map(Result::ok);
-            entries.all(|entry| kept.contains(&entry.path()))
+            let mut paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+            paths.all(|path| kept.contains(&path) || aged.contains(&path))
         });
         if is_last {
             for path in kept {
@@ -151,7 +172,12 @@ impl RuntimeDir {
     }
 }
 
-/// Removes a lockable file, and its companions, when nobody holds a lock on it.
+fn is_older(path: &Path, seconds: u64) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() > seconds))
+}
+
+/// Removes a file and its companions, unless a process holds a lock on it.
 fn remove_unused(path: &Path, companions: &[PathBuf]) {
     let Ok(file) = File::open(path) else { return };
     if file.try_lock().is_err() {
@@ -165,7 +191,7 @@ fn remove_unused(path: &Path, companions: &[PathBuf]) {
     }
 }
 
-/// Whether an open file is still the one at `path`.
+/// Whether `path` still names the open file.
 pub fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(held), Ok(there)) => held.ino() == there.ino() && held.dev() == there.dev(),
@@ -173,10 +199,9 @@ pub fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Makes a directory ours, if that is not refused and something can be written there: in a full file system a directory
-/// can still be made.
-fn take(path: &Path) -> io::Result<()> {
-    let made = own(path)?;
+/// Creates the directory if needed, and checks that it is private and writable: `mkdir` works on a full file system, too.
+fn make_writable(path: &Path) -> io::Result<()> {
+    let made = make_private(path)?;
     write_a_page(path).inspect_err(|_| {
         if made {
             let _ = fs::remove_dir(path);
@@ -184,8 +209,8 @@ fn take(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Whether it has made the directory.
-fn own(path: &Path) -> io::Result<bool> {
+/// Creates the directory if needed, and checks that it is ours alone and local. True: it was created.
+fn make_private(path: &Path) -> io::Result<bool> {
     let made = match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         made => made.is_ok(),
@@ -208,24 +233,24 @@ fn own(path: &Path) -> io::Result<bool> {
     Ok(made)
 }
 
-/// Has the file system find room for it really, and leaves nothing behind.
+/// Writes a page to a temporary file, so that the file system must find room for it.
 fn write_a_page(dir: &Path) -> io::Result<()> {
     let path = dir.join(Entry::Probe.to_string());
     let _ = fs::remove_file(&path);
     let mut file = create(&path)?;
     match fs::remove_file(&path) {
-        // Another process that sweeps was faster.
+        // A sweep by another process may have removed it.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => file.write_all(&[1; PAGE]),
     }
 }
 
-/// Names the place in an error, whose kind stays.
+/// Adds the path to an error, and keeps its kind.
 pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Whether nothing can be written, for whatever reason.
+/// Whether the error means that the file system is full or read-only.
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(
@@ -234,7 +259,7 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// Writes a file that nobody else may read, in one step for those who read it.
+/// Replaces a file atomically. Only our user can read the new one (mode 600).
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -248,7 +273,17 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     })
 }
 
-/// A new file that nobody else may read.
+/// Opens a plain file; a new one only our user can read (mode 600). Never blocks, whatever is at the path.
+pub fn open_plain(options: &mut fs::OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW;
+    let file = options.mode(0o600).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a plain file")),
+    }
+}
+
+/// Creates a file that only our user can read (mode 600).
 fn create(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).open(path)

@@ -1,88 +1,131 @@
-//! The runtime directory: where the processes of one site find each other, and where the running copy of the
-//! executable lies. One per site, user and machine; ours alone; on a local file system.
+//! The runtime directory: where the processes of a site find each other, and where the running copy of the executable is.
+//! There is one for each site, user and machine, on a local file system, with mode 700.
 //!
-//! The one room that knows its files, also for Python, which is told their names (`RuntimeDir::tell`). Fronts of other
-//! versions meet here, so no name may change its meaning.
+//! Only this module knows the files in it; Python gets their names from `RuntimeDir::put_names`. Fronts of other versions
+//! use the same directory, so no name may change its meaning.
 //! ```text
 //! file               written by                                read by                           stays until
 //! VERSION.lock       preloader: its pid, then `ready`; or the  fronts, `status`                  preloader leaves, swept
 //!                    front that started it: `failed`, and why
 //! VERSION.sock       front that starts a preloader: listens    fronts: connect                   VERSION.lock goes
-//! VERSION.log, .out  preloader: stderr, stdout of the import   itself, front that started it     nameless at once
+//! VERSION.log, .out  preloader: stderr, stdout of the import   itself, front that started it     unlinked at once
 //! front-PID.status   front                                     `status`, fronts, its next image  front ends, swept
 //! exe-HASH           first front that runs this executable     fronts: run it                    swept
-//! exe-new-PID        the same, before it is whole              -                                 whole, swept
-//! exe-probe-PID      front: is there room?                     -                                 nameless at once
-//! good               front: the release that works             fronts that start, preloader      last leaves
+//! exe-new-PID        the same, while it is copied              -                                 complete, swept
+//! exe-probe-PID      front: is there room?                     -                                 unlinked at once
+//! good               front: the release that last worked       fronts that start, preloader      last leaves
 //! open               preloader: what the import left open      preloader of the same version     last leaves
 //! python             launcher: the interpreter it found        launcher                          last leaves
 //! reload             front that is to reload the whole site    fronts: watch it                  last leaves
+//! told               fronts: each refusal that one has told      fronts                            last leaves
 //! turn               front whose turn it is: locks it          fronts: try to lock it            last leaves
-//! want               front that was refused a process          fronts: one gives a worker back   taken, last leaves
+//! task-lock          process of a task: locks it               fronts, other tasks               swept
+//! task, task.out     the same: what it is, what it says        fronts                            a day old, swept
+//! check.out          the same: what the last check found       fronts                            a day old, swept
+//! task.stop          front: the task is to stop                process of the task               taken, a day old, swept
+//! tries              front: wrong secrets at the owner's desk  fronts                            last leaves
+//! echo               `check --url`: a key                      fronts                            check ends, ten minutes old, swept
+//! want               front that was refused a process          fronts: one ends a worker         taken, last leaves
+//! journal            fronts: each failure                      the owner's page                  a week old, swept
 //! ```
-//! Who holds a lock on `VERSION.lock` is the preloader of that version, or imports for it; a front locks its `.status`,
-//! and who runs `exe-HASH` shares its lock. *Swept*: when somebody looks and nobody holds the lock. *Last leaves*: with
-//! the last process. `good`, `open` and `python` are written with `.PID` after their names, and then renamed.
+//! The process that holds the lock on `VERSION.lock` is the preloader of that version, or about to become it. A front locks
+//! its `.status`. All processes that run `exe-HASH` share its lock. *Swept*: any process removes it if no process holds the
+//! lock. *Last leaves*: the last process of the site removes it when it exits. `good`, `open`, `python`, and `journal` when
+//! it is shortened, are written as `NAME.PID` and then renamed.
 
 mod dir;
 
 use crate::bytes::fnv;
+use crate::echo;
 use std::fmt;
 
-pub use dir::{BASES, RuntimeDir, at, is_at, is_full, replace};
+pub use dir::{BASES, RuntimeDir, at, is_at, is_full, open_plain, replace};
 
-/// A file in the runtime directory. What it is for: see the table.
+/// A file in the runtime directory; see the table above.
 #[derive(Clone, Copy, Debug)]
 pub enum Entry<'a> {
-    /// Of a code version: the lock that its preloader holds.
+    /// The lock that the preloader of this code version holds.
     Lock(&'a str),
-    /// Where that listens.
+    /// The socket of that preloader.
     Socket(&'a str),
-    /// What the import writes to standard error.
+    /// Standard error of the import.
     Errors(&'a str),
-    /// What the import writes to standard output.
+    /// Standard output of the import.
     Output(&'a str),
-    /// What the front with this pid tells of itself.
+    /// The status of the front with this pid.
     Status(u32),
-    /// A copy of the executable whose content has this hash.
+    /// A copy of the executable with this hash.
     Copy(u64),
-    /// A copy that this process makes.
+    /// A copy that this process is making.
     NewCopy,
-    /// What this process tries to write.
+    /// A file that this process writes to check that there is room.
     Probe,
-    /// The release that works.
+    /// The release that last worked.
     Good,
-    /// What an import has left open.
+    /// The list of what the import left open.
     Open,
-    /// The interpreter that was found.
+    /// The cached interpreter.
     Python,
-    /// What all fronts watch.
+    /// The file that makes all fronts reload when it is touched.
     Reload,
-    /// The lock of the front whose turn it is.
+    /// The refused releases that a front has told of.
+    Told,
+    /// The lock that the front holds whose turn it is to go live.
     Turn,
-    /// The wish for a process.
+    /// The request of a front that the others free a process.
     Want,
+    /// The wrong secrets entered at the owner's desk.
+    Tries,
+    /// The key with which `check --url` asks for the echo.
+    Echo,
+    /// The lock that the running task holds.
+    TaskLock,
+    /// The description of the running or last task.
+    Task,
+    /// The output of that task.
+    TaskOutput,
+    /// The findings of the last check, as JSON.
+    CheckOutput,
+    /// The request that the running task stop.
+    TaskStop,
+    /// The recent failures.
+    Journal,
 }
 
 const LOCK: &str = ".lock";
 const FRONT: &str = "front-";
 const STATUS: &str = ".status";
 const COPY: &str = "exe-";
+const TASK: &str = "task-";
 
-/// What begins like this goes when nobody holds a lock on it.
-const SWEPT: [&str; 2] = [FRONT, COPY];
+/// Name prefixes of the files that a sweep removes if no process holds a lock on them.
+const SWEPT: [&str; 3] = [FRONT, COPY, TASK];
 
-/// Files without a lock that lasts: they go with the last process.
-const KEPT: [Entry; 6] = [
+/// Files that the last process of the site removes.
+const KEPT: [Entry; 8] = [
     Entry::Good,
     Entry::Open,
     Entry::Python,
     Entry::Reload,
+    Entry::Told,
     Entry::Turn,
     Entry::Want,
+    Entry::Tries,
 ];
 
-/// Its name.
+/// Files that outlive the last process, because the owner or `check` may read them later, and the seconds without a change
+/// after which they are removed.
+const AGED: [(Entry, u64); 6] = [
+    (Entry::Task, DAY),
+    (Entry::TaskOutput, DAY),
+    (Entry::CheckOutput, DAY),
+    (Entry::TaskStop, DAY),
+    (Entry::Journal, 7 * DAY),
+    (Entry::Echo, echo::LIFETIME),
+];
+const DAY: u64 = 86_400;
+
+/// The name of the file.
 impl fmt::Display for Entry<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let us = std::process::id();
@@ -99,43 +142,52 @@ impl fmt::Display for Entry<'_> {
             Entry::Open => f.write_str("open"),
             Entry::Python => f.write_str("python"),
             Entry::Reload => f.write_str("reload"),
+            Entry::Told => f.write_str("told"),
             Entry::Turn => f.write_str("turn"),
             Entry::Want => f.write_str("want"),
+            Entry::Tries => f.write_str("tries"),
+            Entry::Echo => f.write_str("echo"),
+            Entry::TaskLock => write!(f, "{TASK}lock"),
+            Entry::Task => f.write_str("task"),
+            Entry::TaskOutput => f.write_str("task.out"),
+            Entry::CheckOutput => f.write_str("check.out"),
+            Entry::TaskStop => f.write_str("task.stop"),
+            Entry::Journal => f.write_str("journal"),
         }
     }
 }
 
-/// The version whose lock file has this name.
+/// The version in the name of a lock file. None: it is another file.
 pub fn version_of(name: &str) -> Option<&str> {
     name.strip_suffix(LOCK)
 }
 
-/// The pid in the name of a front's file.
+/// The pid in the name of a front's status file. None: it is another file.
 pub fn pid_of(name: &str) -> Option<&str> {
     name.strip_prefix(FRONT)?.strip_suffix(STATUS)
 }
 
-/// What a preloader writes into its lock file, after its pid, when it has imported the app.
+/// The word after the pid in a lock file, once the preloader has imported the app.
 const READY: &str = "ready";
-/// The first line of a lock file that tells why the import failed.
+/// The first line of a lock file that says why the import failed.
 pub const FAILED: &str = "failed\n";
 
-/// The pid in a lock file, and whether that process has imported the app.
+/// The pid in the text of a lock file, and whether that process has imported the app.
 pub fn holder(lock: &str) -> (Option<i32>, bool) {
     let mut words = lock.split_whitespace();
     let pid = words.next().and_then(|word| word.parse().ok());
     (pid, words.next() == Some(READY))
 }
 
-/// What the name of a directory begins with; then come its owner's number and the site.
+/// The prefix of directory names, which are `runfcgi-UID-SITE`.
 const DIRECTORY: &str = "runfcgi-";
 
-/// How the site with this identity is called in the name of its directory.
+/// The hash of the identity of a site, as in the name of its directory.
 pub fn site(identity: &[u8]) -> String {
     format!("{:016x}", fnv(identity))
 }
 
-/// The owner and the site in the name of a directory. One beside an executable is hidden.
+/// The user id and the site in the name of a runtime directory. One next to an executable is hidden (`.runfcgi-…`).
 pub fn owner_and_site(name: &str) -> Option<(&str, &str)> {
     let name = name.trim_start_matches('.').strip_prefix(DIRECTORY)?;
     name.split_once('-')
@@ -147,9 +199,10 @@ mod tests {
     use crate::pairs::Pairs;
     use crate::scratch::Scratch;
     use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
 
     #[test]
-    fn who_looks_for_room_is_not_disturbed_by_who_sweeps() {
+    fn sweeping_does_not_disturb_a_probe() {
         let base = Scratch::new("rundir-race");
         base.mode("", 0o700);
         let dir = RuntimeDir::open(Some(&base), &base, b"").unwrap();
@@ -176,8 +229,17 @@ mod tests {
             (Entry::Open, "open"),
             (Entry::Python, "python"),
             (Entry::Reload, "reload"),
+            (Entry::Told, "told"),
             (Entry::Turn, "turn"),
             (Entry::Want, "want"),
+            (Entry::Tries, "tries"),
+            (Entry::Echo, "echo"),
+            (Entry::TaskLock, "task-lock"),
+            (Entry::Task, "task"),
+            (Entry::TaskOutput, "task.out"),
+            (Entry::CheckOutput, "check.out"),
+            (Entry::TaskStop, "task.stop"),
+            (Entry::Journal, "journal"),
         ] {
             assert_eq!(entry.to_string(), name);
         }
@@ -196,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_any_more_goes() {
+    fn unused_files_are_removed() {
         let scratch = Scratch::new("rundir");
         scratch.mode("", 0o700);
         let dir = RuntimeDir::open(Some(&scratch), &scratch, b"").unwrap();
@@ -220,11 +282,23 @@ mod tests {
         assert!(!there(Entry::Lock("free")) && !there(Entry::Socket("free")));
         assert!(!SWEPT_ENTRIES.into_iter().any(there) && KEPT.into_iter().all(there));
         drop(held);
+        for (entry, _) in AGED {
+            put(entry);
+        }
         dir.leave();
+        assert!(!KEPT.into_iter().any(there), "nobody uses them any more");
+        for (entry, seconds) in AGED {
+            assert!(there(entry), "somebody may want to read it");
+            let old = SystemTime::now() - Duration::from_secs(seconds + 1);
+            put(entry).set_modified(old).unwrap();
+            dir.leave();
+            assert!(!there(entry));
+        }
         assert!(!scratch.exists());
     }
 
-    const SWEPT_ENTRIES: [Entry; 4] = [
+    const SWEPT_ENTRIES: [Entry; 5] = [
+        Entry::TaskLock,
         Entry::Status(7),
         Entry::Copy(1),
         Entry::NewCopy,
@@ -232,12 +306,12 @@ mod tests {
     ];
 
     #[test]
-    fn python_is_told_all_names() {
-        let scratch = Scratch::new("rundir-told");
+    fn python_gets_all_names() {
+        let scratch = Scratch::new("rundir-names");
         scratch.mode("", 0o700);
         let dir = RuntimeDir::open(Some(&scratch), &scratch, b"").unwrap();
         let mut told = Pairs::new();
-        dir.tell("1f", &mut told);
+        dir.put_names("1f", &mut told);
         let of = |name: &str| {
             let value = told.get(name.as_bytes()).unwrap();
             String::from_utf8(value.to_vec()).unwrap()
@@ -251,8 +325,9 @@ mod tests {
         ] {
             assert_eq!(of(name), scratch.join(file).to_str().unwrap());
         }
-        assert_eq!(of("swept"), "front- exe-");
-        assert_eq!(of("kept"), "good open python reload turn want");
+        assert_eq!(of("swept"), "front- exe- task-");
+        assert_eq!(of("kept"), "good open python reload told turn want tries");
+        assert_eq!(of("aged"), "task task.out check.out task.stop journal echo");
         assert_eq!(of("ready"), "ready");
     }
 }

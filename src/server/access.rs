@@ -1,4 +1,4 @@
-//! The access log: a line for each request that is over.
+//! The access log: one line for each finished request.
 
 use crate::access_log::{Format, Record};
 use crate::config::Log;
@@ -6,14 +6,14 @@ use crate::log::LogFile;
 use crate::traffic::Access;
 use std::time::SystemTime;
 
-/// See above.
+/// The file and the format of its lines.
 pub(super) struct AccessLog {
     format: Format,
     file: LogFile,
 }
 
 impl AccessLog {
-    /// As the settings say; None: there is to be none.
+    /// The log that the settings ask for, if any.
     pub(super) fn new(settings: &Log) -> Option<AccessLog> {
         Some(AccessLog {
             file: LogFile::new(settings.access.clone()?, settings.max_size),
@@ -21,14 +21,13 @@ impl AccessLog {
         })
     }
 
-    /// A line for this request.
+    /// Appends a line for a request that finished at `now`.
     pub(super) fn append(&mut self, access: &Access, now: SystemTime) {
         let line = self.format.render(&Record {
             request: &access.environ,
             head: access.head.as_ref(),
-            body: access.sent,
-            input: access.received,
-            output: access.sent,
+            received: access.received,
+            sent: access.sent,
             time: now.checked_sub(access.took).unwrap_or(now),
             took: access.took,
             pid: std::process::id(),

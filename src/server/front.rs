@@ -1,4 +1,4 @@
-//! What a server begins with: what it is, what it may use, and the release that is live.
+//! The initial state of a server: its role, what it was given, and the live release.
 
 use crate::bytes::{fnv, fnv_more};
 use crate::reload::{Beginning, Origin, Release, Watch};
@@ -6,13 +6,12 @@ use crate::workers::LaunchContext;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-/// What the server is in the eyes of who started it.
+/// How the server was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Spawned by a web server with a listening socket; `true`: by mod_fcgid, which gives one request at a time and
-    /// keeps no copy of the socket.
+    /// Spawned by a web server, with a listening socket.
     Spawned {
-        /// By mod_fcgid.
+        /// By mod_fcgid, which sends one request at a time and keeps no copy of the socket.
         mod_fcgid: bool,
     },
     /// Started by a person or an init system.
@@ -21,35 +20,35 @@ pub enum Role {
     Cgi,
 }
 
-/// Everything that was found out about this process before the server starts.
+/// What is known about this process before the server starts.
 #[derive(Debug)]
 pub struct Front {
-    /// What we are.
+    /// How it was started.
     pub role: Role,
-    /// Keeps the running copy of the executable from being swept away.
+    /// Keeps the running copy of the executable from being swept.
     pub image_lock: Option<OwnedFd>,
     /// Device and inode of the executable when the web server spawned this process.
     pub spawned_as: (u64, u64),
-    /// What preloaders and workers are started with.
+    /// What all preloaders and workers are launched with.
     pub launch: LaunchContext,
 }
 
-/// What a server begins with.
+/// The initial release and settings of a server.
 #[derive(Debug)]
 pub struct Begin {
     /// Where releases are read from.
     pub origin: Origin,
-    /// The files as they were before the settings were read.
+    /// The state of the watched files before the settings were read.
     pub watch: Watch,
     /// The release that is live.
     pub live: Release,
-    /// How it came to be that.
+    /// How that release was chosen.
     pub beginning: Beginning,
     /// What is wrong with the settings on disk.
     pub refused: Option<String>,
 }
 
-/// A number that differs from process to process, for incident ids and jitter.
+/// A number that differs between processes, for incident numbers and jitter.
 pub(super) fn seed() -> u64 {
     let time = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

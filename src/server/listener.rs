@@ -1,4 +1,4 @@
-//! `Listener`: a listening socket: fd 0 from the web server, or one that we bind ourselves.
+//! `Listener`: a listening socket: from the web server (descriptor 0), from systemd, or bound by us.
 
 use crate::config::Protocol;
 use crate::poller::{Poller, Token, Watched};
@@ -19,30 +19,30 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
-    /// What is spoken on it.
+    /// The protocol spoken on it.
     pub protocol: Protocol,
-    /// The path to remove when it is given up, and what it was.
+    /// The path of a unix socket that we bound, with its device and inode.
     path: Option<(PathBuf, Option<(u64, u64)>)>,
-    /// Bound by ourselves: nobody else listens when we leave.
+    /// We bound it, so nobody else holds it when we exit.
     pub ours: bool,
     shut: bool,
-    /// Clients that may connect over TCP; None: any.
+    /// Addresses that may connect over TCP; None: any.
     pub allowed: Option<Vec<IpAddr>>,
-    /// A TCP socket.
+    /// Whether it is a TCP socket.
     pub tcp: bool,
     watched: Watched,
 }
 
-/// What came of an accept.
+/// The outcome of an accept.
 #[derive(Debug)]
 pub enum Accepted {
     /// A connection, non-blocking.
     Connection(OwnedFd),
-    /// A client that may not connect; it was closed.
+    /// This address may not connect; the connection was closed.
     Refused(String),
-    /// Nobody waits.
+    /// No connection is waiting.
     Nobody,
-    /// The socket takes no more connections (shut down).
+    /// The socket accepts no more connections: it was shut down.
     Ended,
     /// Descriptors or memory have run out: pause.
     Exhausted(io::Error),
@@ -61,17 +61,17 @@ impl Listeners {
         Listeners { all, paused: None }
     }
 
-    /// One of them.
+    /// The listener with this number.
     pub(super) fn get(&self, number: usize) -> Option<&Listener> {
         self.all.get(number)
     }
 
-    /// What is spoken on one of them.
+    /// The protocol of the listener with this number.
     pub(super) fn protocol(&self, number: usize) -> Protocol {
         self.get(number).map_or(Protocol::Fcgi, |l| l.protocol)
     }
 
-    /// Has epoll watch for connections, or not.
+    /// Watches for connections if `wanted` and accepting is not paused; otherwise stops watching.
     pub(super) fn watch(&mut self, poller: &Poller, wanted: bool) -> io::Result<()> {
         let wanted = wanted && self.paused.is_none();
         for (number, listener) in self.all.iter_mut().enumerate() {
@@ -80,7 +80,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Descriptors or memory have run out: none is accepted for a while.
+    /// Pauses accepting for `EXHAUSTED_PAUSE`, because descriptors or memory have run out.
     pub(super) fn pause(&mut self, now: Instant) {
         self.paused = Some(now + EXHAUSTED_PAUSE);
     }
@@ -90,12 +90,12 @@ impl Listeners {
         self.paused
     }
 
-    /// Whether a pause has ended.
+    /// Ends the pause when its time has come. True: it has just ended.
     pub(super) fn on_time(&mut self, now: Instant) -> bool {
         self.paused.take_if(|at| *at <= now).is_some()
     }
 
-    /// Those who come from now on are for others. `shut`: also at sockets that are not ours.
+    /// Stops taking new connections: gives up the addresses that we bound and, if `shut`, shuts down inherited sockets.
     pub(super) fn withdraw(&mut self, shut: bool) {
         for listener in &mut self.all {
             if listener.ours {
@@ -106,7 +106,7 @@ impl Listeners {
         }
     }
 
-    /// Takes one connection of those that wait, with the number of its listener.
+    /// Accepts one waiting connection; returns it with the number of its listener.
     pub(super) fn accept_any(&self) -> Option<(OwnedFd, usize)> {
         let accept = |(number, listener): (usize, &Listener)| match listener.accept() {
             Accepted::Connection(socket) => Some((socket, number)),
@@ -115,7 +115,7 @@ impl Listeners {
         self.all.iter().enumerate().find_map(accept)
     }
 
-    /// Gives them up, for the image that comes after this one.
+    /// Gives up the sockets, for the next image.
     pub(super) fn hand_over(&mut self) -> Vec<OwnedFd> {
         let all = self.all.drain(..);
         all.map(|listener| listener.fd).collect()
@@ -125,9 +125,7 @@ impl Listeners {
 impl Listener {
     /// Takes over a listening socket and makes it non-blocking.
     pub fn new(fd: OwnedFd, protocol: Protocol, path: Option<PathBuf>) -> io::Result<Listener> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        fd::set_nonblocking(&fd)?;
         let name: SockaddrStorage = socket::getsockname(fd.as_raw_fd())?;
         let tcp = name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some();
         Ok(Listener {
@@ -145,7 +143,7 @@ impl Listener {
         })
     }
 
-    /// Takes one connection.
+    /// Accepts one connection.
     pub fn accept(&self) -> Accepted {
         loop {
             return match fd::accept(&self.fd) {
@@ -166,13 +164,13 @@ impl Listener {
         poller.watch(&self.fd, token, EpollFlags::EPOLLIN, &mut self.watched)
     }
 
-    /// Makes the socket take no more connections; those that wait can still be accepted.
+    /// Makes the socket refuse new connections; waiting ones can still be accepted on a unix socket.
     pub fn shut(&mut self) {
         self.shut = true;
         let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Read);
     }
 
-    /// Gives the address up, so that the next server can listen there at once. Another's socket in its place stays.
+    /// Gives up the address, so that another server can listen there at once. Leaves the socket file of another server.
     pub fn withdraw(&mut self) {
         if let Some((path, inode_then)) = self.path.take()
             && inode_then == inode(&path)

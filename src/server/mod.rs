@@ -1,59 +1,61 @@
-//! `Server`: the front. One thread, one loop, one place that sleeps; and the switchboard between three machines that do
-//! not know each other: `traffic`, `workers` and `reload`.
+//! `Server`: the front. One thread with one loop that sleeps in one place. It is also the switchboard between three state
+//! machines that do not know each other: `traffic`, `workers` and `reload`.
 //!
-//! In each pass of the loop what has happened is told to the machine that it concerns, what the machines put out is
-//! passed on, and only then the answers are sent: a worker that has just become free is at work again before its last
-//! visitor is served. Nothing that a peer, a worker or the preloader does makes `run` return; a stop, or a changed
-//! executable, does.
+//! Each pass of the loop feeds events to the machine that they concern, passes on what the machines put out, and only then
+//! sends responses: a worker that has just become free gets its next request before its last response is sent. `run`
+//! returns only to exit or to execute a changed executable. Nothing that a peer, a worker or the preloader does ends it.
 //!
-//! The methods of `Server` stand in two files: here what goes on all the time, in `rollover` what changes the process
-//! itself.
+//! The methods of `Server` are in two files: those for regular operation here, and those that replace or end the process
+//! in `rollover`.
 
 mod access;
+mod desk;
+mod echo_page;
 mod front;
 mod listener;
+mod notices;
 mod report;
 mod rollover;
 mod signals;
 mod sockets;
 mod status_page;
+mod told;
 
 pub use front::{Begin, Front, Role};
 pub use listener::Listener;
 pub use rollover::{HandOver, Outcome};
 
-use crate::config::Config;
-use crate::config::limits::DESCRIPTORS;
+use crate::codes;
+use crate::config::{Config, limits::DESCRIPTORS};
 use crate::failure::Failure;
 use crate::log::{Level, Log, LogFile};
+use crate::owner::Desk;
 use crate::pairs::Pairs;
 use crate::poller::{Events, Poller, Token, Watched};
-use crate::reload::{Origin, Reload, Rollout, Watch};
+use crate::reload::{End, Origin, Refusal, Reload, Rollout, Watch};
 use crate::request::{Request, Stream};
 use crate::status::Count;
 use crate::sys::limits::raise_descriptors;
 use crate::systemd;
 use crate::traffic::{self, ConnNo, Traffic};
 use crate::workers::process::{ProcessNo, SlotNo};
-use crate::workers::{self, Workers};
+use crate::workers::{self, First, Workers};
 use access::AccessLog;
 use listener::{Accepted, Listeners};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signalfd::SignalFd;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use report::{Report, Sight};
+use notices::Notices;
+use report::{Report, Sources};
 use sockets::Sockets;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often files are looked at.
+/// How often the watched files are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// Who reads the log is given so much time to make room for more.
-const READ_SOON: Duration = Duration::from_millis(50);
-/// Connections taken from one listener at a time.
+/// The most connections to accept from a listener in one pass of the loop.
 const ACCEPTS: usize = 32;
 
 /// The front.
@@ -62,7 +64,7 @@ pub struct Server {
     config: Rc<Config>,
     origin: Origin,
     front: Front,
-    log: Log,
+    notices: Notices,
     access: Option<AccessLog>,
     poller: Rc<Poller>,
     signals: SignalFd,
@@ -73,21 +75,21 @@ pub struct Server {
     reload: Reload,
     rollout: Rollout,
     watch: Watch,
-    /// The process in which a new executable shows that it runs.
+    /// The child process that tests whether a new executable runs.
     testing: Option<Pid>,
-    /// All is finished, and this comes now.
-    ending: Option<rollover::Ending>,
-    look_at: Instant,
-    /// The log has more to write.
-    log_at: Option<Instant>,
-    /// While this process leaves: a request may still come.
+    /// How to end, once draining is finished.
+    end: Option<End>,
+    /// When to check the watched files next.
+    next_tick: Instant,
+    /// While draining: until when to expect a request on a connection that was just accepted.
     expected_until: Option<Instant>,
     last_accept: Instant,
     report: Report,
+    desk: Desk,
 }
 
 impl Server {
-    /// A server that is ready to run. `handed` is what the image before this one has left.
+    /// A server that is ready to run. `handed`: what the previous process image handed over.
     pub fn new(
         begin: Begin,
         mut front: Front,
@@ -110,16 +112,10 @@ impl Server {
         let mut watched = Watched::default();
         poller.watch(&signals, Token::Signal, EpollFlags::EPOLLIN, &mut watched)?;
         let shared = config.server.preload && front.launch.dir.is_some();
-        let handed_control = (handed.control, handed.version);
-        let link = rollover::link(
-            &live,
-            beginning,
-            refused.as_deref(),
-            shared,
-            handed_control,
-            now,
-        )?;
-        let adopted = link.channel.is_some();
+        let refusal = refused.as_deref();
+        let first = rollover::first(&live, beginning, refusal, shared, handed.control);
+        let adopted = matches!(first, First::Adopt(_));
+        let first = (live.version.clone(), first);
         let seed = front::seed();
         let launch = std::mem::take(&mut front.launch);
         let settings = traffic::Settings::new(config.clone(), "", false);
@@ -128,30 +124,30 @@ impl Server {
             listeners: Listeners::new(listeners),
             sockets: Sockets::new(poller.clone()),
             traffic: Traffic::new(settings, seed),
-            workers: Workers::new(launch, poller.clone(), config.clone(), link, seed, now),
+            workers: Workers::new(launch, poller.clone(), config.clone(), first, seed, now)?,
             reload: Reload::new(live, beginning, refused),
             rollout: Rollout::new(handed.turn, seed, now),
             report: Report::new(&origin.settings.nearest(), handed.report),
             config,
             origin,
             front,
-            log,
+            notices: Notices::new(log),
             poller,
             signals,
             watch,
             testing: None,
-            ending: None,
-            look_at: now,
-            log_at: None,
+            end: None,
+            next_tick: now,
             expected_until: None,
             last_accept: now,
+            desk: Desk::default(),
         };
         server.apply();
-        if server.is_of_old_class() {
-            server.workers.give_up_idle(now);
+        if server.is_superseded() {
+            server.workers.retire_idle(now);
         }
         if adopted {
-            // The image before this one has seen it imported.
+            // The previous image saw this release imported.
             server.remember_good();
         }
         server.listen()?;
@@ -161,7 +157,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves one CGI request: `environ` is the request, `input` its body, `output` takes the answer.
+    /// Serves one CGI request: reads its body from `input` and writes the response to `output`.
     pub fn serve_cgi(mut self, environ: Pairs, input: OwnedFd, output: OwnedFd) -> Outcome {
         let number = self.traffic.on_cgi(environ, clock());
         self.sockets.add(number, input, Some(output), 0);
@@ -171,15 +167,16 @@ impl Server {
         self.run()
     }
 
-    /// Events go to these from now on, as for a daemon.
+    /// Redirects standard error to `errors`, and the app's standard output to `output` if given, as a daemon needs.
     pub fn log_to(&mut self, errors: Option<LogFile>, output: Option<LogFile>) {
-        self.log.daemonize(errors, output);
-        self.workers.context().outlog = self.log.has_output();
+        self.notices.daemonize(errors, output);
+        self.workers.keep_output_apart(self.notices.has_output());
     }
 
     /// Serves until told to stop.
     pub fn run(mut self) -> Outcome {
         let mut events = Events::default();
+        let mut ready = Vec::new();
         loop {
             let now = clock();
             self.on_time(now);
@@ -189,23 +186,24 @@ impl Server {
             }
             self.wait(&mut events);
             let now = clock();
-            // What a worker wrote belongs to the request that it serves: it is read before that request's end, but not
-            // before the worker has said that it runs.
-            let mut ready: Vec<_> = events.iter().collect();
-            let silent = |t: Token| t.pipe().is_some_and(|n| !self.workers.runs(ProcessNo(n)));
-            ready.sort_by_key(|(token, _)| (silent(*token), token.pipe().is_none()));
-            for (token, flags) in ready {
+            // A worker's output belongs to the request that it serves. Read it before the end of that request, but not
+            // before the worker has reported that it runs. What the preloader says of it comes before its sockets end.
+            ready.extend(events.iter());
+            let roster = self.workers.pool().roster();
+            let is_early = |t: Token| t.pipe().is_some_and(|n| !roster.runs(ProcessNo(n)));
+            ready.sort_by_key(|(t, _)| (is_early(*t), t.pipe().is_none(), !t.is_control()));
+            for (token, flags) in ready.drain(..) {
                 self.on_event(token, flags, now);
             }
         }
     }
 
-    /// Does what time asks for.
+    /// Does what is due.
     fn on_time(&mut self, now: Instant) {
-        let tick = self.look_at <= now;
+        let tick = self.next_tick <= now;
         if tick {
-            self.look_at = now + TICK;
-            self.look(now);
+            self.next_tick = now + TICK;
+            self.check_files(now);
             self.fall_back(now);
         }
         self.sockets.on_time(&mut self.traffic, now);
@@ -213,20 +211,20 @@ impl Server {
         self.workers.on_time(now);
         self.pass_on(now);
         self.step_reload(now);
-        self.fail_waiting(now);
+        self.fail_queued(now);
         if self.report.deadline().is_none_or(|at| at <= now) {
             self.write_report(now);
         }
-        if self.log_at.take_if(|at| *at <= now).is_some() || tick {
-            let more = self.log.go_on(SystemTime::now());
-            self.log_at = more.then(|| now + READ_SOON);
+        if let Some(reason) = self.notices.on_time(tick, self.workers.dir(), now) {
+            let everywhere = self.front.role == Role::Spawned { mod_fcgid: true };
+            self.traffic.responses().told(reason.trim_end(), everywhere);
         }
         if self.listeners.on_time(now) {
             let _ = self.listen();
         }
     }
 
-    /// The one place that sleeps: until something happens, or has to be done.
+    /// Sleeps until an event or the next deadline. Nothing else sleeps.
     fn wait(&self, events: &mut Events) {
         let deadlines = [
             self.traffic.deadline(),
@@ -235,11 +233,11 @@ impl Server {
             self.rollout.deadline(),
             self.sockets.deadline(),
             self.listeners.deadline(),
-            self.log_at,
+            self.notices.deadline(),
             self.expected_until,
         ];
         let deadlines = deadlines.into_iter().flatten();
-        let until = deadlines.fold(self.look_at, Instant::min);
+        let until = deadlines.fold(self.next_tick, Instant::min);
         let left = until.saturating_duration_since(clock());
         self.poller.wait(left, events);
     }
@@ -260,7 +258,7 @@ impl Server {
         self.pass_on(now);
     }
 
-    /// Sends what waits, and passes on what comes of it, until nothing is left to be done now.
+    /// Flushes connections and passes on what the machines put out, until neither has anything left to do.
     fn flush(&mut self, now: Instant) {
         self.pass_on(now);
         while self.sockets.flush(&mut self.traffic, now) {
@@ -295,6 +293,12 @@ impl Server {
                 let _ = self.listen();
             }
             Log(level, text) => self.note(level, &text),
+            LogCopy(level, text) => self.notices.note_copy(level, &text, self.front.role),
+            Repeated(text, count, last) => {
+                self.note(Level::Error(last.failure.code()), &text);
+                self.notices
+                    .record_failures(self.workers.dir(), &last, count);
+            }
             Access(access) => {
                 if let Some(log) = &mut self.access {
                     log.append(&access, SystemTime::now());
@@ -302,16 +306,13 @@ impl Server {
             }
             Answered(status) => self.report.answered(status),
             Count(count, more) => self.report.count(count, more),
-            Failed {
-                number,
-                environ,
-                failure,
-                incident,
-            } => {
+            Failed(number, failed, logged) => {
                 let pool = self.workers.pool();
                 let slot = pool.queue().slot(number);
                 let process = slot.and_then(|slot| pool.roster().owner(slot));
-                self.report.failure(&environ, process, &failure, &incident);
+                self.report.failure(&failed, process);
+                self.notices
+                    .record_failures(self.workers.dir(), &failed, logged.into());
             }
         }
     }
@@ -324,6 +325,7 @@ impl Server {
             Data(request, bytes) => responses.data(request, &bytes, now),
             File(request, file, offset, length) => responses.file(request, file, offset, length),
             Text(request, stream, text) => responses.text(request, stream, &text, false),
+            Caught(request, exception) => responses.caught(request, exception),
             End(request, truncated, took) => {
                 responses.end(request, truncated, now);
                 self.report
@@ -335,38 +337,37 @@ impl Server {
             Status(text) => systemd::notify(&systemd::status(&text)),
             Started => self.report.count(Count::WorkersStarted, 1),
             Lost(pid) => self.report.lost(pid),
-            Exited(pid, how, unexpected) => {
+            Exited(pid, how, unexpected, told) => {
                 if unexpected || self.report.has_died(pid) {
                     self.report.death(pid, &how);
-                    self.note(Level::Warning, &format!("worker {pid} {how}"));
+                    if !told {
+                        let text = format!("worker {pid} {how}");
+                        self.notices.warn(codes::worker::DIED, &text);
+                    }
                 }
             }
-            ImportFailed(reason) => {
-                self.report.boot_failure(&reason);
-                let last = reason.trim_end().lines().last().unwrap_or_default();
-                let text = format!("the app cannot be imported: {last}");
-                systemd::notify(&systemd::status(&text));
-                self.fall_back(now);
+            ImportFailed(reason, reports) => {
+                let version = self.workers.generations().version().to_owned();
+                self.import_failed(&reason, now);
+                if reports {
+                    self.refuse(Refusal::code(version, &reason), now);
+                }
             }
             Works => self.remember_good(),
-            Imported(outcome) => {
-                let outcome = outcome.as_ref().copied();
-                self.reload
-                    .on_imported(outcome.map_err(String::as_str), now);
+            Imported(Ok(())) => self.reload.on_imported(Ok(()), now),
+            Imported(Err(reason)) => {
+                self.import_failed(&reason, now);
+                self.reload.on_imported(Err(&reason), now);
             }
             Live => systemd::notify("READY=1"),
         }
     }
 
-    /// A request is complete: a worker is to serve it, unless it is for the owner, or there is no use in waiting.
+    /// Serves a complete request: submits it to the workers, unless it is for the owner's desk or must fail at once.
     fn serve(&mut self, request: Request, now: Instant) {
         let number = request.number;
-        if let Some((form, shown)) = status_page::asked_for(&request.environ, &self.config.status) {
-            self.traffic.responses().redact(number, Rc::new(shown));
-            self.write_report(now);
-            let (head, body) = status_page::page(form, self.workers.dir(), self.report.site_name());
-            let responses = self.traffic.responses();
-            return responses.answer(number, &head, body.as_bytes(), now);
+        if self.serve_owner(&request, now) {
+            return;
         }
         self.report.request();
         self.retry(now);
@@ -379,6 +380,25 @@ impl Server {
             None => return self.workers.submit(request, now),
         };
         self.traffic.responses().give_up(number, failure, now);
+    }
+
+    /// Serves a page of the owner's desk. Returns false if the request is for the app.
+    fn serve_owner(&mut self, request: &Request, now: Instant) -> bool {
+        if !desk::is_for(self, request) {
+            return false;
+        }
+        self.write_report(now);
+        let Some(reply) = desk::reply(self, request) else {
+            return false;
+        };
+        self.carry_out(reply.note, reply.restart, now);
+        let responses = self.traffic.responses();
+        responses.redact(request.number, reply.redacted);
+        match reply.file {
+            Some(file) => responses.answer_with_file(request.number, &reply.head, file, now),
+            None => responses.answer(request.number, &reply.head, &reply.body, now),
+        }
+        true
     }
 
     fn on_listener(&mut self, number: usize, now: Instant) {
@@ -394,27 +414,28 @@ impl Server {
                     self.pass_on(now);
                 }
                 Accepted::Refused(peer) => {
-                    let text =
-                        format!("refused a connection from {peer}: not in FCGI_WEB_SERVER_ADDRS");
-                    self.note(Level::Warning, &text);
+                    let why = "not in FCGI_WEB_SERVER_ADDRS";
+                    let text = format!("refused a connection from {peer}: {why}");
+                    self.notices.warn(codes::request::REFUSED_CLIENT, &text);
                 }
                 Accepted::Nobody | Accepted::Ended => return,
                 Accepted::Exhausted(error) => {
-                    self.note(Level::Warning, &format!("accepting pauses: {error}"));
+                    let text = format!("accepting pauses: {error}");
+                    self.notices.warn(codes::request::NO_DESCRIPTORS, &text);
                     self.listeners.pause(now);
                     let _ = self.listen();
                     return;
                 }
             }
             if !self.traffic.has_room() {
-                self.sockets.look_at_answered(&mut self.traffic, now);
+                self.sockets.check_answered(&mut self.traffic, now);
                 let _ = self.listen();
                 return;
             }
         }
     }
 
-    /// A connection that came at this listener.
+    /// Adds a connection that this listener accepted.
     fn add(&mut self, socket: OwnedFd, listener: usize, now: Instant) -> ConnNo {
         let protocol = self.listeners.protocol(listener);
         let number = self.traffic.on_connection(protocol, now);
@@ -422,35 +443,14 @@ impl Server {
         number
     }
 
-    /// Lets epoll watch the listeners, or not.
+    /// Watches the listeners while connections may be accepted.
     fn listen(&mut self) -> io::Result<()> {
-        let wanted = self.traffic.has_room() && !self.reload.leaves_for_exec();
+        let wanted = self.traffic.has_room() && !self.reload.drains_for_exec();
         self.listeners.watch(&self.poller, wanted)
     }
 
-    fn on_signal(&mut self, now: Instant) {
-        while let Some(wish) = signals::next(&self.signals) {
-            match wish {
-                signals::Wish::Stop => self.reload.stop(now),
-                signals::Wish::Reload => self.reload_all(now),
-                signals::Wish::Reap => self.reap(now),
-            }
-        }
-    }
-
-    /// Collects children that have ended: preloaders, workers of the plain form, the one that tests a new executable.
-    fn reap(&mut self, now: Instant) {
-        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-            let Some(pid) = status.pid() else { return };
-            if matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
-                self.on_tested(pid, status);
-                self.workers.on_exit(pid, status, now);
-                self.pass_on(now);
-            }
-        }
-    }
-
-    /// Why no request can be served now; None when there is hope: something else is tried, or may just be coming in.
+    /// Why no request can be served. `None` if that may change soon: a candidate is being imported, or files are being
+    /// uploaded.
     fn unavailable_reason(&self) -> Option<String> {
         let uploading = || {
             self.workers.generations().version().is_empty()
@@ -460,8 +460,8 @@ impl Server {
         reason.filter(|_| !self.workers.generations().has_candidate() && !uploading())
     }
 
-    /// Answers those who wait for what will not come.
-    fn fail_waiting(&mut self, now: Instant) {
+    /// Fails the queued requests when no worker will come for them.
+    fn fail_queued(&mut self, now: Instant) {
         let pool = self.workers.pool();
         if pool.queue().waiting() > 0
             && !pool.has_free_slot()
@@ -471,28 +471,29 @@ impl Server {
         }
     }
 
-    /// Has `status` know how this process stands.
+    /// Updates the status file.
     fn write_report(&mut self, now: Instant) {
-        let sight = Sight {
+        let sources = Sources {
             role: self.front.role,
             reload: &self.reload,
             traffic: &self.traffic,
             workers: &self.workers,
         };
         if self.front.role != Role::Cgi
-            && let Some(trouble) = self.report.write(sight, now)
+            && let Some(trouble) = self.report.write(sources, now)
         {
-            self.note(Level::Warning, &trouble);
+            self.notices
+                .warn(codes::upkeep::STATUS_NOT_WRITTEN, &trouble);
         }
     }
 
-    /// A line for the log.
+    /// Logs an event.
     fn note(&mut self, level: Level, text: &str) {
-        self.log.event(SystemTime::now(), level, text);
+        self.notices.note(level, text);
     }
 }
 
-/// The one place that asks for the time.
+/// The current time. Nothing else asks for it.
 fn clock() -> Instant {
     Instant::now()
 }

@@ -1,98 +1,115 @@
-//! What this front tells of itself: a file in the runtime directory, written in place at most once a second, and only
-//! when something has changed or a reader might think that we hang. A lock on it says that we live.
+//! The status file of this front, for `status` and the status page. It is written in place at most once a second, and
+//! only when something has changed or a reader might think that we hang. We hold its lock for as long as we live.
 
 use super::Role;
 use crate::environ::describe;
-use crate::failure::Failure;
+use crate::failure::first_line;
 use crate::pairs::Pairs;
 use crate::reload::Reload;
 use crate::rundir::{Entry, RuntimeDir, is_at};
 use crate::status::collect::{millis, read};
 use crate::status::command::site_name;
 use crate::status::{
-    Count, Counters, Doing, History, Note, Serving, Snapshot, State, Worker, one_line,
+    Count, Counters, FrontState, History, Note, RunningRequest, Snapshot, Worker, WorkerState,
+    one_line,
 };
 use crate::sys::procfs::start_time;
-use crate::traffic::Traffic;
+use crate::traffic::{Incident, Traffic};
 use crate::workers::Workers;
 use crate::workers::process::{Process, ProcessNo};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often the file is written at the most.
-const EVERY: Duration = Duration::from_secs(1);
-/// How often the file is written when nothing changes.
+/// The file is written at most this often.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The file is written at least this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// How many ends of workers may wait for their explanation.
-const DEAD: usize = 16;
+/// How many dead workers are remembered, as their socket and their parent each report the death.
+const MAX_RECENT_DEATHS: usize = 16;
 
-/// Counts, and the file.
+/// The counts of this front, and its status file.
 pub(super) struct Report {
     counters: Counters,
     history: History,
+    /// The last failure of each worker.
     failures: BTreeMap<ProcessNo, String>,
-    /// The last pids of those that died.
-    dead: VecDeque<i32>,
+    /// Pids of the workers that died last, newest first.
+    recent_deaths: VecDeque<i32>,
     last_death: Option<Note>,
     last_failure: Option<Note>,
     started: u64,
     start_ticks: u64,
     config: String,
     file: Option<(File, PathBuf)>,
-    /// The file of the image before this one, still locked.
-    handed: Option<File>,
-    /// What was written last, without its time.
+    /// The file of the previous process image, still locked.
+    inherited: Option<File>,
+    /// The last text that was written, without its time.
     last: String,
     written: Option<Instant>,
     next: Option<Instant>,
-    /// The log was told that the file cannot be written.
-    lost: bool,
+    /// A failed write has been logged.
+    write_failed: bool,
+}
+
+/// The sources of a report.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    pub role: Role,
+    pub reload: &'a Reload,
+    pub traffic: &'a Traffic,
+    pub workers: &'a Workers,
 }
 
 impl Report {
-    /// Nothing has happened yet, but for what the file of the image before this one says.
-    pub(super) fn new(settings: &Path, handed: Option<OwnedFd>) -> Report {
+    /// An empty report; `inherited` is the status file of the previous process image, whose counts are continued.
+    pub(super) fn new(settings: &Path, inherited: Option<OwnedFd>) -> Report {
         Report {
             counters: Counters::default(),
             history: History::default(),
             failures: BTreeMap::new(),
-            dead: VecDeque::new(),
+            recent_deaths: VecDeque::new(),
             last_death: None,
             last_failure: None,
             started: now_ms(),
             start_ticks: start_ticks(std::process::id()),
             config: site_name(settings),
             file: None,
-            handed: handed.map(File::from),
+            inherited: inherited.map(File::from),
             last: String::new(),
             written: None,
             next: None,
-            lost: false,
+            write_failed: false,
         }
     }
 
-    /// The site is known by this settings file.
-    pub(super) fn site_is(&mut self, settings: &Path) {
+    /// The settings file, which identifies the site, has changed.
+    pub(super) fn set_site(&mut self, settings: &Path) {
         self.config = site_name(settings);
     }
 
-    /// Counts.
+    /// The name by which this front and its siblings know the site.
+    pub(super) fn site_name(&self) -> &str {
+        &self.config
+    }
+
+    /// Adds to a count.
     pub(super) fn count(&mut self, count: Count, more: u64) {
         self.counters.add(count, more);
     }
 
-    /// A request for the app has come in.
+    /// Counts a request for the app.
     pub(super) fn request(&mut self) {
         self.count(Count::Requests, 1);
         self.history.request(now_ms());
     }
 
-    /// The head of an answer goes out.
+    /// Counts a response.
     pub(super) fn answered(&mut self, status: u16) {
         if status >= 500 {
             self.count(Count::ServerErrors, 1);
@@ -100,27 +117,26 @@ impl Report {
         }
     }
 
-    /// A worker has ended before its time, and this is how. What its socket tells, and what its parent tells, comes
-    /// in any order.
+    /// A worker has died unexpectedly, and `how` is known. `lost` may tell of the same death before or after.
     pub(super) fn death(&mut self, pid: i32, how: &str) {
         if !self.has_died(pid) {
             self.count(Count::WorkerDeaths, 1);
-            self.dead.truncate(DEAD - 1);
-            self.dead.push_front(pid);
+            self.recent_deaths.truncate(MAX_RECENT_DEATHS - 1);
+            self.recent_deaths.push_front(pid);
         }
         self.last_death = note(&format!("worker {pid} {how}"));
     }
 
-    /// A worker is gone, and nobody has said yet why.
+    /// The socket of a worker has closed unexpectedly.
     pub(super) fn lost(&mut self, pid: i32) {
         if !self.has_died(pid) {
             self.death(pid, "ended by itself");
         }
     }
 
-    /// Whether the end of this worker is one of the last that came before their time.
+    /// Whether this worker is known to have died unexpectedly a short while ago.
     pub(super) fn has_died(&self, pid: i32) -> bool {
-        self.dead.contains(&pid)
+        self.recent_deaths.contains(&pid)
     }
 
     /// The app could not be imported.
@@ -128,26 +144,26 @@ impl Report {
         self.count(Count::BootFailures, 1);
         self.last_failure = note(&format!(
             "the app cannot be imported: {}",
-            last_line(reason)
+            first_line(reason)
         ));
     }
 
-    /// This process ends: so does its file.
+    /// Removes the file, as this process exits.
     pub(super) fn close(&mut self) {
         if let Some((_file, path)) = self.file.take() {
             let _ = fs::remove_file(path);
         }
     }
 
-    /// For the next image: the lock must not be free for a moment.
+    /// The open file for the next process image, so that the lock is never free.
     pub(super) fn hand_over(&mut self) -> Option<OwnedFd> {
         self.file.take().map(|(file, _)| file.into())
     }
 
-    /// Makes the file ours.
+    /// Opens and locks the file. `None` when that must be tried again later.
     fn open(&mut self, dir: Option<&RuntimeDir>, pid: u32) -> Option<()> {
         let path = dir?.file(Entry::Status(pid));
-        if let Some(file) = self.handed.take() {
+        if let Some(file) = self.inherited.take() {
             self.take_over(&file, pid);
             if is_at(&file, &path) {
                 self.file = Some((file, path));
@@ -157,13 +173,13 @@ impl Report {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true);
         let file = options.truncate(false).mode(0o600).open(&path).ok()?;
-        // Whoever sweeps or reads has the lock for a moment: then the next time does it.
+        // A reader or a sweep may hold the lock for a moment.
         file.try_lock().ok()?;
         self.file = is_at(&file, &path).then_some((file, path));
         self.file.is_some().then_some(())
     }
 
-    /// Goes on counting where the image before this one, in the same process, has stopped.
+    /// Continues the counts of the previous image of this process.
     fn take_over(&mut self, file: &File, pid: u32) {
         if let Some(before) = read(file).filter(|before| before.pid == pid) {
             self.counters.merge(&before.counters);
@@ -177,66 +193,44 @@ impl Report {
             self.started = before.started;
         }
     }
-}
 
-/// What a report is made of.
-#[derive(Clone, Copy)]
-pub(super) struct Sight<'a> {
-    pub role: Role,
-    pub reload: &'a Reload,
-    pub traffic: &'a Traffic,
-    pub workers: &'a Workers,
-}
-
-impl Report {
-    /// When the file is to be written again.
+    /// When to call `write` next.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Writes the file, unless nothing is new. What the log is to be told.
-    pub(super) fn write(&mut self, sight: Sight<'_>, now: Instant) -> Option<String> {
-        self.next = Some(now + EVERY);
+    /// Writes the file unless nothing has changed. Returns a message for the log when that fails.
+    pub(super) fn write(&mut self, sources: Sources<'_>, now: Instant) -> Option<String> {
+        self.next = Some(now + MIN_INTERVAL);
         let pid = std::process::id();
         if self.file.is_none() {
-            self.open(sight.workers.dir(), pid)?;
+            self.open(sources.workers.dir(), pid)?;
         }
-        let mut snapshot = self.snapshot(sight, pid, now);
+        let mut snapshot = self.snapshot(sources, pid, now);
         let text = snapshot.encode();
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let recent = self.written.is_some_and(|at| since(at) < HEARTBEAT);
+        let recent = self.written.is_some_and(|at| now < at + HEARTBEAT);
         if recent && text == self.last {
             return None;
         }
         snapshot.written = now_ms();
-        let mut trouble = None;
+        let mut message = None;
         if let Some((file, path)) = &self.file
-            && let Err(error) = file.write_all_at(snapshot.encode().as_bytes(), 0)
-            && !std::mem::replace(&mut self.lost, true)
+            && let Err(error) = overwrite(file, snapshot.encode().as_bytes())
+            && !std::mem::replace(&mut self.write_failed, true)
         {
             let path = path.display();
-            trouble = Some(format!(
-                "{path}: {error}; `status` shows this process as it was"
+            message = Some(format!(
+                "cannot write {path}: {error}; `status` shows outdated numbers of this process"
             ));
         }
         self.last = text;
         self.written = Some(now);
-        trouble
+        message
     }
 
-    /// By what this front and its siblings know the site.
-    pub(super) fn site_name(&self) -> &str {
-        &self.config
-    }
-
-    /// A request has failed, while this process had it.
-    pub(super) fn failure(
-        &mut self,
-        environ: &Pairs,
-        process: Option<ProcessNo>,
-        failure: &Failure,
-        incident: &str,
-    ) {
+    /// A request has failed, in this worker if one had it.
+    pub(super) fn failure(&mut self, failed: &Incident, process: Option<ProcessNo>) {
+        let failure = &failed.failure;
         if failure.status() < 500 {
             return;
         }
@@ -244,23 +238,22 @@ impl Report {
             self.count(*count, 1);
         }
         let reason = failure.to_string();
-        let (first, more) = reason.split_once('\n').unwrap_or((&reason, ""));
-        let mut text = format!("{}: {first}", what(environ));
-        let last = failure.detail().map_or(last_line(more), exception);
+        let mut text = format!("{}: {}", summary(&failed.environ), first_line(&reason));
+        let last = failure.detail().map_or("", exception);
         if !last.is_empty() {
             text = format!("{text}: {last}");
         }
-        let text = format!("{} (incident {incident})", one_line(&text));
+        let text = format!("{} (incident {})", one_line(&text), failed.incident);
         if let Some(process) = process {
             self.failures.insert(process, text.clone());
         }
         self.last_failure = note(&text);
     }
 
-    fn snapshot(&mut self, sight: Sight<'_>, pid: u32, now: Instant) -> Snapshot {
-        let Sight {
+    fn snapshot(&mut self, sources: Sources<'_>, pid: u32, now: Instant) -> Snapshot {
+        let Sources {
             reload, workers, ..
-        } = sight;
+        } = sources;
         let pool = workers.pool();
         let roster = pool.roster();
         self.failures
@@ -272,7 +265,7 @@ impl Report {
         Snapshot {
             pid,
             start_ticks: self.start_ticks,
-            role: String::from(match sight.role {
+            role: String::from(match sources.role {
                 Role::Spawned { mod_fcgid: true } => "mod_fcgid",
                 Role::Spawned { .. } => "spawned",
                 Role::External => "external",
@@ -284,13 +277,13 @@ impl Report {
             started: self.started,
             written: 0,
             state: match reload {
-                _ if trouble.is_some() => State::Fault,
-                reload if reload.is_steady() => State::Serving,
-                reload if reload.is_leaving() && !reload.leaves_for_exec() => State::Leaving,
-                _ => State::Restarting,
+                _ if trouble.is_some() => FrontState::Fault,
+                reload if reload.is_steady() => FrontState::Serving,
+                reload if reload.is_draining() && !reload.drains_for_exec() => FrontState::Leaving,
+                _ => FrontState::Restarting,
             },
-            trouble: one_line(&trouble.as_deref().map(brief).unwrap_or_default()),
-            connections: sight.traffic.connections().in_use() as u64,
+            trouble: one_line(trouble.as_deref().map(first_line).unwrap_or_default()),
+            connections: sources.traffic.connections().in_use() as u64,
             queued: queue.waiting() as u64,
             queued_since: first.map_or(0, &at),
             max_workers: workers.sizes().max as u64,
@@ -314,32 +307,40 @@ impl Report {
     ) -> Worker {
         let pool = workers.pool();
         let serving = |request| {
-            Some(Serving {
+            Some(RunningRequest {
                 since: at(pool.queue().since(request)?),
-                what: what(workers.environ(request)?),
+                summary: summary(workers.environ(request)?),
             })
         };
-        let requests: Vec<Serving> = process.requests().filter_map(serving).collect();
+        let requests: Vec<RunningRequest> = process.requests().filter_map(serving).collect();
         let pid = process.pid().and_then(|pid| u32::try_from(pid).ok());
         Worker {
             pid: pid.unwrap_or(0),
-            doing: match (process.pid(), process.is_retiring(), requests.is_empty()) {
-                (None, ..) => Doing::Starting,
-                (_, _, false) => Doing::Busy,
-                (_, true, _) => Doing::Leaving,
-                _ => Doing::Idle,
+            state: match (process.pid(), process.is_retiring(), requests.is_empty()) {
+                (None, ..) => WorkerState::Starting,
+                (_, _, false) => WorkerState::Busy,
+                (_, true, _) => WorkerState::Leaving,
+                _ => WorkerState::Idle,
             },
             served: process.served(),
-            born: at(process.born()),
-            old: process.generation() < pool.current(),
+            started: at(process.born()),
+            outdated: process.generation() < pool.current(),
             failure: self.failures.get(&number).cloned().unwrap_or_default(),
             requests,
         }
     }
 }
 
-/// Turns moments of the loop's clock into milliseconds since 1970. Whole tenths of a second, so that the clocks' drift
-/// is not taken for news.
+/// Writes the text in place. What makes the file longer goes first: if there is no room for it, the old text stays whole.
+fn overwrite(file: &File, text: &[u8]) -> io::Result<()> {
+    let there = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let (inside, beyond) = text.split_at(there.min(text.len()));
+    file.write_all_at(beyond, inside.len() as u64)?;
+    file.write_all_at(inside, 0)
+}
+
+/// Converts times of the loop's clock to milliseconds since 1970, rounded to tenths of a second so that the drift
+/// between the two clocks is not taken for a change.
 fn wall(now: Instant) -> impl Fn(Instant) -> u64 {
     let base = now_ms();
     move |moment| {
@@ -348,27 +349,16 @@ fn wall(now: Instant) -> impl Fn(Instant) -> u64 {
     }
 }
 
-/// Method and path. What follows the question mark may be secret.
-fn what(environ: &Pairs) -> String {
+/// Method and path. The query may hold secrets.
+pub(super) fn summary(environ: &Pairs) -> String {
     let line = describe(environ);
     one_line(line.split('?').next().unwrap_or_default())
 }
 
-/// The first line and the last.
-fn brief(text: &str) -> String {
-    match text.trim_end().split_once('\n') {
-        Some((first, rest)) => format!("{first}: {}", last_line(rest)),
-        None => text.trim_end().to_owned(),
-    }
-}
-
-fn last_line(text: &str) -> &str {
-    text.trim_end().lines().last().unwrap_or_default().trim()
-}
-
-/// The name of the exception that a traceback ends with. Its text may hold what a visitor has sent.
+/// The name of the exception at the end of a traceback, without its text, which may quote what a visitor sent.
 fn exception(traceback: &str) -> &str {
-    let name = last_line(traceback).split(':').next().unwrap_or_default();
+    let last = traceback.trim_end().lines().last().unwrap_or_default();
+    let name = last.trim().split(':').next().unwrap_or_default();
     let is_name = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_');
@@ -395,23 +385,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_visitor_is_told() {
+    fn nothing_that_a_visitor_sent_is_reported() {
         let mut environ = Pairs::new();
         environ.push(b"REQUEST_METHOD", b"GET");
         environ.push(b"REQUEST_URI", b"/reset?token=secret");
-        assert_eq!(what(&environ), "GET /reset");
+        assert_eq!(summary(&environ), "GET /reset");
         let traceback = "Traceback (most recent call last):\n  File \"a.py\"\ndjango.db.Error: password 'secret'\n";
         assert_eq!(exception(traceback), "django.db.Error");
         assert_eq!(exception("KeyboardInterrupt\n"), "KeyboardInterrupt");
         assert_eq!(exception("  secret words\n"), "");
-    }
-
-    #[test]
-    fn reasons_are_brief() {
-        assert_eq!(brief("one\n"), "one");
-        assert_eq!(
-            brief("the app cannot be imported\nTrace\n  x\nImportError: no\n\n"),
-            "the app cannot be imported: ImportError: no"
-        );
     }
 }

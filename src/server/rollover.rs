@@ -1,119 +1,133 @@
-//! What changes the process itself: new code goes live, or this process finishes what is in hand and ends, or executes a
-//! new image with the same pid, listening socket and idle connections.
+//! Replaces or ends this process: takes new code live, or drains and then exits or executes a new image with the same pid,
+//! listening sockets and idle connections.
 //!
-//! What `reload` asks for is done here, and it is told what came of it. The new code is always imported first, while the
-//! old serves.
+//! Carries out what `reload` asks for, and reports the outcome to it.
 
 use super::access::AccessLog;
-use super::{Role, Server};
-use crate::config::findings;
+use super::{Role, Server, desk, signals};
+use crate::config::{Config, findings};
+use crate::failure::first_line;
 use crate::image::{self, Image};
 use crate::log::{Level, LogFile};
-use crate::reload::{Beginning, Change, Output, Progress, Release, Stamp};
+use crate::owner;
+use crate::reload::{Beginning, Change, End, Output, Progress, Refusal, Release, Stamp};
 use crate::status::Count;
 use crate::systemd;
 use crate::traffic::Settings;
+use crate::workers::First;
 use crate::workers::import;
-use crate::workers::preloader::Link;
 use crate::workers::process::Process;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::WaitStatus;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
 
-/// How often an upload that is going on is looked at.
-const UPLOAD_LOOK: Duration = Duration::from_millis(250);
-/// A process of an old inode ends its worker after this time without a connection.
-const UNUSED: Duration = Duration::from_secs(3);
-/// A process of an old inode leaves after this time without a connection.
-const STRAGGLERS: Duration = Duration::from_secs(60);
+/// How often the files are checked while an upload is going on.
+const UPLOAD_TICK: Duration = Duration::from_millis(250);
+/// A superseded process retires its idle workers after this time without a connection.
+const SUPERSEDED_IDLE: Duration = Duration::from_secs(3);
+/// A superseded process exits after this time without a connection.
+const SUPERSEDED_EXIT: Duration = Duration::from_secs(60);
 
 /// How `run` ends.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Leave with status 0.
+    /// Exit with status 0.
     Exit,
-    /// Execute the new image and hand all this over to it.
-    Exec(Box<HandOver>, Image),
+    /// Execute the new image, if it can be used, and hand all this over to it.
+    Exec(Box<HandOver>, io::Result<Image>),
 }
 
-/// What one image leaves to the next.
+/// What one image hands over to the next.
 #[derive(Debug, Default)]
 pub struct HandOver {
-    /// The control socket of the preloader that has the new code.
-    pub control: Option<OwnedFd>,
-    /// The version of that code.
-    pub version: String,
+    /// The control socket of the preloader with the new code, and its version.
+    pub control: Option<(OwnedFd, String)>,
     /// Idle connections, each with the number of its listener.
     pub connections: Vec<(OwnedFd, usize)>,
     /// The listening sockets, in order.
     pub listeners: Vec<OwnedFd>,
-    /// The file in which this process tells of itself, locked.
+    /// The status file of this process, locked.
     pub report: Option<OwnedFd>,
-    /// The file whose lock is this front's turn to change over.
+    /// The file whose lock is this front's turn to go live.
     pub turn: Option<OwnedFd>,
 }
 
-/// What this process does now that all is finished.
-#[derive(Debug)]
-pub(super) enum Ending {
-    Exit,
-    Exec(Option<Image>, Option<Release>),
-}
-
-/// The tie of the live release to its preloader, as this process begins. `handed`: the socket to one that the image before
-/// this one has made, and its version; `shared`: preloaders are used.
-pub(super) fn link(
+/// How this process gets its first workers. `shared`: fronts share preloaders; `control`: as in `HandOver`.
+pub(super) fn first(
     live: &Release,
     beginning: Beginning,
     refused: Option<&str>,
     shared: bool,
-    handed: (Option<OwnedFd>, String),
-    now: Instant,
-) -> io::Result<Link> {
-    let version = live.version.clone();
-    if let (Some(control), true) = (handed.0, handed.1 == version) {
-        return Link::adopted(version, control);
-    }
-    let mut link = Link::new(version, now);
-    match beginning {
-        Beginning::Behind if shared => {
+    control: Option<(OwnedFd, String)>,
+) -> First {
+    match (control, beginning) {
+        (Some((control, version)), _) if version == live.version => First::Adopt(control),
+        (_, Beginning::Behind) if shared => {
             let gone = || String::from("the code that worked is gone");
-            link.connect_only = Some(refused.map_or_else(gone, unconfigured));
+            First::ConnectOnly(refused.map_or_else(gone, unconfigured))
         }
-        Beginning::Fresh | Beginning::Behind => (),
-        Beginning::Broken => link.fail(unconfigured(refused.unwrap_or_default())),
+        (_, Beginning::Fresh | Beginning::Behind) => First::Import,
+        (_, Beginning::Broken) => First::Fail(unconfigured(refused.unwrap_or_default())),
     }
-    Ok(link)
 }
 
-/// What a visitor's page and the log say when the settings are of no use.
+/// The reason shown when the settings cannot be used.
 fn unconfigured(why: &str) -> String {
-    format!("the site is not configured\n{why}")
+    format!("the site is not configured: {why}")
 }
 
 impl Server {
-    /// Looks at the watched files.
-    pub(super) fn look(&mut self, now: Instant) {
-        if self.front.role == Role::Cgi || self.reload.is_leaving() {
+    pub(super) fn on_signal(&mut self, now: Instant) {
+        while let Some(meaning) = signals::next(&self.signals) {
+            match meaning {
+                signals::Meaning::Stop => self.reload.stop(now),
+                signals::Meaning::Reload => self.reload_all(now),
+                signals::Meaning::ChildEnded => self.reap(now),
+            }
+        }
+    }
+
+    /// Reaps children that have ended: preloaders, plain workers, the test run of a new executable.
+    fn reap(&mut self, now: Instant) {
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { return };
+            if matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
+                self.on_tested(pid, status);
+                self.workers.on_exit(pid, status, now);
+                self.pass_on(now);
+            }
+        }
+    }
+
+    /// Checks the watched files.
+    pub(super) fn check_files(&mut self, now: Instant) {
+        let requested = self
+            .desk
+            .poll_run_file(&desk::site_view(self), SystemTime::now());
+        if let Some((note, restart)) = requested {
+            self.carry_out(Some(note), restart, now);
+        }
+        if self.front.role == Role::Cgi || self.reload.is_draining() {
             return;
         }
         match self.watch.look(now) {
             Some(change) => self.reload.on_change(change, now),
-            None => self.reload.on_looked(!self.watch.is_unsettled()),
+            None => self.reload.on_unchanged(!self.watch.is_unsettled()),
         }
         self.pass_on(now);
         if self.watch.is_unsettled() {
-            self.look_at = now + UPLOAD_LOOK;
+            self.next_tick = now + UPLOAD_TICK;
         }
-        self.look_for_old_class(now);
-        self.workers.look_for_wish(now);
+        self.end_if_superseded(now);
+        self.workers.reclaim(now);
     }
 
-    /// Does what `reload` asks for.
+    /// Carries out an output of `reload`.
     pub(super) fn on_reload(&mut self, output: Output, now: Instant) {
         match output {
             Output::Test => self.test_image(),
@@ -131,15 +145,35 @@ impl Server {
             Output::Abandon => self.workers.abandon(now),
             Output::Promote(release) => self.promote(&release, now),
             Output::Drain => self.drain(now),
+            Output::Refused(refusal) => self.refuse(refusal, now),
             Output::Note(level, text) => self.note(level, &text),
-            Output::Exit => self.ending = Some(Ending::Exit),
-            Output::Exec(image, release) => self.ending = Some(Ending::Exec(image, release)),
+            Output::End(end) => self.end = Some(end),
         }
     }
 
-    /// Runs the new executable once, on the side.
+    /// Counts an import that has failed.
+    pub(super) fn import_failed(&mut self, reason: &str, now: Instant) {
+        self.report.boot_failure(reason);
+        let text = format!("the app cannot be imported: {}", first_line(reason));
+        systemd::notify(&systemd::status(&text));
+        self.fall_back(now);
+        self.set_works(now);
+    }
+
+    /// Tells the owner of a refusal, for all fronts of the site.
+    pub(super) fn refuse(&mut self, refusal: Refusal, now: Instant) {
+        let key = refusal.key(&self.origin.identity, self.watch.uploaded());
+        match self.unavailable_reason() {
+            Some(_) => self.notices.record_refusal_soon(refusal, key, now),
+            None => self
+                .notices
+                .record_refusal(self.workers.dir(), &refusal, key),
+        }
+    }
+
+    /// Runs the new executable once, as a test.
     fn test_image(&mut self) {
-        let staged = image::stage(&self.origin.executable, self.workers.dir());
+        let staged = self.stage(self.config.server.private_copy);
         let tested = staged.and_then(|image| Ok((image.test()?, image)));
         self.reload.on_staged(match tested {
             Ok((child, image)) => {
@@ -150,7 +184,11 @@ impl Server {
         });
     }
 
-    /// A child has ended: the one that tested the new executable?
+    fn stage(&self, private_copy: bool) -> io::Result<Image> {
+        image::stage(&self.origin.executable, self.workers.dir(), private_copy)
+    }
+
+    /// Handles the end of a child, if it is the test run.
     pub(super) fn on_tested(&mut self, pid: Pid, status: WaitStatus) {
         if self.testing == Some(pid) {
             self.testing = None;
@@ -161,23 +199,25 @@ impl Server {
     }
 
     fn read_settings(&mut self, now: Instant) {
-        let mut watch = self.origin.watch_again(&self.watch);
+        // Keep the stamp of the executable that this process has accepted.
+        let mut watch = self.watch.with_settings(&self.origin.settings.paths);
         let loaded = match self.origin.settings() {
             Ok(config) => Ok(self.origin.release(config, &mut watch)),
             Err(wrong) => Err(findings::lines(&wrong)),
         };
         self.watch = watch;
-        self.report.site_is(&self.origin.settings.nearest());
+        self.report.set_site(&self.origin.settings.nearest());
         if let Err(why) = &loaded
             && self.workers.generations().version().is_empty()
         {
-            // There is nothing else: this is what the owner must know.
+            // No other code serves, so the error page must give this reason.
             self.workers.fail(unconfigured(why));
         }
         self.reload.on_loaded(loaded, now);
+        self.settle_desk();
     }
 
-    /// Goes on with what is changing, as far as time and this process's turn allow.
+    /// Takes a reload further, as far as its deadlines and this front's turn allow.
     pub(super) fn step_reload(&mut self, now: Instant) {
         if self.reload.deadline().is_some_and(|at| at <= now) {
             self.reload.on_time(now);
@@ -201,9 +241,9 @@ impl Server {
         self.rollout.begin(self.workers.dir(), imports, now)
     }
 
-    /// How far the change to new code has come in this process.
+    /// The progress of this front in its turn.
     fn progress(&self) -> Progress {
-        // Who is about to execute a new image has old workers only; the new image goes on with the turn.
+        // Before `execve` all workers are old ones; the new image keeps the turn.
         if !self.reload.is_steady() {
             return Progress::default();
         }
@@ -211,10 +251,10 @@ impl Server {
         let fresh = |p: &Process| p.generation() == pool.current() && !p.is_retiring();
         let answered = pool.roster().any(|p| fresh(p) && p.served() > 0);
         let runs = pool.roster().any(|p| fresh(p) && p.pid().is_some());
-        let still = runs && self.traffic.has_no_requests();
+        let idle = runs && self.traffic.has_no_requests();
         Progress {
-            done: answered || pool.is_spared(),
-            still_since: still.then_some(self.last_accept),
+            done: answered || pool.scaling().is_spared(pool.counts()),
+            idle_since: idle.then_some(self.last_accept),
         }
     }
 
@@ -227,7 +267,7 @@ impl Server {
         }
     }
 
-    /// Takes on what the live settings say, as far as it is not taken on when a process starts.
+    /// Applies the live settings, except those that apply only when a process starts.
     pub(super) fn apply(&mut self) {
         let config = self.reload.live().config.clone();
         let name = self.origin.executable.file_name().unwrap_or_default();
@@ -237,7 +277,7 @@ impl Server {
         self.access = AccessLog::new(&config.log);
         let file = config.log.file.clone();
         let file = file.map(|path| LogFile::new(path, config.log.max_size));
-        self.log.set_file(file);
+        self.notices.set_file(file);
         let farther = self.origin.settings.farther(config.file.as_deref());
         if let Some((used, beside)) = farther.filter(|_| self.front.role != Role::Cgi) {
             let text = format!(
@@ -248,16 +288,29 @@ impl Server {
             self.note(Level::Info, &text);
         }
         self.config = config;
+        self.settle_desk();
     }
 
-    /// Keeps the release that works, for processes that are spawned while a newer one does not.
+    /// Gives the desk the live settings. If those have no desk, uses what is valid of the ones on disk: they, or the app,
+    /// may not work yet.
+    fn settle_desk(&mut self) {
+        let has_desk = |config: &Config| owner::place(config).is_some();
+        let disk = match has_desk(&self.config) {
+            true => None,
+            false => self.origin.despite_errors().filter(has_desk),
+        };
+        let config = disk.map_or_else(|| self.config.clone(), Rc::new);
+        self.desk.set_config(config);
+    }
+
+    /// Saves the live release as the last working one, for processes that are spawned while a newer one does not work.
     pub(super) fn remember_good(&self) {
         if let Some(dir) = self.workers.dir() {
             self.reload.live().keep(dir);
         }
     }
 
-    /// The release that last worked serves, when the one that was imported does not.
+    /// Goes back to the last working release, if the live one cannot be imported.
     pub(super) fn fall_back(&mut self, now: Instant) {
         if !self.workers.may_fall_back() {
             return;
@@ -272,11 +325,11 @@ impl Server {
         }
     }
 
-    /// Somebody asks for a site that could not be imported a while ago: it may have been mended.
+    /// Lets a new request retry a failed import: the site may have been fixed.
     pub(super) fn retry(&mut self, now: Instant) {
         self.set_works(now);
-        self.reload.on_asked(now);
-        // Now: whether there is hope for this request depends on it.
+        self.reload.on_request(now);
+        // Do it now: it decides whether this request waits or fails.
         while let Some(output) = self.reload.poll() {
             self.on_reload(output, now);
         }
@@ -287,19 +340,29 @@ impl Server {
         self.reload.set_works(works, now);
     }
 
-    /// Reloads as a touch does, for all fronts of the site.
+    /// Logs and carries out what the owner requested at the desk.
+    pub(super) fn carry_out(&mut self, note: Option<(Level, String)>, restart: bool, now: Instant) {
+        if let Some((level, text)) = note {
+            self.note(level, &text);
+        }
+        if restart {
+            self.reload_all(now);
+        }
+    }
+
+    /// Makes all fronts of the site reload, by touching the `reload` file. Without one, reloads only this front.
     pub(super) fn reload_all(&mut self, now: Instant) {
         let reload = self.origin.reload.as_ref();
         if reload.is_some_and(|file| fs::write(file, b"").is_ok()) {
-            self.look_at = now;
+            self.next_tick = now;
         } else {
             self.reload.on_change(Change::Touched, now);
         }
     }
 
-    /// Begins to finish what is in hand.
+    /// Starts draining.
     fn drain(&mut self, now: Instant) {
-        let execs = self.reload.leaves_for_exec();
+        let execs = self.reload.drains_for_exec();
         self.traffic.freeze_idle(execs);
         if execs {
             let _ = self.listen();
@@ -308,16 +371,16 @@ impl Server {
         self.workers.drain();
         self.rollout.take();
         systemd::notify("STOPPING=1");
-        // Of a TCP socket that is shut, nothing can be accepted any more; of a unix socket, what waits.
-        self.accept_rest(now);
+        // After a shutdown, the backlog of a unix socket can still be accepted, but not that of a TCP socket.
+        self.accept_backlog(now);
         let mod_fcgid = self.front.role == (Role::Spawned { mod_fcgid: true });
         self.listeners.withdraw(mod_fcgid);
         let _ = self.listen();
-        self.accept_rest(now);
+        self.accept_backlog(now);
     }
 
-    /// Takes what waits in the backlog: whoever has connected gets an answer.
-    fn accept_rest(&mut self, now: Instant) -> bool {
+    /// Accepts the whole backlog, so that every client that has connected gets a response. True: there were any.
+    fn accept_backlog(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some((socket, listener)) = self.listeners.accept_any() {
             let connection = self.add(socket, listener, now);
@@ -327,61 +390,69 @@ impl Server {
         any
     }
 
-    /// mod_fcgid tells programs apart by inode: a process of an old one gets no more requests and is never ended.
-    /// Until it leaves it keeps no worker that has nothing to do.
-    fn look_for_old_class(&mut self, now: Instant) {
-        if !self.is_of_old_class() || !self.traffic.has_no_requests() {
+    /// Retires idle workers and then exits, if this process is superseded. mod_fcgid identifies a program by its inode: a
+    /// process of a replaced executable gets no more requests, but mod_fcgid never stops it.
+    fn end_if_superseded(&mut self, now: Instant) {
+        if !self.is_superseded() || !self.traffic.has_no_requests() {
             return;
         }
         let unused = now.saturating_duration_since(self.last_accept);
-        if unused >= STRAGGLERS {
-            self.note(Level::Info, "leaving: the web server has newer processes");
+        if unused >= SUPERSEDED_EXIT {
+            self.note(Level::Info, "exiting: the web server has newer processes");
             self.reload.stop(now);
-        } else if unused >= UNUSED && !self.reload.is_importing() {
-            self.workers.give_up_idle(now);
+        } else if unused >= SUPERSEDED_IDLE && !self.reload.is_importing() {
+            self.workers.retire_idle(now);
         }
     }
 
-    pub(super) fn is_of_old_class(&self) -> bool {
+    pub(super) fn is_superseded(&self) -> bool {
         self.front.role == (Role::Spawned { mod_fcgid: true })
             && self.watch.executable() != Stamp::default()
             && self.watch.executable().inode() != self.front.spawned_as
     }
 
-    /// Whether, and how, it is time to return from `run`.
+    /// How `run` ends, if it is time to.
     pub(super) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
-        if self.front.role == Role::Cgi && self.traffic.connections().is_empty() {
+        if self.front.role == Role::Cgi && self.is_answered() {
+            self.workers.end(now);
             return Some(Outcome::Exit);
         }
         let until = self.reload.drains_until()?;
-        if now < until && self.has_something_in_hand(now) {
+        if now < until && self.has_open_requests(now) {
             return None;
         }
         self.reload.on_drained();
         self.flush(now);
-        match self.ending.take()? {
-            Ending::Exit => {
-                self.leave();
+        match self.end.take()? {
+            End::Exit => {
+                self.leave(now);
                 Some(Outcome::Exit)
             }
-            Ending::Exec(image, release) => {
-                let dir = self.workers.dir();
-                let staged = || image::stage(&self.origin.executable, dir).ok();
-                let image = image.or_else(staged).unwrap_or_default();
-                if let (Some(dir), Some(release)) = (dir, release) {
-                    // The next image takes it from there: the disk may hold another one by then.
+            End::Exec(image, release) => {
+                let config = release.as_ref().map_or(&self.config, |next| &next.config);
+                let image = match image {
+                    Some(image) => Ok(image),
+                    None => self.stage(config.server.private_copy),
+                };
+                if let (Some(dir), Some(release)) = (self.workers.dir(), release) {
+                    // The next image reads it from there: the settings on disk may have changed by then.
                     release.keep(dir);
                 }
                 self.write_report(now);
-                Some(Outcome::Exec(Box::new(self.hand_over()), image))
+                Some(Outcome::Exec(Box::new(self.hand_over(now)), image))
             }
         }
     }
 
-    /// Whether somebody is still to be served before this process leaves.
-    fn has_something_in_hand(&mut self, now: Instant) -> bool {
-        let exits = !self.reload.leaves_for_exec();
-        self.sockets.look_at_answered(&mut self.traffic, now);
+    /// Whether the request of CGI is answered, and its worker has finished with it.
+    fn is_answered(&self) -> bool {
+        self.traffic.connections().is_empty() && !self.workers.pool().roster().is_busy()
+    }
+
+    /// Whether a request is open or expected, so that this process must not exit yet.
+    fn has_open_requests(&mut self, now: Instant) -> bool {
+        let exits = !self.reload.drains_for_exec();
+        self.sockets.check_answered(&mut self.traffic, now);
         self.flush(now);
         let expected = self.traffic.connections().expected_until(now);
         self.expected_until = expected.filter(|_| exits);
@@ -391,13 +462,13 @@ impl Server {
         {
             return true;
         }
-        let more = exits && self.accept_rest(now);
+        let more = exits && self.accept_backlog(now);
         self.flush(now);
         more
     }
 
-    fn leave(&mut self) {
-        self.workers.end();
+    fn leave(&mut self, now: Instant) {
+        self.workers.end(now);
         self.front.image_lock = None;
         self.report.close();
         if let Some(dir) = self.workers.dir() {
@@ -405,14 +476,9 @@ impl Server {
         }
     }
 
-    fn hand_over(&mut self) -> HandOver {
-        let (control, version) = match self.workers.end() {
-            Some((control, version)) => (Some(control), version),
-            None => (None, String::new()),
-        };
+    fn hand_over(&mut self, now: Instant) -> HandOver {
         HandOver {
-            control,
-            version,
+            control: self.workers.end(now),
             connections: self.sockets.hand_over(&self.traffic),
             listeners: self.listeners.hand_over(),
             report: self.report.hand_over(),

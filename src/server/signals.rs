@@ -1,21 +1,21 @@
-//! Signals, read from a descriptor like anything else.
+//! Signals, read from a descriptor.
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 
-/// What a signal asks for.
+/// What a signal means to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// Finish what is in hand, then leave.
+pub(super) enum Meaning {
+    /// Drain, then exit.
     Stop,
     /// Put new code live.
     Reload,
     /// A child has ended.
-    Reap,
+    ChildEnded,
 }
 
-/// Blocks the signals that the server answers to, and opens the descriptor that tells of them.
+/// Blocks the signals that the server handles, and opens a descriptor to read them from.
 pub(super) fn open() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [
@@ -34,12 +34,12 @@ pub(super) fn open() -> io::Result<SignalFd> {
     )?)
 }
 
-/// The next wish, None when there is no more.
-pub(super) fn next(descriptor: &SignalFd) -> Option<Wish> {
+/// The next signal that has come.
+pub(super) fn next(descriptor: &SignalFd) -> Option<Meaning> {
     let info = descriptor.read_signal().ok()??;
     match Signal::try_from(info.ssi_signo as i32).ok()? {
-        Signal::SIGTERM | Signal::SIGINT => Some(Wish::Stop),
-        Signal::SIGHUP | Signal::SIGUSR1 => Some(Wish::Reload),
-        _ => Some(Wish::Reap),
+        Signal::SIGTERM | Signal::SIGINT => Some(Meaning::Stop),
+        Signal::SIGHUP | Signal::SIGUSR1 => Some(Meaning::Reload),
+        _ => Some(Meaning::ChildEnded),
     }
 }

@@ -1,42 +1,43 @@
-//! `Sockets`: the connections from web servers, as far as they are descriptors: read, sent, watched, closed. What the
-//! bytes mean is known to `traffic`, which has the same numbers for them.
+//! `Sockets`: the descriptors of the connections from web servers. Reads, sends, watches and closes them. `traffic`, which
+//! uses the same connection numbers, knows what the bytes mean.
 
+use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token, Watched};
 use crate::traffic::{ConnNo, Traffic};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
-use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Reads of one connection at a time, so that a fast sender does not keep the others waiting.
+/// The most reads of one connection in a row, so that a fast sender does not delay the others.
 const READS: usize = 8;
-/// Bytes read at a time.
-const SCRATCH: usize = 64 << 10;
-/// A request that is answered within this time, and whose connection the peer then closes, leaves no trace in epoll.
+/// The size of the read buffer in bytes. One of this size is mapped by itself: the pages that are not used take no memory.
+const SCRATCH: usize = 128 << 10;
+/// A new connection is registered with epoll only after this time. A short request ends before, and saves the system
+/// calls.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
-/// Connections that wait, answered, for their peers to close them before it is looked whether they have.
+/// When this many answered connections wait for their peers to close them, they are checked.
 const ANSWERED: usize = 32;
 
 struct Socket {
     input: OwnedFd,
-    /// CGI has a second descriptor for its output, and neither can be watched.
+    /// The second descriptor of a CGI request, for output. Neither of the two is watched.
     output: Option<OwnedFd>,
     /// The number of its listener.
     listener: usize,
     watched: Watched,
 }
 
-/// See above.
+/// The descriptors of all connections.
 pub(super) struct Sockets {
     poller: Rc<Poller>,
-    all: BTreeMap<ConnNo, Socket>,
-    /// Those that epoll has not heard of yet.
+    all: Numbered<ConnNo, Socket>,
+    /// Connections not yet registered with epoll.
     unwatched: Vec<ConnNo>,
-    /// The same, answered and shut on our side.
+    /// Connections not yet registered with epoll, answered and shut down on our side.
     answered: Vec<ConnNo>,
     watch_at: Option<Instant>,
     scratch: Vec<u8>,
@@ -46,7 +47,7 @@ impl Sockets {
     pub(super) fn new(poller: Rc<Poller>) -> Sockets {
         Sockets {
             poller,
-            all: BTreeMap::new(),
+            all: Numbered::default(),
             unwatched: Vec::new(),
             answered: Vec::new(),
             watch_at: None,
@@ -54,7 +55,7 @@ impl Sockets {
         }
     }
 
-    /// The socket of a connection, which does not block; or the two descriptors of a CGI request.
+    /// Adds a connection: its non-blocking socket, or the two descriptors of a CGI request.
     pub(super) fn add(
         &mut self,
         number: ConnNo,
@@ -71,7 +72,7 @@ impl Sockets {
         self.all.insert(number, socket);
     }
 
-    /// Epoll has told of a connection.
+    /// Handles an epoll event of a connection.
     pub(super) fn on_ready(
         &mut self,
         number: ConnNo,
@@ -85,17 +86,17 @@ impl Sockets {
         } else if hung_up || flags.contains(EpollFlags::EPOLLIN) {
             self.read(number, traffic, now);
         }
-        traffic.connections_mut().touch(number);
+        traffic.connections_mut().queue_flush(number);
     }
 
-    /// Reads what a connection has, a bounded number of times.
+    /// Reads what a connection has, at most `READS` times.
     pub(super) fn read(&mut self, number: ConnNo, traffic: &mut Traffic, now: Instant) {
         for _ in 0..READS {
             // Stop reading from a peer that is not draining its responses.
             if !traffic.connections().takes_input(number) {
                 return;
             }
-            let Some(socket) = self.all.get(&number) else {
+            let Some(socket) = self.all.get(number) else {
                 return;
             };
             match nix::unistd::read(&socket.input, &mut self.scratch) {
@@ -114,28 +115,28 @@ impl Sockets {
         }
     }
 
-    /// Sends what waits on the connections on which something has happened, and has them watched. Whether there were any:
-    /// then more may have come of it.
+    /// Sends the pending output of connections that have changed, and updates their epoll flags. True: there were any, so
+    /// there may be more to do.
     pub(super) fn flush(&mut self, traffic: &mut Traffic, now: Instant) -> bool {
-        // Before new ones join them, which their peers cannot have closed yet.
+        // Check before this flush adds new ones, which their peers cannot have closed yet.
         let mut any = self.answered.len() >= ANSWERED;
         if any {
-            self.look_at_answered(traffic, now);
+            self.check_answered(traffic, now);
         }
         while let Some(number) = traffic.connections_mut().next_to_flush() {
             any = true;
-            let socket = self.all.get(&number);
+            let socket = self.all.get(number);
             while let Some(socket) = socket
                 && let Some(outbox) = traffic.connections_mut().outbox(number)
             {
-                let again = match outbox.flush(socket.output.as_ref().unwrap_or(&socket.input)) {
+                let more = match outbox.flush(socket.output.as_ref().unwrap_or(&socket.input)) {
                     Ok(taken) => traffic.on_sent(number, taken, now),
                     Err(_) => {
                         traffic.on_gone(number, now);
                         false
                     }
                 };
-                if !again {
+                if !more {
                     break;
                 }
             }
@@ -144,23 +145,23 @@ impl Sockets {
         any
     }
 
-    /// Says to the peer that nothing more will be sent: to close now would reset the connection and lose the response, if
-    /// the peer has sent more, or is about to.
+    /// Shuts down the write side. Closing instead would reset the connection and lose the response, if the peer still
+    /// sends.
     pub(super) fn shut_down(&mut self, number: ConnNo) {
-        if let Some(socket) = self.all.get(&number) {
+        if let Some(socket) = self.all.get(number) {
             let _ = shutdown(socket.input.as_raw_fd(), Shutdown::Write);
         }
     }
 
-    /// Sends of this what the socket takes at once, and closes it.
+    /// Sends as much of `outbox` as the socket takes at once, and closes the connection.
     pub(super) fn close(&mut self, number: ConnNo, mut outbox: Outbox) {
-        if let Some(socket) = self.all.remove(&number) {
+        if let Some(socket) = self.all.remove(number) {
             let _ = outbox.flush(socket.output.as_ref().unwrap_or(&socket.input));
         }
     }
 
-    /// Drops the connections, answered and shut, that their peers have closed, and has epoll watch the others.
-    pub(super) fn look_at_answered(&mut self, traffic: &mut Traffic, now: Instant) {
+    /// Removes the answered connections that their peers have closed, and registers the others with epoll.
+    pub(super) fn check_answered(&mut self, traffic: &mut Traffic, now: Instant) {
         for number in std::mem::take(&mut self.answered) {
             self.read(number, traffic, now);
             if traffic.connections().is_draining(number) {
@@ -174,12 +175,15 @@ impl Sockets {
         self.watch_at
     }
 
-    /// Has epoll watch the connections that have waited.
+    /// Registers the connections that have waited for `WATCH_AFTER` with epoll.
     pub(super) fn on_time(&mut self, traffic: &mut Traffic, now: Instant) {
         if self.watch_at.take_if(|at| *at <= now).is_some() {
-            self.look_at_answered(traffic, now);
+            self.check_answered(traffic, now);
             for number in std::mem::take(&mut self.unwatched) {
-                self.watch(number, traffic);
+                // Most have been answered by now.
+                if traffic.connections().only_waits(number) {
+                    self.watch(number, traffic);
+                }
             }
         }
     }
@@ -187,15 +191,15 @@ impl Sockets {
     /// The sockets of idle connections, each with the number of its listener.
     pub(super) fn hand_over(&mut self, traffic: &Traffic) -> Vec<(OwnedFd, usize)> {
         let idle = traffic.connections().idle();
-        let sockets = idle.filter_map(|number| self.all.remove(&number));
+        let sockets = idle.filter_map(|number| self.all.remove(number));
         sockets
             .map(|socket| (socket.input, socket.listener))
             .collect()
     }
 
-    /// Has epoll watch a connection for what it waits for; a new one on which little is to be expected, after a moment.
+    /// Updates the epoll flags of a connection. A new one that will probably end soon is registered after `WATCH_AFTER`.
     fn watch_soon(&mut self, number: ConnNo, traffic: &Traffic, now: Instant) {
-        let Some(socket) = self.all.get(&number) else {
+        let Some(socket) = self.all.get(number) else {
             return;
         };
         let connections = traffic.connections();
@@ -215,13 +219,13 @@ impl Sockets {
     }
 
     fn watch(&mut self, number: ConnNo, traffic: &Traffic) {
-        if let Some(socket) = self.all.get_mut(&number) {
+        if let Some(socket) = self.all.get_mut(number) {
             let interest = traffic.connections().interest(number);
             let mut flags = EpollFlags::empty();
             flags.set(EpollFlags::EPOLLIN, interest.read);
             flags.set(EpollFlags::EPOLLOUT, interest.write);
             let (token, watched) = (Token::Conn(number.0), &mut socket.watched);
-            // Without, it ends with its deadline.
+            // An unwatched connection still ends by its deadline.
             let _ = self.poller.watch(&socket.input, token, flags, watched);
         }
     }

@@ -1,28 +1,29 @@
-//! The status page: who knows its secret gets it from the front; for all others it does not exist, and their requests
-//! go to the app.
+//! The status page. The front serves it to requests that carry its secret. All other requests go to the app, as if
+//! there were no such page.
 
 use crate::bytes::{is_secret, percent_decode};
 use crate::config::Status;
+use crate::owner::{Reply, SiteView, redact};
 use crate::pairs::Pairs;
 use crate::response::ResponseHead;
-use crate::rundir::RuntimeDir;
 use crate::status::collect::Site;
-use crate::status::command::Form;
+use crate::status::command::Format;
+use std::rc::Rc;
 use std::time::SystemTime;
 
-/// The page in this form, of the site that `name` names; `dir`: where its fronts tell of themselves.
-pub(super) fn page(form: Form, dir: Option<&RuntimeDir>, name: &str) -> (ResponseHead, String) {
-    let dirs: Vec<_> = dir.iter().map(|dir| dir.path().to_owned()).collect();
-    let mut site = Site::collect(&dirs, name, SystemTime::now());
+/// Renders the page in this format. `redacted` holds the variables of the request that may be logged.
+pub(super) fn reply(format: Format, redacted: Pairs, site: &SiteView<'_>) -> Reply {
+    let dirs: Vec<_> = site.dir.iter().map(|dir| dir.path().to_owned()).collect();
+    let mut status = Site::collect(&dirs, site.name, SystemTime::now());
     if dirs.is_empty() {
-        site.notes.push(String::from(
-            "There is no runtime directory, so the fronts cannot tell of themselves.",
+        status.notes.push(String::from(
+            "There is no runtime directory, so the fronts cannot report.",
         ));
     }
-    let body = form.render(&site);
+    let body = format.render(&status);
     let mut fields = Pairs::new();
     for (name, value) in [
-        ("Content-Type", form.content_type()),
+        ("Content-Type", format.content_type()),
         ("Content-Length", &body.len().to_string()),
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
@@ -40,40 +41,47 @@ pub(super) fn page(form: Form, dir: Option<&RuntimeDir>, name: &str) -> (Respons
         reason: b"OK".to_vec(),
         fields,
     };
-    (head, body)
+    Reply {
+        head,
+        body: body.into_bytes(),
+        redacted: Rc::new(redacted),
+        note: None,
+        file: None,
+        restart: false,
+    }
 }
 
-/// Whether a request is for the page, by someone who knows its secret: then in which form, and what of the request may be
-/// logged.
-pub(super) fn asked_for(environ: &Pairs, status: &Status) -> Option<(Form, Pairs)> {
+/// For a request that asks for the page and carries its secret: the format, and the variables that may be logged.
+pub(super) fn requested(environ: &Pairs, status: &Status) -> Option<(Format, Pairs)> {
     let (path, secret) = (status.path.as_ref()?, status.secret.as_ref()?);
-    let form = asked(environ, path, secret)?;
-    Some((form, without(environ, secret)))
+    let format = authorized_format(environ, path, secret)?;
+    Some((format, redact(environ, secret)))
 }
 
-/// In which form the page is asked for, by someone who knows the secret.
-fn asked(environ: &Pairs, path: &str, secret: &str) -> Option<Form> {
+/// The format of the page, for a request that asks for it and carries its secret.
+fn authorized_format(environ: &Pairs, path: &str, secret: &str) -> Option<Format> {
     let get = |name: &str| environ.get(name.as_bytes()).unwrap_or_default();
     let whole = [get("SCRIPT_NAME"), get("PATH_INFO")].concat();
-    let here = whole == path.as_bytes() || get("PATH_INFO") == path.as_bytes();
-    if !here || secret.is_empty() || !matches!(get("REQUEST_METHOD"), b"GET" | b"HEAD") {
+    let matches = whole == path.as_bytes() || get("PATH_INFO") == path.as_bytes();
+    if !matches || secret.is_empty() || !matches!(get("REQUEST_METHOD"), b"GET" | b"HEAD") {
         return None;
     }
     let bearer = get("HTTP_AUTHORIZATION")
         .split_at_checked(7)
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
-    let known = [
+    let given = [
         query(get("QUERY_STRING"), b"secret"),
         bearer.map(|(_, token)| token.trim_ascii().to_vec()),
         Some(get("HTTP_X_RUNFCGI_SECRET").to_vec()),
     ];
-    // Each is compared, so that time tells nothing.
-    let matching = known
+    // Compare them all, so that the time taken reveals nothing.
+    let matching = given
         .iter()
         .flatten()
-        .filter(|given| is_secret(given, secret.as_bytes()))
+        .filter(|value| is_secret(value, secret.as_bytes()))
         .count();
-    (matching > 0).then(|| Form::named(&query(get("QUERY_STRING"), b"format").unwrap_or_default()))
+    (matching > 0)
+        .then(|| Format::named(&query(get("QUERY_STRING"), b"format").unwrap_or_default()))
 }
 
 /// The value of the first `name=value` in a query, decoded.
@@ -87,31 +95,6 @@ fn query(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
         .map(|&b| if b == b'+' { b' ' } else { b })
         .collect();
     Some(percent_decode(&spaced).into_owned())
-}
-
-/// The request as it may be logged: no query, and nothing else that holds the secret.
-fn without(environ: &Pairs, secret: &str) -> Pairs {
-    let mut out = Pairs::new();
-    for (name, value) in environ.iter() {
-        let holds = value
-            .windows(secret.len())
-            .any(|part| part == secret.as_bytes());
-        let telling = [
-            &b"HTTP_AUTHORIZATION"[..],
-            b"HTTP_X_RUNFCGI_SECRET",
-            b"HTTP_COOKIE",
-        ]
-        .contains(&name);
-        if name.ends_with(b"QUERY_STRING") {
-            out.push(name, b"");
-        } else if name.ends_with(b"_URI") || name.ends_with(b"_URL") || name == b"HTTP_REFERER" {
-            let end = value.iter().position(|b| *b == b'?').unwrap_or(value.len());
-            out.push(name, &value[..end]);
-        } else if !holds && !telling {
-            out.push(name, value);
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -131,11 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn only_who_knows_the_secret_gets_the_page() {
+    fn only_requests_with_the_secret_get_the_page() {
         let get = ("REQUEST_METHOD", "GET");
         let here = ("PATH_INFO", "/-/status");
         let good = "secret=long+random%2Btext&format=json";
-        let table: [(Given, Option<Form>); 12] = [
+        let table: [(Given, Option<Format>); 12] = [
             (&[get, here], None),
             (&[get, here, ("QUERY_STRING", "secret=")], None),
             (
@@ -146,7 +129,7 @@ mod tests {
                 &[get, here, ("QUERY_STRING", "secret=long+random%2Btextx")],
                 None,
             ),
-            (&[get, here, ("QUERY_STRING", good)], Some(Form::Json)),
+            (&[get, here, ("QUERY_STRING", good)], Some(Format::Json)),
             (
                 &[get, ("PATH_INFO", "/-/statu"), ("QUERY_STRING", good)],
                 None,
@@ -157,7 +140,7 @@ mod tests {
             ),
             (
                 &[get, here, ("HTTP_AUTHORIZATION", "bearer long random+text")],
-                Some(Form::Html),
+                Some(Format::Html),
             ),
             (
                 &[get, here, ("HTTP_AUTHORIZATION", "Basic long random+text")],
@@ -170,7 +153,7 @@ mod tests {
                     ("HTTP_X_RUNFCGI_SECRET", SECRET),
                     ("QUERY_STRING", "format=text"),
                 ],
-                Some(Form::Text),
+                Some(Format::Text),
             ),
             (
                 &[
@@ -179,7 +162,7 @@ mod tests {
                     ("PATH_INFO", "/status"),
                     ("QUERY_STRING", good),
                 ],
-                Some(Form::Json),
+                Some(Format::Json),
             ),
             (
                 &[
@@ -190,18 +173,18 @@ mod tests {
                         "x&format=prometheus&secret=long random%2btext",
                     ),
                 ],
-                Some(Form::Prometheus),
+                Some(Format::Prometheus),
             ),
         ];
         for (pairs, expected) in table {
             assert_eq!(
-                asked(&request(pairs), "/-/status", SECRET),
+                authorized_format(&request(pairs), "/-/status", SECRET),
                 expected,
                 "{pairs:?}"
             );
         }
         assert_eq!(
-            asked(
+            authorized_format(
                 &request(&[get, here, ("QUERY_STRING", "secret=")]),
                 "/-/status",
                 ""
@@ -211,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_does_not_hold_the_secret() {
+    fn logged_variables_do_not_contain_the_secret() {
         let environ = request(&[
             ("REQUEST_METHOD", "GET"),
             ("REQUEST_URI", "/-/status?secret=long+random%2Btext"),
@@ -225,7 +208,7 @@ mod tests {
             ("HTTP_X_OTHER", "a long random+text b"),
             ("REMOTE_ADDR", "::1"),
         ]);
-        let left = without(&environ, SECRET);
+        let left = redact(&environ, SECRET);
         let text = String::from_utf8(left.as_bytes().to_vec()).unwrap();
         assert!(!text.contains("random"), "{text}");
         assert_eq!(left.get(b"REQUEST_URI"), Some(&b"/-/status"[..]));

@@ -1,4 +1,4 @@
-//! With what a process of the site begins: the release that it serves first, and the name of the site.
+//! The release that a new process serves first, and the identity of the site.
 
 use crate::config::{Config, Finding, How, findings};
 use crate::reload::{self, Origin, Watch};
@@ -7,11 +7,11 @@ use crate::server::{Begin, Role};
 use std::ffi::OsString;
 use std::path::Path;
 
-/// The release to begin with. A process that is spawned while new code is being imported begins with the code that
-/// works, like its elder siblings; so does one that finds settings that cannot be used.
+/// Chooses the first release. A process that is spawned while new code is being imported starts with the last working
+/// code, like the processes that already run; so does one that finds unusable settings.
 pub(super) fn begin(
     role: Role,
-    again: bool,
+    restarted: bool,
     origin: Origin,
     mut watch: Watch,
     config: Result<Config, Vec<Finding>>,
@@ -19,16 +19,16 @@ pub(super) fn begin(
 ) -> Begin {
     let exits = |config: &Config| config.restart.how == How::Exit;
     let good = dir.and_then(|dir| origin.good(dir));
-    // After the end of one that was to exit, what the disk holds is what the web server has started this process for.
-    let anew = role == Role::Cgi
-        || role == Role::External && !again
+    // With `how = exit` the previous process exited so that its successor would load what is on disk.
+    let from_disk = role == Role::Cgi
+        || role == Role::External && !restarted
         || config.as_ref().is_ok_and(exits)
         || good.as_ref().is_some_and(|good| exits(&good.config));
     let disk = match config {
         Ok(config) => Ok(origin.release(config, &mut watch)),
         Err(findings) => Err(findings::lines(&findings)),
     };
-    let (live, beginning, refused) = reload::begin(disk, good, anew);
+    let (live, beginning, refused) = reload::begin(disk, good, from_disk);
     Begin {
         origin,
         watch,
@@ -38,7 +38,7 @@ pub(super) fn begin(
     }
 }
 
-/// Names the site. Several servers may share a file and differ by their options.
+/// The identity of the site. Several servers may share a settings file and differ only in their options.
 pub(super) fn identity(role: Role, config_file: &Path, directory: &Path) -> Vec<u8> {
     let mut identity = config_file.as_os_str().as_encoded_bytes().to_vec();
     if role != Role::Cgi && std::env::args_os().len() > 1 {

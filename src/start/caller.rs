@@ -1,16 +1,17 @@
-//! Who started this process, and what they may make it do.
+//! Who started this process, and what that caller may make it do.
 //!
-//! suexec runs us as the owner, with whatever words and descriptors the web server's user gives it. So:
+//! suexec runs us as the owner, with any arguments and descriptors that the web server's user chooses. So:
 //!
-//! *An interpreter is launched* by no word, but through the socket on descriptor 0, when that is one end of a pair that a
-//! process of our own user made. (A connection to a listening socket is no pair: one of its ends has a name.)
+//! *An interpreter is launched* only through the socket on descriptor 0, and only if that is one end of a socket pair made
+//! by a process of our own user. (A connection to a listening socket is not a pair: one of its ends has a name.)
 //!
-//! *Words* are heeded when the owner gives them: from a shell, cron, systemd, an init script. The parent process does not
-//! tell: it may have gone, anyone's crontab has root's cron as parent, and suexec can turn the parent, too, into a process
-//! of the owner's. The environment tells: suexec empties it, sets PATH, and lets through only what its list names (the
-//! variables of CGI, `HTTP_*`, `SSL_*`, TZ). So one of `SESSION` must be there, or not even PATH. A parent that is seen to
-//! belong to a third user speaks against the words all the same.
+//! *Command-line arguments* are accepted only from the owner: from a shell, cron, systemd, an init script. The parent
+//! process proves nothing: it may have exited, every crontab runs below root's cron, and suexec can make the parent, too,
+//! a process of the owner. The environment is the evidence: suexec clears it, sets PATH, and passes only the variables on
+//! its list (CGI's, `HTTP_*`, `SSL_*`, TZ). So either one of `SESSION` is set, or PATH is not. A parent that visibly
+//! belongs to a third user is refused in any case.
 
+use crate::codes::{self, Code};
 use crate::config::Finding;
 use crate::server::Role;
 use crate::sys::procfs;
@@ -20,7 +21,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-/// Logins, cron, systemd, containers and the shells of init scripts each set some of these; no list of suexec has them.
+/// Logins, cron, systemd, containers and init scripts each set some of these; suexec passes none of them.
 const SESSION: [&str; 7] = [
     "HOME",
     "LOGNAME",
@@ -30,11 +31,11 @@ const SESSION: [&str; 7] = [
     "PWD",
     "INVOCATION_ID",
 ];
-/// What suexec always sets.
-const ALWAYS: &str = "PATH";
+/// The variable that suexec always sets.
+const SUEXEC_SETS: &str = "PATH";
 
-/// Whether descriptor 0 is one end of a socket pair that a process of our user made.
-pub(super) fn is_ours() -> bool {
+/// Whether descriptor 0 is one end of a socket pair made by a process of our user.
+pub(super) fn has_launch_socket() -> bool {
     let stdin = io::stdin();
     let names = [
         socket::getsockname::<UnixAddr>(stdin.as_raw_fd()),
@@ -49,26 +50,36 @@ pub(super) fn is_ours() -> bool {
             .is_ok_and(|peer| peer.uid() == geteuid().as_raw())
 }
 
-/// What is told who calls for an interpreter without that socket.
-pub(super) fn not_ours() -> Finding {
+/// The error when an interpreter is requested without that socket.
+pub(super) fn foreign_launch() -> Finding {
     Finding::error(
-        "RF0151",
+        codes::settings::FOREIGN_LAUNCH,
         "descriptor 0",
         "an interpreter is launched only through a socket of our own making",
         "",
     )
 }
 
-/// Whether the words of the command line may be heeded. `owner` is whose the executable called `stem` is.
-pub(super) fn words(owner: Option<u32>, stem: &str) -> Result<(), Finding> {
+/// The error when FCGI_FORCE_CGI is set but there is no CGI request.
+pub(super) fn no_cgi_request() -> Finding {
+    Finding::error(
+        codes::settings::NO_CGI_VARIABLES,
+        "environment",
+        "FCGI_FORCE_CGI asks for one CGI request, but REQUEST_METHOD and the other variables of one are missing",
+        "",
+    )
+}
+
+/// Refuses command-line arguments that the owner cannot have given. `owner` owns the executable, whose name is `stem`.
+pub(super) fn check_arguments(owner: Option<u32>, stem: &str) -> Result<(), Finding> {
     let has = |name: &str| std::env::var_os(name).is_some();
     judge(has, parent(), geteuid().as_raw(), owner).map_err(|(code, what, fix)| {
         Finding::error(code, "command line", what, fix.replace("{}", stem))
     })
 }
 
-/// The code of the refusal, what is wrong, and what to do ({} stands for the name of the site).
-type Refusal = (&'static str, String, &'static str);
+/// The code, what is wrong, and how to fix it (`{}` stands for the name of the site).
+type Refusal = (Code, String, &'static str);
 
 fn judge(
     has: impl Fn(&str) -> bool,
@@ -76,35 +87,35 @@ fn judge(
     us: u32,
     owner: Option<u32>,
 ) -> Result<(), Refusal> {
-    // It becomes none but the owner of the file; root's counts, since hosts have changed it so.
+    // suexec runs a program only as the file's owner. A file of root's counts too: some hosts patch suexec that way.
     let could_be = owner.is_none_or(|owner| owner == us || owner == 0);
-    if could_be && has(ALWAYS) && !SESSION.iter().any(|name| has(name)) {
+    if could_be && has(SUEXEC_SETS) && !SESSION.iter().any(|name| has(name)) {
         let what =
             "words are not taken from suexec, and this environment is as empty as suexec leaves it";
         let fix = "write the settings in {}.toml; if this is no suexec, set HOME: env HOME=/ ...";
-        return Err(("RF0152", what.to_owned(), fix));
+        return Err((codes::settings::WORDS_FROM_SUEXEC, what.to_owned(), fix));
     }
     match parent {
         Some(other) if other != us && other != 0 => {
             let what =
                 format!("words are not taken from a process of user {other}: we run as user {us}");
             let fix = "run it as that user or as root, or write the settings in {}.toml";
-            Err(("RF0153", what, fix))
+            Err((codes::settings::WORDS_FROM_ANOTHER_USER, what, fix))
         }
         _ => Ok(()),
     }
 }
 
-/// The effective user of our parent; None when it has gone, is in another namespace, or is hidden.
+/// The effective user of our parent. None: it has exited, is in another PID namespace, or /proc hides it.
 fn parent() -> Option<u32> {
     let parent = getppid();
     let user = procfs::user(parent.as_raw());
-    // If it has gone meanwhile, the number may be another's.
+    // If it has exited since, another process may have its pid.
     user.filter(|_| getppid() == parent)
 }
 
-/// What a web server has made of us, with a listening socket on descriptor 0.
-pub(super) fn spawned() -> Role {
+/// Our role when a web server spawned us with a listening socket on descriptor 0.
+pub(super) fn spawned_role() -> Role {
     Role::Spawned {
         mod_fcgid: spawned_by_mod_fcgid(),
     }
@@ -131,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_words_count() {
+    fn only_the_owner_may_give_arguments() {
         let (us, root, third) = (1000, 0, 33);
         for (environment, parent, owner, refused) in [
             ("PATH HOME", us, us, ""),
@@ -145,17 +156,19 @@ mod tests {
             ("PATH HOME", third, us, "RF0153"),
         ] {
             let names: Vec<&str> = environment.split(' ').collect();
-            let judged = judge(|name| names.contains(&name), Some(parent), us, Some(owner));
-            let code = judged.err().map_or("", |(code, ..)| code);
+            let accepted = judge(|name| names.contains(&name), Some(parent), us, Some(owner));
+            let code = accepted
+                .err()
+                .map_or(String::new(), |(code, ..)| code.to_string());
             assert_eq!(code, refused, "{environment}, {parent}, {owner}");
         }
         let gone = judge(|name| name == "PATH", None, us, None);
-        assert_eq!(gone.unwrap_err().0, "RF0152");
+        assert_eq!(gone.unwrap_err().0, codes::settings::WORDS_FROM_SUEXEC);
         assert!(judge(|_| true, None, us, None).is_ok());
     }
 
     #[test]
-    fn the_parent_is_seen() {
+    fn the_user_of_the_parent_is_known() {
         assert_eq!(parent(), Some(geteuid().as_raw()));
     }
 }

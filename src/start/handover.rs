@@ -1,6 +1,6 @@
-//! What one image of this process leaves to the next, in the environment: descriptors by their numbers, and a few paths.
+//! What one image of this process hands over to the next through the environment: descriptor numbers and a few paths.
 //!
-//! Also what a process of ours in the background is started with. Knows no configuration and serves nothing.
+//! The leader and the daemon are started with the same variables. Knows no configuration and serves nothing.
 
 use crate::config::Protocol;
 use crate::daemon::{self, Pidfile};
@@ -10,7 +10,10 @@ use crate::rundir::RuntimeDir;
 use crate::server::HandOver;
 use crate::sys::{fd, procfs};
 use crate::systemd::{self, Activated};
+use crate::trust::Trust;
+use crate::{cli, codes, python};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -21,92 +24,92 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// `key=value` words, all of them descriptors or plain numbers.
+/// `key=value` words; each value is a descriptor or a plain number. Other versions read
+/// them, too, so no word may change.
 const HANDOVER: &str = "RUNFCGI_HANDOVER";
-/// The last of them may be this one, and a text.
+/// This one may come last; its value is the rest of the text.
 const REFUSED: &str = "refused=";
-/// The path of the uploaded executable, beside `HANDOVER`.
+/// The variable with the path of the uploaded executable.
 const ORIGINAL: &str = "RUNFCGI_ORIGINAL";
-/// The directory in which the words of the command line were written.
+/// The variable with the directory that the command line's relative paths refer to.
 const DIRECTORY: &str = "RUNFCGI_DIRECTORY";
-/// Bytes of `HANDOVER`. Linux executes nothing with a variable of 128 KiB, so of very many idle connections some are
-/// closed instead.
+/// Limit of `HANDOVER` in bytes. `execve` fails if one variable has 128 KiB, so idle connections that do not fit are
+/// closed.
 const HANDOVER_SIZE: usize = 120 << 10;
 
-/// How far this process is in the background.
+/// The part of this process in going to the background.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Background {
-    /// Not at all.
+    /// None: it stays in the foreground.
     #[default]
     No,
-    /// It is to begin a session and start the daemon.
+    /// It starts a session, and the daemon in it.
     Leader,
     /// It is the daemon.
     Daemon,
 }
 
-/// What this process is, and keeps from image to image.
+/// The state that this process keeps across `execve`.
 #[derive(Debug, Default)]
-pub(super) struct Own {
+pub(super) struct ProcessState {
     /// The executable as uploaded.
     pub(super) original: PathBuf,
-    /// Its inode when this process was started.
+    /// Its device and inode when this process was started.
     pub(super) spawned_as: (u64, u64),
-    /// Whose it is.
+    /// The user who owns it.
     pub(super) owner: Option<u32>,
-    /// Where the words of the command line were written.
+    /// The directory that the command line's relative paths refer to.
     pub(super) directory: PathBuf,
-    /// Those words count.
-    pub(super) heeded: bool,
+    /// The command-line arguments were accepted.
+    pub(super) arguments_accepted: bool,
     pub(super) background: Background,
-    /// The shell's process waits for a status at its other end.
+    /// The write end of the pipe from which the shell's process reads our status.
     pub(super) ready: Option<OwnedFd>,
     pub(super) pidfile: Option<Pidfile>,
-    /// Of each listening socket: what is spoken there, and whether systemd opened it.
+    /// The protocol of each listening socket, and whether systemd opened it.
     pub(super) listening: BTreeMap<RawFd, (Protocol, bool)>,
 }
 
-/// What the image before this one has left.
+/// What the previous image has handed over.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(super) struct Inherited {
     pub(super) original: Option<PathBuf>,
     pub(super) spawned_as: Option<(u64, u64)>,
     pub(super) owner: Option<u32>,
     pub(super) directory: Option<PathBuf>,
-    /// The words of the command line have been judged, and count.
-    pub(super) heeded: bool,
-    /// We are the copy of the executable.
+    /// The command-line arguments were checked and accepted.
+    pub(super) arguments_accepted: bool,
+    /// This image is the private copy of the executable.
     pub(super) is_copy: bool,
-    /// The image before this one has served.
-    pub(super) again: bool,
-    /// Why this is still the same image, though another one was to be executed.
+    /// The previous image was serving.
+    pub(super) restarted: bool,
+    /// Why the new image could not be executed, if this is the old one again.
     pub(super) refused: Option<String>,
     pub(super) background: Background,
     pub(super) ready: Option<OwnedFd>,
     pub(super) pidfile: Option<OwnedFd>,
     pub(super) lock: Option<OwnedFd>,
-    pub(super) control: Option<OwnedFd>,
+    pub(super) control: Option<(OwnedFd, String)>,
     pub(super) report: Option<OwnedFd>,
     pub(super) turn: Option<OwnedFd>,
-    pub(super) version: String,
     pub(super) listeners: Vec<Handed>,
     pub(super) connections: Vec<(OwnedFd, usize)>,
 }
 
-impl Left {
-    pub(super) fn read() -> Left {
-        let mut left = Left::default();
+impl Inherited {
+    pub(super) fn read() -> Inherited {
+        let mut inherited = Inherited::default();
         let (Some(original), Ok(words)) = (std::env::var_os(ORIGINAL), std::env::var(HANDOVER))
         else {
-            return left;
+            return inherited;
         };
-        left.original = Some(PathBuf::from(original));
-        left.directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
+        inherited.original = Some(PathBuf::from(original));
+        inherited.directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
         let (words, refused) = match words.split_once(REFUSED) {
             Some((words, refused)) => (words, Some(refused.to_owned())),
             None => (words.as_str(), None),
         };
-        left.refused = refused;
+        inherited.refused = refused;
         for word in words.split(' ') {
             let Some((name, value)) = word.split_once('=') else {
                 continue;
@@ -114,20 +117,20 @@ impl Left {
             let (first, second) = value.split_once('.').unwrap_or((value, ""));
             let descriptor = || fd::adopt(first.parse().ok().filter(|n| *n > 2)?);
             match name {
-                "spawned" => left.spawned_as = first.parse().ok().zip(second.parse().ok()),
-                "owner" => left.owner = first.parse().ok(),
-                "heeded" => left.heeded = true,
-                "copy" => left.is_copy = true,
-                "again" => left.again = true,
-                "leader" => left.background = Background::Leader,
-                "daemon" => left.background = Background::Daemon,
-                "ready" => left.ready = descriptor(),
-                "pidfile" => left.pidfile = descriptor(),
-                "lock" => left.lock = descriptor(),
-                "control" => (left.control, left.version) = (descriptor(), second.to_owned()),
-                "report" => left.report = descriptor(),
-                "turn" => left.turn = descriptor(),
-                "listener" => left.listeners.extend(descriptor().map(|socket| {
+                "spawned" => inherited.spawned_as = first.parse().ok().zip(second.parse().ok()),
+                "owner" => inherited.owner = first.parse().ok(),
+                "heeded" => inherited.arguments_accepted = true,
+                "copy" => inherited.is_copy = true,
+                "again" => inherited.restarted = true,
+                "leader" => inherited.background = Background::Leader,
+                "daemon" => inherited.background = Background::Daemon,
+                "ready" => inherited.ready = descriptor(),
+                "pidfile" => inherited.pidfile = descriptor(),
+                "lock" => inherited.lock = descriptor(),
+                "control" => inherited.control = descriptor().map(|fd| (fd, second.to_owned())),
+                "report" => inherited.report = descriptor(),
+                "turn" => inherited.turn = descriptor(),
+                "listener" => inherited.listeners.extend(descriptor().map(|socket| {
                     Handed {
                         socket,
                         protocol: Protocol::named(second.trim_end_matches("-systemd"))
@@ -135,18 +138,18 @@ impl Left {
                         activated: second.ends_with("-systemd"),
                     }
                 })),
-                "connection" => left
+                "connection" => inherited
                     .connections
                     .extend(descriptor().zip(second.parse().ok())),
                 _ => (),
             }
         }
-        left
+        inherited
     }
 }
 
-impl Own {
-    /// Goes on as a daemon, in another process. Returns its process id, or the exit status of this one.
+impl ProcessState {
+    /// Starts the daemon. Returns its process id, or the exit status of this process.
     pub(super) fn go_to_background(&self) -> Result<Pid, u8> {
         match nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC) {
             Ok((read, write)) => {
@@ -154,13 +157,13 @@ impl Own {
                 daemon::start_and_wait(leader, (read, write))
             }
             Err(error) => {
-                super::complain(&format!("cannot start in background: {error}"));
+                super::complain(&daemon::start_error(&error.into()));
                 Err(crate::cli::EXIT_FAILED)
             }
         }
     }
 
-    /// Begins a session and starts the daemon. Returns the exit status.
+    /// Starts a session, and the daemon in it. Returns the exit status.
     pub(super) fn lead(&self) -> u8 {
         let Some(ready) = &self.ready else {
             return crate::cli::EXIT_FAILED;
@@ -184,47 +187,43 @@ impl Own {
         command
     }
 
-    /// Goes on in a private copy of the executable. Returns when that is not possible: then it goes on in the original.
+    /// Executes a private copy of the executable. Returns only if that fails; the original then keeps running.
     pub(super) fn move_to_copy(&self, dir: Option<&RuntimeDir>, activated: &[Activated]) {
-        if let Ok(image) = image::stage(&self.original, dir)
+        if let Ok(image) = image::stage(&self.original, dir, true)
             && image.path.as_deref() != Some(&self.original)
         {
-            // systemd's variables, which name them, are for this process id: the copy's, too.
+            // systemd's variables still hold in the copy: LISTEN_PID is its pid, too.
             activated.iter().for_each(|a| inherit(&a.socket));
-            let _ = self.execute(image, None);
+            let _ = self.execute(Ok(image), None);
         }
     }
 
-    /// Executes an image in this process and leaves it what it needs. A process that has served goes on in the image
-    /// that it has when the new one cannot be executed. Returns only when that fails too.
-    pub(super) fn execute(&self, image: Image, hand: Option<HandOver>) -> io::Error {
-        let image = match image.exec_path() {
-            Some(_) => Ok(image),
-            None => image::stage(&self.original, None),
-        };
-        let again = hand.is_some();
-        if again {
+    /// Executes an image in this process and hands over what it needs. If that fails while serving (`hand` is given),
+    /// executes the current image again. Returns only if that fails, too.
+    pub(super) fn execute(&self, image: io::Result<Image>, hand: Option<HandOver>) -> io::Error {
+        let restarted = hand.is_some();
+        if restarted {
             systemd::notify(&systemd::reloading());
         }
         let hand = hand.unwrap_or_default();
-        let mut words = self.words(&hand, again);
+        let mut words = self.words(&hand, restarted);
         let error = match &image {
             Ok(image) => {
                 let path = image.exec_path().unwrap_or_default();
-                words.leave("lock", image.lock.as_ref(), "");
+                words.pass("lock", image.lock.as_ref(), "");
                 self.execute_with(&path, &words)
             }
             Err(error) => io::Error::other(error.to_string()),
         };
-        if !again {
+        if !restarted {
             return error;
         }
         words.add(format!("{REFUSED}{error}"));
         self.execute_with(&own_image(&self.original), &words)
     }
 
-    /// What the next image is told.
-    fn words(&self, hand: &HandOver, again: bool) -> Words {
+    /// The words for the next image.
+    fn words(&self, hand: &HandOver, restarted: bool) -> Words {
         let mut words = Words::default();
         words.add(format!(
             "spawned={}.{} copy=1",
@@ -233,30 +232,32 @@ impl Own {
         if let Some(owner) = self.owner {
             words.add(format!("owner={owner}"));
         }
-        if self.heeded {
+        if self.arguments_accepted {
             words.add("heeded=1");
         }
-        if again {
+        if restarted {
             words.add("again=1");
         }
         if self.background == Background::Daemon {
             words.add("daemon=1");
         }
-        words.leave("ready", self.ready.as_ref(), "");
-        words.leave("pidfile", self.pidfile.as_ref().map(Pidfile::file), "");
-        words.leave("control", hand.control.as_ref(), &hand.version);
-        words.leave("report", hand.report.as_ref(), "");
-        words.leave("turn", hand.turn.as_ref(), "");
+        words.pass("ready", self.ready.as_ref(), "");
+        words.pass("pidfile", self.pidfile.as_ref().map(Pidfile::file), "");
+        if let Some((control, version)) = &hand.control {
+            words.pass("control", Some(control), version);
+        }
+        words.pass("report", hand.report.as_ref(), "");
+        words.pass("turn", hand.turn.as_ref(), "");
         for socket in &hand.listeners {
             let known = self.listening.get(&socket.as_raw_fd()).copied();
             let (protocol, activated) = known.unwrap_or((Protocol::Fcgi, false));
             let origin = if activated { "-systemd" } else { "" };
             let more = format!("{}{origin}", protocol.name());
-            words.leave("listener", Some(socket), &more);
+            words.pass("listener", Some(socket), &more);
         }
         for (connection, listener) in &hand.connections {
             if words.has_room() {
-                words.leave("connection", Some(connection), &listener.to_string());
+                words.pass("connection", Some(connection), &listener.to_string());
             }
         }
         words
@@ -268,7 +269,7 @@ impl Own {
             (DIRECTORY, self.directory.clone().into()),
             (HANDOVER, words.0.clone().into()),
         ];
-        // By hand, because `Command` would let go of the signals that are held back.
+        // Not through `Command`, which would unblock the signals that are blocked.
         let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
         let others = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|(n, _)| n == name));
         let environment: Vec<CString> = others
@@ -289,7 +290,7 @@ impl Own {
     }
 }
 
-/// The value of `HANDOVER`.
+/// The value of `HANDOVER`: words separated by spaces.
 #[derive(Debug, Default)]
 struct Words(String);
 
@@ -301,13 +302,13 @@ impl Words {
         self.0.push_str(word.as_ref());
     }
 
-    /// For one more connection; the other words are few and short.
+    /// Whether one more connection fits; the other words are few and short.
     fn has_room(&self) -> bool {
         self.0.len() < HANDOVER_SIZE
     }
 
-    /// Leaves a descriptor to the next image.
-    fn leave(&mut self, name: &str, descriptor: Option<&(impl AsFd + AsRawFd)>, more: &str) {
+    /// Passes a descriptor to the next image.
+    fn pass(&mut self, name: &str, descriptor: Option<&(impl AsFd + AsRawFd)>, more: &str) {
         if let Some(descriptor) = descriptor {
             inherit(descriptor);
             let raw = descriptor.as_raw_fd();
@@ -328,8 +329,26 @@ fn c_string(text: OsString) -> Option<CString> {
     CString::new(text.into_vec()).ok()
 }
 
-/// The executable as uploaded, or the link to it by which this process was called from the directory `here`: where that
-/// leads may change. `argv[0]` alone counts only where /proc is missing.
+/// Starts the daemon, and then looks for the interpreter. Returns the exit status for the shell. In this order, a client
+/// that waits for the socket does not wait for the search.
+pub(super) fn to_background(state: &ProcessState, config: &super::Config) -> u8 {
+    let daemon = match state.go_to_background() {
+        Ok(daemon) => daemon,
+        Err(status) => return status,
+    };
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    match python::discover(&config.app, Trust::of(config.owned_by), home.as_deref()) {
+        Ok(_) => cli::EXIT_OK,
+        Err(why) => {
+            super::complain(&format!("{} {why}", codes::place::NO_PYTHON));
+            let _ = kill(daemon, Signal::SIGTERM);
+            cli::EXIT_FAILED
+        }
+    }
+}
+
+/// The path of the uploaded executable. If this process was called through a symbolic link, from the directory `here`,
+/// that is the link, because its target may change. `argv[0]` alone is trusted only where /proc is missing.
 pub(super) fn own_path(called_as: &OsStr, here: &Path) -> PathBuf {
     let called = here.join(called_as);
     let Some(executable) = procfs::executable() else {
@@ -351,7 +370,7 @@ pub(super) fn own_path(called_as: &OsStr, here: &Path) -> PathBuf {
     link.unwrap_or(executable)
 }
 
-/// A path by which children execute this very image.
+/// A path through which children execute the running image.
 pub(super) fn own_image(original: &Path) -> PathBuf {
     procfs::own_image().unwrap_or_else(|| original.to_owned())
 }

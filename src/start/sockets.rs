@@ -1,7 +1,8 @@
-//! Where to listen, as it was asked for at a shell, by systemd or by the image before this one; and the pidfile.
+//! The listening sockets: from the web server, the settings, systemd, or the previous image. Also the pidfile.
 
 use super::force_cgi;
-use super::handover::Left;
+use super::handover::Inherited;
+use crate::codes;
 use crate::config::{Config, Finding, Protocol};
 use crate::daemon::Pidfile;
 use crate::endpoints::{self, Handed, Opened};
@@ -10,11 +11,11 @@ use crate::systemd::Activated;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// fd 0 when we were spawned; else the sockets that were left, or that the configuration names, and systemd's.
+/// Descriptor 0 if a web server spawned us. Otherwise the sockets of the previous image, of systemd and of the settings.
 pub(super) fn listeners(
     role: Role,
     config: Option<&Config>,
-    left: Left,
+    inherited: Inherited,
     activated: Vec<Activated>,
 ) -> anyhow::Result<Opened> {
     let server = config.map(|c| c.server.clone()).unwrap_or_default();
@@ -26,32 +27,32 @@ pub(super) fn listeners(
             let socket = io::stdin().as_fd().try_clone_to_owned()?;
             let mut listener = Listener::new(socket, protocol, None)?;
             listener.allowed = endpoints::allowed_clients().unwrap_or_else(|error| {
-                opened
-                    .warnings
-                    .push(format!("{error:#}; no client may connect over TCP"));
+                let text = format!("{error:#}; no client may connect over TCP");
+                let code = codes::settings::BAD_WEB_SERVER_ADDRS;
+                opened.warnings.push((code, text));
                 Some(Vec::new())
             });
             opened.listeners.push(listener);
             Ok(opened)
         }
         Role::External => {
-            let mut handed = left.listeners;
+            let mut handed = inherited.listeners;
             handed.extend(activated.into_iter().map(|a| Handed {
                 protocol: protocol_of(&a, protocol),
                 socket: a.socket,
                 activated: true,
             }));
-            endpoints::open(&server, handed, left.again)
+            endpoints::open(&server, handed, inherited.restarted)
         }
     }
 }
 
-/// A socket of systemd's that is named after a protocol speaks it.
+/// The protocol of a socket from systemd: the one it is named after, otherwise `usual`.
 fn protocol_of(activated: &Activated, usual: Protocol) -> Protocol {
     Protocol::named(&activated.name).unwrap_or(usual)
 }
 
-/// What a person, or systemd, has to be told before anything is opened.
+/// Checks, before anything is opened, that there is somewhere to listen and that it is safe.
 pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(), Finding> {
     let error =
         |code, place: &str, what: String, fix: &str| Err(Finding::error(code, place, what, fix));
@@ -62,15 +63,25 @@ pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(),
             false => "nowhere to listen, and no web server gave us a socket",
         };
         let fix = "add socket=PATH, or host=ADDRESS and port=NUMBER";
-        return error("RF0117", "runfcgi", what.to_owned(), fix);
+        return error(
+            codes::settings::NOWHERE_TO_LISTEN,
+            "runfcgi",
+            what.to_owned(),
+            fix,
+        );
     }
     if let Err(wrong) = endpoints::allowed_clients() {
-        return error("RF0119", "environment", wrong.to_string(), "");
+        return error(
+            codes::settings::BAD_WEB_SERVER_ADDRS,
+            "environment",
+            wrong.to_string(),
+            "",
+        );
     }
     if server.daemonize == Some(true) && !activated.is_empty() {
         let what = "a service whose sockets systemd opens cannot go into the background";
         return error(
-            "RF0118",
+            codes::settings::UNFIT_SYSTEMD_SOCKET,
             "option daemonize",
             what.to_owned(),
             "leave it out",
@@ -81,7 +92,7 @@ pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(),
         if !socket.listens() {
             let what = "no connections can be accepted from it".to_owned();
             return error(
-                "RF0118",
+                codes::settings::UNFIT_SYSTEMD_SOCKET,
                 &place,
                 what,
                 "ListenStream= and Accept=no are needed",
@@ -93,7 +104,12 @@ pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(),
             && endpoints::tcp_address(&socket.socket).is_some_and(|a| !a.ip().is_loopback())
         {
             let what = "AJP without a secret would believe whoever can reach it".to_owned();
-            return error("RF0115", &place, what, "set [server] secret");
+            return error(
+                codes::settings::OPEN_AJP,
+                &place,
+                what,
+                "set [server] secret",
+            );
         }
     }
     Ok(())
@@ -102,15 +118,15 @@ pub(super) fn can_listen(config: &Config, activated: &[Activated]) -> Result<(),
 pub(super) fn pidfile(
     role: Role,
     config: Option<&Config>,
-    left: Option<OwnedFd>,
+    inherited: Option<OwnedFd>,
 ) -> anyhow::Result<Option<Pidfile>> {
     let path = match (role, config) {
         (Role::External, Some(config)) => config.server.pidfile.as_deref(),
         _ => None,
     };
-    match left {
-        Some(left) if config.is_some() => Pidfile::inherit(left, path),
-        Some(left) => Ok(Pidfile::keep(left)),
+    match inherited {
+        Some(inherited) if config.is_some() => Pidfile::inherit(inherited, path),
+        Some(inherited) => Ok(Pidfile::keep(inherited)),
         None => path.map(Pidfile::take).transpose(),
     }
 }

@@ -1,10 +1,10 @@
-//! `Site`: all fronts, workers and preloaders of a site, from the files that the fronts write and from /proc.
+//! `Site`: all fronts, workers and preloaders of a site, from the status files of the fronts and from /proc.
 //!
-//! Talks to no process and waits for none. What cannot be seen from here is said in `notes`.
+//! Talks to no process and waits for none. `notes` tells what cannot be seen from here.
 
 use super::counts::COUNTS;
-use super::figures::{Figure, OfUsage, Process, ago, counted};
-use super::{Count, Counters, Doing, History, Note, Snapshot, State, one_line};
+use super::figures::{Figure, OfUsage, Process, ago, plural};
+use super::{Count, Counters, FrontState, History, Note, Snapshot, WorkerState, one_line};
 use crate::rundir::{self, BASES};
 use crate::sys::limits::{self, Limit};
 use crate::sys::procfs::{self, Usage};
@@ -14,73 +14,73 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A front writes every ten seconds at the least; one that has not for this long hangs or is stopped.
+/// Fronts write at least every ten seconds. One that has not written for this long hangs or is stopped.
 const SILENT_MS: u64 = 25_000;
-/// A front's file is smaller.
-const FILE_SIZE: u64 = 1 << 20;
-/// How often a file that is just being written is read again.
+/// Bytes of a status file that are read; no front writes as many.
+const MAX_FILE: u64 = 1 << 20;
+/// How many times to read a file that may be in the middle of a write.
 const TRIES: usize = 20;
 
-/// A site at a moment.
+/// The state of a site at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
-    /// When, in milliseconds since 1970.
+    /// That moment, in milliseconds since 1970.
     pub now: u64,
-    /// Its settings file.
+    /// Path of the settings file.
     pub config: String,
-    /// Its fronts that are alive, the oldest first.
+    /// The fronts that are alive, oldest first.
     pub fronts: Vec<Front>,
-    /// Its preloaders.
+    /// The preloaders that are alive.
     pub preloaders: Vec<Preloader>,
-    /// Of the account.
+    /// The limits of the account, with its current use.
     pub limits: Vec<Limit>,
-    /// What could not be seen, in sentences.
+    /// Sentences about what could not be seen.
     pub notes: Vec<String>,
 }
 
-/// A front.
+/// A front that is alive.
 #[derive(Clone, Debug)]
 pub struct Front {
-    /// What it says.
+    /// What it last reported.
     pub snapshot: Snapshot,
-    /// What it uses.
+    /// Its CPU time and memory, if /proc shows them.
     pub usage: Option<Usage>,
-    /// What its workers use, in their order.
+    /// The same for each of `snapshot.workers`.
     pub workers: Vec<Option<Usage>>,
-    /// It has not written for so many milliseconds, and should have.
+    /// Milliseconds since its last report, when that is overdue.
     pub silent: Option<u64>,
 }
 
-/// A process that has the app imported.
+/// A process that has imported the app.
 #[derive(Clone, Debug)]
 pub struct Preloader {
-    /// 0: not found.
+    /// 0 when unknown.
     pub pid: u32,
-    /// Names the version of the code.
+    /// The version of the app's code.
     pub code: String,
-    /// Fronts take their workers from it.
+    /// A front forks its workers from it.
     pub current: bool,
-    /// What it uses.
+    /// Its CPU time and memory, if /proc shows them.
     pub usage: Option<Usage>,
 }
 
-/// Where a site's processes meet.
+/// The runtime directories in which a site's fronts may report.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
-    /// Directories that may be looked into.
-    pub dirs: Vec<PathBuf>,
-    /// Directories of other users that belong to the same settings file.
+pub struct RuntimeDirs {
+    /// Ours, of any site; every directory when we are root.
+    pub readable: Vec<PathBuf>,
+    /// Directories of other users for the same settings file, with the user's id.
     pub foreign: Vec<(PathBuf, u32)>,
 }
 
-impl Places {
-    /// Finds the runtime directories of this user, which may belong to any site: `named` if given, else those where
-    /// fronts look for one. `beside`: the directory of the executable.
-    pub fn find(config: &Path, named: Option<&Path>, beside: &Path) -> Places {
-        let mut places = Places::default();
+impl RuntimeDirs {
+    /// `named` alone if given, else every candidate in the places where a front would create one. `beside` is the
+    /// directory of the executable.
+    pub fn find(config: &Path, named: Option<&Path>, beside: &Path) -> RuntimeDirs {
+        let mut dirs = RuntimeDirs::default();
         if let Some(path) = named {
-            places.add(path.to_owned(), true);
-            return places;
+            dirs.add(path.to_owned(), true);
+            return dirs;
         }
         let this = rundir::site(config.as_os_str().as_encoded_bytes());
         let bases = BASES.iter().map(Path::new).chain([beside]);
@@ -90,25 +90,25 @@ impl Places {
             };
             let meta = fs::symlink_metadata(&path);
             if meta.is_ok_and(|meta| meta.is_dir() && uid == meta.uid().to_string()) {
-                places.add(path, site == this);
+                dirs.add(path, site == this);
             }
         }
-        places.dirs.sort();
-        places
+        dirs.readable.sort();
+        dirs
     }
 
-    fn add(&mut self, path: PathBuf, of_this_site: bool) {
+    fn add(&mut self, path: PathBuf, is_this_site: bool) {
         let us = nix::unistd::geteuid().as_raw();
         match fs::symlink_metadata(&path).map(|meta| meta.uid()) {
-            Ok(uid) if uid == us || us == 0 => self.dirs.push(path),
-            Ok(uid) if of_this_site => self.foreign.push((path, uid)),
+            Ok(uid) if uid == us || us == 0 => self.readable.push(path),
+            Ok(uid) if is_this_site => self.foreign.push((path, uid)),
             _ => (),
         }
     }
 }
 
 impl Site {
-    /// What the fronts in these directories say that serve by this settings file.
+    /// Reads the reports in these directories of the fronts that use this settings file.
     pub fn collect(dirs: &[PathBuf], config: &str, now: SystemTime) -> Site {
         let mut site = Site {
             now: millis(now),
@@ -121,7 +121,7 @@ impl Site {
             if site.fronts.len() > first || dirs.len() == 1 {
                 site.find_preloaders(dir, first);
                 site.notes.extend(unreadable.iter().map(|pid| {
-                    format!("Front {pid} is of another version, or its file is damaged: what it does cannot be shown.")
+                    format!("Front {pid} runs another version of runfcgi, or its status file is damaged: it cannot be shown.")
                 }));
             }
         }
@@ -135,7 +135,7 @@ impl Site {
         site
     }
 
-    /// Returns the pids of fronts that live and cannot be read.
+    /// Returns the pids of the living fronts whose files cannot be read.
     fn read_fronts(&mut self, dir: &Path) -> Vec<String> {
         let mut unreadable = Vec::new();
         for (name, path) in files(dir) {
@@ -164,7 +164,7 @@ impl Site {
         unreadable
     }
 
-    /// A preloader holds the lock of its version for as long as it lives.
+    /// A preloader holds the lock of its code version for as long as it lives.
     fn find_preloaders(&mut self, dir: &Path, first: usize) {
         for (name, path) in files(dir) {
             let Some(code) = rundir::version_of(&name) else {
@@ -173,7 +173,7 @@ impl Site {
             let Some(file) = open(&path).filter(is_held) else {
                 continue;
             };
-            // It writes its pid into the file whose lock it holds.
+            // The holder of the lock writes its pid into the file.
             let mut text = String::new();
             let _ = file.take(64).read_to_string(&mut text);
             let (pid, _) = rundir::holder(&text);
@@ -188,28 +188,28 @@ impl Site {
         }
     }
 
-    /// The site in a word.
+    /// The state of the site in a word or two.
     pub fn state(&self) -> &'static str {
         let is = |state| move |front: &Front| front.snapshot.state == state;
         let any = |state| self.fronts.iter().any(is(state));
         match self.fronts.iter().all(|front| front.silent.is_some()) {
             _ if self.fronts.is_empty() => "not running",
-            _ if any(State::Fault) => "fault",
+            _ if any(FrontState::Fault) => "fault",
             true => "hanging",
-            _ if any(State::Restarting) => "restarting",
-            _ if any(State::Serving) => "serving",
+            _ if any(FrontState::Restarting) => "restarting",
+            _ if any(FrontState::Serving) => "serving",
             _ => "leaving",
         }
     }
 
-    /// Whether a front serves: one that only tells what is wrong does not, nor does one that hangs.
-    pub fn runs(&self) -> bool {
+    /// Whether any front can serve: neither one with a fault nor one that hangs can.
+    pub fn is_running(&self) -> bool {
         self.fronts
             .iter()
-            .any(|front| front.snapshot.state != State::Fault && front.silent.is_none())
+            .any(|front| front.snapshot.state != FrontState::Fault && front.silent.is_none())
     }
 
-    /// What the settings file is called, without directory and extension.
+    /// The name of the settings file, without directory and extension.
     pub fn name(&self) -> String {
         Path::new(&self.config)
             .file_stem()
@@ -218,7 +218,7 @@ impl Site {
             .into_owned()
     }
 
-    /// The counts of all fronts.
+    /// The sums over all fronts.
     pub fn counters(&self) -> Counters {
         let mut all = Counters::default();
         for front in &self.fronts {
@@ -227,7 +227,7 @@ impl Site {
         all
     }
 
-    /// The last hour of all fronts.
+    /// The last hour, summed over all fronts.
     pub fn history(&self) -> History {
         let mut all = History::default();
         all.advance(self.now);
@@ -239,13 +239,13 @@ impl Site {
         all
     }
 
-    /// Workers that do this.
-    pub fn workers(&self, doing: Doing) -> usize {
+    /// How many workers are in this state.
+    pub fn workers(&self, state: WorkerState) -> usize {
         let all = self.fronts.iter().flat_map(|front| &front.snapshot.workers);
-        all.filter(|worker| worker.doing == doing).count()
+        all.filter(|worker| worker.state == state).count()
     }
 
-    /// Requests that wait.
+    /// How many requests wait for a worker.
     pub fn queued(&self) -> u64 {
         self.fronts.iter().map(|front| front.snapshot.queued).sum()
     }
@@ -255,31 +255,31 @@ impl Site {
         self.now.saturating_sub(then)
     }
 
-    /// The site in a line.
+    /// The state of the site in one line.
     pub(super) fn summary(&self) -> String {
         match (self.fronts.len(), self.preloaders.len()) {
             (0, 0) => String::from("not running"),
             (0, _) => String::from("not running; the app is still loaded, for the next visitor"),
             (fronts, _) => {
-                let (state, busy) = (self.state(), self.workers(Doing::Busy));
-                let fronts = counted(fronts as u64, "front");
+                let (state, busy) = (self.state(), self.workers(WorkerState::Busy));
+                let fronts = plural(fronts as u64, "front");
                 let workers = self.fronts.iter().map(|front| front.workers.len() as u64);
-                let workers = counted(workers.sum(), "worker");
-                let queued = counted(self.queued(), "request");
+                let workers = plural(workers.sum(), "worker");
+                let queued = plural(self.queued(), "request");
                 format!("{state}; {fronts}, {workers} ({busy} busy), {queued} waiting")
             }
         }
     }
 
-    /// The counts that are for people.
+    /// The counts shown to people.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Figure<Count>, u64)> {
         let counters = self.counters();
         let titled = COUNTS.into_iter().filter(|figure| !figure.title.is_empty());
         titled.map(move |figure| (figure, counters.get(figure.of)))
     }
 
-    /// What went wrong, in sentences.
-    pub(super) fn wrong(&self) -> Vec<String> {
+    /// Sentences about what is wrong now or failed last.
+    pub(crate) fn problems(&self) -> Vec<String> {
         let mut lines = self.notes.clone();
         let snapshots = || self.fronts.iter().map(|front| &front.snapshot);
         let troubled = snapshots().filter(|s| !s.trouble.is_empty());
@@ -314,14 +314,14 @@ impl Site {
         all
     }
 
-    /// What each process uses.
+    /// The usage of every process.
     pub(super) fn usages(&self) -> impl Iterator<Item = &Usage> {
         self.processes()
             .into_iter()
             .filter_map(|process| process.usage)
     }
 
-    /// A figure of all processes together.
+    /// The sum of a figure over all processes.
     pub(super) fn total(&self, figure: &Figure<OfUsage>) -> u64 {
         self.usages().map(figure.of).sum()
     }
@@ -333,7 +333,7 @@ pub fn millis(time: SystemTime) -> u64 {
         .map_or(0, |d| d.as_millis() as u64)
 }
 
-/// The names in a directory, and their paths.
+/// The names in a directory, with their paths.
 fn files(dir: &Path) -> impl Iterator<Item = (String, PathBuf)> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.filter_map(|entry| {
@@ -342,7 +342,7 @@ fn files(dir: &Path) -> impl Iterator<Item = (String, PathBuf)> {
     })
 }
 
-/// A regular file, whoever has put it there.
+/// Opens a regular file and nothing else, as the directory may be another user's.
 fn open(path: &Path) -> Option<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -350,7 +350,8 @@ fn open(path: &Path) -> Option<File> {
         .filter(|f| f.metadata().is_ok_and(|m| m.is_file()))
 }
 
-/// What a front's file says, and whether the front holds it. None: it says nothing yet.
+/// The content of a status file, and whether its front is alive and holds the lock. `None` for a file that is still
+/// empty.
 fn read_patiently(path: &Path) -> Option<(Option<Snapshot>, bool)> {
     let file = open(path).filter(|f| f.metadata().is_ok_and(|m| m.len() > 0))?;
     let mut tries = (0..TRIES).map(|_| {
@@ -360,16 +361,16 @@ fn read_patiently(path: &Path) -> Option<(Option<Snapshot>, bool)> {
     Some((tries.find_map(|read| read), is_held(&file)))
 }
 
-/// What a front's file says. None: it is just being written, of another version, or damaged.
+/// The content of a status file. `None` when it is in the middle of a write, of another version, or damaged.
 pub fn read(mut file: &File) -> Option<Snapshot> {
     let mut bytes = Vec::new();
     file.rewind().ok()?;
-    file.take(FILE_SIZE).read_to_end(&mut bytes).ok()?;
-    // What a longer file has left behind may begin within a character.
+    file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    // The remains of a longer snapshot may start in the middle of a character.
     Snapshot::decode(&String::from_utf8_lossy(&bytes))
 }
 
-/// Whether another holds the lock. The lock is taken for a moment when nobody does.
+/// Whether another process holds the lock.
 fn is_held(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
@@ -379,7 +380,7 @@ pub(super) mod tests {
     use super::*;
     use std::io::Write;
 
-    /// A site that has everything, with text that would break a careless form.
+    /// A site with one of everything, and text that a careless renderer would not escape.
     pub(in crate::status) fn example() -> Site {
         let usage = Usage {
             letter: 'S',
@@ -457,7 +458,7 @@ pub(super) mod tests {
         put(1, 1, "/a.toml");
         put(999_999_997, 1, "/b.toml").lock().unwrap();
         fs::write(dir.join("front-5.status"), "").unwrap();
-        // What a longer text has left behind is cut within a character.
+        // The remains of a longer snapshot start in the middle of a character.
         let mut rest = OpenOptions::new();
         let mut rest = rest
             .append(true)
@@ -475,26 +476,26 @@ pub(super) mod tests {
         pids.sort();
         assert_eq!(pids, [us, 999_999_999]);
         assert_eq!(site.notes.len(), 1, "{:?}", site.notes);
-        assert!(site.notes[0].starts_with("Front 6 is of another version"));
+        assert!(site.notes[0].starts_with("Front 6 runs another version"));
         fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
-    fn a_site_adds_up() {
+    fn a_site_sums_its_fronts() {
         let mut site = example();
         site.fronts.push(site.fronts[0].clone());
         assert_eq!(site.counters().get(crate::status::Count::Requests), 2);
         assert_eq!(site.history().requests[crate::status::MINUTES - 1], 2);
         assert_eq!(
-            (site.state(), site.queued(), site.workers(Doing::Busy)),
+            (site.state(), site.queued(), site.workers(WorkerState::Busy)),
             ("hanging", 2, 2)
         );
-        assert!(!site.runs());
+        assert!(!site.is_running());
         site.fronts[0].silent = None;
-        site.fronts[0].snapshot.state = State::Restarting;
-        assert!(site.runs());
-        site.fronts[0].snapshot.state = State::Fault;
-        assert!(!site.runs(), "one has a fault, one hangs");
+        site.fronts[0].snapshot.state = FrontState::Restarting;
+        assert!(site.is_running());
+        site.fronts[0].snapshot.state = FrontState::Fault;
+        assert!(!site.is_running(), "one has a fault, one hangs");
         assert_eq!(site.name(), "my site");
         assert_eq!(Site::default().state(), "not running");
     }

@@ -1,57 +1,58 @@
-//! `mysite.fcgi status`, and the page that says the same.
+//! The command `mysite.fcgi status`, and the formats that the status page shares with it.
 
-use super::collect::{Places, Site};
+use super::collect::{RuntimeDirs, Site};
 use super::{html, json, prometheus, text};
 use crate::config::{Candidates, Config, Options, runtime_dir_of_broken};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// How a page can be had.
+/// The format of a status report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum Format {
     /// For a browser.
     Html,
-    /// As `status` in a shell.
+    /// What `status` prints.
     Text,
-    /// As `status --json`.
+    /// What `status --json` prints.
     Json,
-    /// For Prometheus.
+    /// Prometheus text format.
     Prometheus,
 }
 
-impl Form {
-    /// What `format=` names; anything else is HTML.
-    pub fn named(name: &[u8]) -> Form {
+impl Format {
+    /// The value of `format=` in the query; anything unknown is HTML.
+    pub fn named(name: &[u8]) -> Format {
         match name {
-            b"text" => Form::Text,
-            b"json" => Form::Json,
-            b"prometheus" => Form::Prometheus,
-            _ => Form::Html,
+            b"text" => Format::Text,
+            b"json" => Format::Json,
+            b"prometheus" => Format::Prometheus,
+            _ => Format::Html,
         }
     }
 
-    /// Its media type.
+    /// The media type.
     pub fn content_type(self) -> &'static str {
         match self {
-            Form::Html => "text/html; charset=utf-8",
-            Form::Text => "text/plain; charset=utf-8",
-            Form::Json => "application/json",
-            Form::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Format::Html => "text/html; charset=utf-8",
+            Format::Text => "text/plain; charset=utf-8",
+            Format::Json => "application/json",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
 
-    /// The site in this form.
+    /// The report on `site`.
     pub fn render(self, site: &Site) -> String {
         match self {
-            Form::Html => html::render(site),
-            Form::Text => text::render(site, true),
-            Form::Json => json::render(site),
-            Form::Prometheus => prometheus::render(site),
+            Format::Html => html::render(site),
+            Format::Text => text::render(site, true),
+            Format::Json => json::render(site),
+            Format::Prometheus => prometheus::render(site),
         }
     }
 }
 
-/// What `status` says about the site whose settings may stand in `candidates`, and whether it runs. `beside`: the directory of the executable.
+/// The output of `status` for the site whose settings file is one of `candidates`, and whether the site is running.
+/// `beside` is the directory of the executable.
 pub fn report(
     candidates: &Candidates,
     options: &Options,
@@ -64,39 +65,39 @@ pub fn report(
         Some(config) => config.server.runtime_dir.clone(),
         None => runtime_dir_of_broken(file, options.owner),
     };
-    let places = Places::find(candidates.name(), named.as_deref(), beside);
-    let mut site = Site::collect(&places.dirs, &site_name(file), SystemTime::now());
+    let dirs = RuntimeDirs::find(candidates.name(), named.as_deref(), beside);
+    let mut site = Site::collect(&dirs.readable, &site_name(file), SystemTime::now());
     if let Some((used, beside)) = candidates.farther(Some(file)) {
         site.notes.push(format!(
-            "The settings are those of {}, above the executable; {} would come first.",
+            "The settings come from {}, above the executable; {} would take precedence.",
             used.display(),
             beside.display()
         ));
     }
-    for (dir, uid) in &places.foreign {
+    for (dir, uid) in &dirs.foreign {
         site.notes.push(format!(
             "{} belongs to user {uid}: that user's processes of this site cannot be seen from here. {}",
             dir.display(),
-            page(config.as_ref())
+            page_hint(config.as_ref())
         ));
     }
-    if site.fronts.is_empty() && places.foreign.is_empty() {
+    if site.fronts.is_empty() && dirs.foreign.is_empty() {
         site.notes.push(format!(
-            "No process of user {} serves this site where it can be seen from here. One that the web server runs as \
+            "No process of user {} that can be seen from here serves this site. Processes that the web server runs as \
              another user, on another machine or with a private /tmp cannot be seen. {}",
             nix::unistd::geteuid(),
-            page(config.as_ref())
+            page_hint(config.as_ref())
         ));
     }
     let out = if as_json {
         json::render(&site)
     } else {
-        text::render(&site, speaks_utf8())
+        text::render(&site, is_locale_utf8())
     };
-    (out, site.runs())
+    (out, site.is_running())
 }
 
-/// By what fronts and those who ask know a site: its settings file, by its real path.
+/// The name by which fronts and readers know a site: the real path of its settings file.
 pub fn site_name(file: &Path) -> String {
     let real = std::fs::canonicalize(file).or_else(|_| std::path::absolute(file));
     real.unwrap_or_else(|_| PathBuf::from(file))
@@ -104,17 +105,15 @@ pub fn site_name(file: &Path) -> String {
         .replace('\n', "?")
 }
 
-fn page(config: Option<&Config>) -> String {
+fn page_hint(config: Option<&Config>) -> String {
     let status = config.map(|config| &config.status);
     match status.and_then(|status| Some((status.path.as_deref()?, status.secret.as_deref()?))) {
-        Some((path, _)) => format!("The site's page {path}?secret=... shows them."),
-        None => String::from(
-            "With [status] path and secret in the settings, the site shows them on a page.",
-        ),
+        Some((path, _)) => format!("The status page {path}?secret=... shows them."),
+        None => String::from("Set [status] path and secret to see them on a status page."),
     }
 }
 
-fn speaks_utf8() -> bool {
+fn is_locale_utf8() -> bool {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()));

@@ -1,4 +1,4 @@
-//! What a front counts: events since it began, and requests in each minute of the last hour. Reads no clock.
+//! What a front counts: events since it started, and requests in each minute of the last hour. Reads no clock.
 
 use super::figures::Figure;
 use super::figures::Unit::{Failures, Millis, Number};
@@ -10,11 +10,11 @@ pub const MINUTES: usize = 60;
 
 macro_rules! counts {
     ($($of:ident: $key:literal, $metric:literal, $title:literal, $unit:expr, $help:literal;)*) => {
-        /// What is counted.
+        /// An event that is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Count { $(#[doc = $help] $of),* }
 
-        /// Every count. Those without a title are for programs only.
+        /// Every count; those without a title are only shown to programs.
         pub(super) const COUNTS: [Figure<Count>; [$(Count::$of),*].len()] = [
             $(Figure { key: $key, metric: $metric, title: $title, unit: $unit, help: $help, of: Count::$of }),*
         ];
@@ -25,21 +25,21 @@ counts! {
     Requests: "requests", "requests_total", "requests", Number, "requests for the app";
     Failed: "failed", "failed_total", "failed", Failures, "requests that runfcgi answered with an error of its own";
     ServerErrors: "server_errors", "server_errors_total", "", Failures,
-        "answers with status 500 and above, the app's included";
+        "responses with status 500 and above, including the app's own";
     TimedOut: "timed_out", "timed_out_total", "timed out", Failures, "requests that ran longer than request_timeout";
     TurnedAway: "turned_away", "turned_away_total", "turned away", Failures,
-        "requests answered 503, as the queue was full or too slow";
-    Aborted: "aborted", "aborted_total", "", Number, "requests that the visitor did not wait for";
+        "requests answered with 503 because the queue was full or too slow";
+    Aborted: "aborted", "aborted_total", "", Number, "requests that the visitor cancelled";
     BusyMillis: "busy_ms", "busy_seconds_total", "", Millis, "time that workers spent on requests";
-    Restarts: "restarts", "restarts_total", "restarts", Number, "changes to new code, settings or executable";
+    Restarts: "restarts", "restarts_total", "restarts", Number, "restarts with new code, settings or executable";
     BootFailures: "boot_failures", "boot_failures_total", "failed starts", Failures,
-        "imports of the app, and starts of workers, that failed";
+        "failed imports of the app and failed starts of workers";
     WorkersStarted: "workers_started", "workers_started_total", "workers started", Number, "workers that started";
     WorkerDeaths: "worker_deaths", "worker_deaths_total", "workers died", Failures,
-        "workers that ended before their time";
+        "workers that died unexpectedly";
 }
 
-/// A number for each of `COUNTS`.
+/// One number for each of `COUNTS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, u64>", into = "BTreeMap<String, u64>")]
 pub struct Counters([u64; COUNTS.len()]);
@@ -59,17 +59,17 @@ impl From<Counters> for BTreeMap<String, u64> {
 }
 
 impl Counters {
-    /// Counts.
+    /// Adds to a count.
     pub fn add(&mut self, count: Count, more: u64) {
         self.0[count as usize] = self.0[count as usize].saturating_add(more);
     }
 
-    /// How many so far.
+    /// The count so far.
     pub fn get(&self, count: Count) -> u64 {
         self.0[count as usize]
     }
 
-    /// Adds all of another's.
+    /// Adds the counts of another front.
     pub fn merge(&mut self, other: &Counters) {
         for (mine, more) in self.0.iter_mut().zip(other.0) {
             *mine = mine.saturating_add(more);
@@ -81,12 +81,12 @@ impl Counters {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
-    /// The last one, counted from 1970.
+    /// The current minute, in minutes since 1970.
     pub(super) minute: u64,
-    /// The last one is the minute that goes on.
+    /// `MINUTES` numbers; the last is that of the current minute.
     #[serde(deserialize_with = "row")]
     pub requests: Vec<u32>,
-    /// Of these, answered with status 500 and above.
+    /// How many of these were answered with status 500 and above.
     #[serde(deserialize_with = "row")]
     pub failed: Vec<u32>,
 }
@@ -102,19 +102,19 @@ impl Default for History {
 }
 
 impl History {
-    /// A request came at `now`.
+    /// Counts a request at `now`, in milliseconds since 1970.
     pub fn request(&mut self, now: u64) {
         self.advance(now);
         self.requests[MINUTES - 1] += 1;
     }
 
-    /// A request failed at `now`.
+    /// Counts a failed request at `now`.
     pub fn failure(&mut self, now: u64) {
         self.advance(now);
         self.failed[MINUTES - 1] += 1;
     }
 
-    /// Lets the last minute be the one of `now`.
+    /// Makes the minute of `now` the current one, unless time has gone backwards.
     pub fn advance(&mut self, now: u64) {
         let minute = now / 60_000;
         if minute > self.minute {
@@ -129,7 +129,7 @@ impl History {
         }
     }
 
-    /// Adds another's minutes; both are as of now.
+    /// Adds the numbers of another front. Both must be at the same minute.
     pub fn merge(&mut self, other: &History) {
         for at in 0..MINUTES {
             self.requests[at] = self.requests[at].saturating_add(other.requests[at]);
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_count_stands_in_its_place() {
+    fn counts_are_in_the_order_of_the_enum() {
         for (at, figure) in COUNTS.iter().enumerate() {
             assert_eq!(at, figure.of as usize);
         }

@@ -1,33 +1,33 @@
-//! What is shown, once for all forms: the figures, the table of processes, what went wrong, and words for numbers.
+//! What every format shows: the figures, the table of processes, and how numbers are written.
 
 use super::collect::{Front, Preloader, Site};
-use super::{Count, Serving, Snapshot, Worker};
+use super::{Count, RunningRequest, Snapshot, Worker};
 use crate::log::Utc;
 use crate::sys::limits::Limit;
 use crate::sys::procfs::Usage;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A number that is shown. A new one needs a row among `COUNTS`, `FRONT` or `USAGE`, and nothing else.
+/// A number that is shown. To add one, add a row to `COUNTS`, `FRONT` or `USAGE`; every format shows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Figure<F> {
-    /// Its name in JSON, and in a front's file.
+    /// Its name in JSON and in status files.
     pub(super) key: &'static str,
-    /// Its name for Prometheus, after `runfcgi_`.
+    /// Its name in Prometheus, after `runfcgi_`.
     pub(super) metric: &'static str,
-    /// Its name for people; empty: it is not for them.
+    /// Its label for people; empty when only programs see it.
     pub(super) title: &'static str,
     pub(super) unit: Unit,
-    /// What it means.
+    /// A phrase that explains it.
     pub(super) help: &'static str,
-    /// How it is taken.
+    /// Where its value comes from.
     pub(super) of: F,
 }
 
-/// What a figure is a number of.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Number,
-    /// A number that should be 0.
+    /// A number that is 0 when all is well.
     Failures,
     Bytes,
     /// Shown as seconds.
@@ -37,25 +37,25 @@ pub(super) enum Unit {
 type OfFront = fn(&Site, &Snapshot) -> u64;
 pub(super) type OfUsage = fn(&Usage) -> u64;
 
-/// Of each front, beside its counts.
+/// The figures of each front, besides its counts.
 #[rustfmt::skip]
 pub(super) const FRONT: [Figure<OfFront>; 6] = [
     Figure { key: "age_seconds", metric: "age_seconds", title: "", unit: Unit::Millis,
-             help: "time since the front began to serve", of: |site, front| site.since(front.started) },
+             help: "time since the front started", of: |site, front| site.since(front.started) },
     Figure { key: "written_seconds_ago", metric: "written_seconds_ago", title: "", unit: Unit::Millis,
-             help: "time since the front told of itself", of: |site, front| site.since(front.written) },
+             help: "time since the front last reported", of: |site, front| site.since(front.written) },
     Figure { key: "connections", metric: "connections", title: "", unit: Unit::Number,
              help: "open connections from the web server", of: |_, front| front.connections },
     Figure { key: "queued", metric: "queued_requests", title: "", unit: Unit::Number,
              help: "requests that wait for a worker", of: |_, front| front.queued },
     Figure { key: "queued_seconds", metric: "queued_seconds", title: "", unit: Unit::Millis,
-             help: "time that the first of them has waited",
+             help: "time that the oldest of them has waited",
              of: |site, front| if front.queued == 0 { 0 } else { site.since(front.queued_since) } },
     Figure { key: "max_workers", metric: "max_workers", title: "", unit: Unit::Number,
-             help: "workers at the most", of: |_, front| front.max_workers },
+             help: "largest number of workers", of: |_, front| front.max_workers },
 ];
 
-/// Of each process.
+/// The figures of each process.
 #[rustfmt::skip]
 pub(super) const USAGE: [Figure<OfUsage>; 3] = [
     Figure { key: "cpu_seconds", metric: "process_cpu_seconds_total", title: "CPU s", unit: Unit::Millis,
@@ -66,6 +66,13 @@ pub(super) const USAGE: [Figure<OfUsage>; 3] = [
              help: "threads", of: |usage| usage.threads },
 ];
 
+impl<F> Figure<F> {
+    /// What it is called where there is room for more than its title: its help begins with that.
+    pub(super) fn full_name(&self) -> &'static str {
+        self.help.split(" (").next().unwrap_or(self.help)
+    }
+}
+
 impl Unit {
     /// For people.
     pub(super) fn show(self, number: u64) -> String {
@@ -73,6 +80,15 @@ impl Unit {
             Unit::Number | Unit::Failures => grouped(number),
             Unit::Bytes => format!("{:.1}", number as f64 / f64::from(1 << 20)),
             Unit::Millis => format!("{}.{:02}", number / 1000, number % 1000 / 10),
+        }
+    }
+
+    /// What stands behind the number that `show` gives.
+    pub(super) fn measure(self) -> &'static str {
+        match self {
+            Unit::Number | Unit::Failures => "",
+            Unit::Bytes => " MB",
+            Unit::Millis => " s",
         }
     }
 
@@ -85,27 +101,27 @@ impl Unit {
     }
 }
 
-/// A line of the table of processes.
+/// A row of the table of processes.
 #[derive(Debug, Default)]
 pub(super) struct Process<'a> {
     /// front, worker or preloader.
     pub(super) kind: &'static str,
-    /// By whom a front was started.
+    /// Who started a front.
     pub(super) role: &'a str,
-    /// 0: not known.
+    /// 0 when unknown.
     pub(super) pid: u32,
-    /// What it does, in a word.
+    /// A word or two.
     pub(super) state: &'static str,
-    /// For how many milliseconds it has done that, if that matters.
-    pub(super) lasts: Option<u64>,
+    /// Milliseconds in this state, where that matters.
+    pub(super) duration: Option<u64>,
     /// It runs older code.
-    pub(super) old: bool,
+    pub(super) outdated: bool,
     served: Option<u64>,
     age: Option<u64>,
     pub(super) usage: Option<&'a Usage>,
-    /// What is being served.
-    pub(super) requests: &'a [Serving],
-    /// What has failed last.
+    /// The requests that it is serving.
+    pub(super) requests: &'a [RunningRequest],
+    /// Its last failure; empty if there was none.
     pub(super) failure: &'a str,
 }
 
@@ -117,7 +133,7 @@ impl<'a> Process<'a> {
             role: &snapshot.role,
             pid: snapshot.pid,
             state: front.silent.map_or(snapshot.state.name(), |_| "silent"),
-            lasts: front.silent,
+            duration: front.silent,
             served: Some(snapshot.counters.get(Count::Requests)),
             age: Some(site.since(snapshot.started)),
             usage: front.usage.as_ref(),
@@ -126,15 +142,15 @@ impl<'a> Process<'a> {
     }
 
     pub(super) fn worker(site: &Site, worker: &'a Worker, usage: Option<&'a Usage>) -> Process<'a> {
-        let lasting = worker.requests.iter().map(|r| site.since(r.since));
+        let durations = worker.requests.iter().map(|r| site.since(r.since));
         Process {
             kind: "worker",
             pid: worker.pid,
-            state: worker.doing.name(),
-            lasts: lasting.max(),
-            old: worker.old,
+            state: worker.state.name(),
+            duration: durations.max(),
+            outdated: worker.outdated,
             served: Some(worker.served),
-            age: Some(site.since(worker.born)),
+            age: Some(site.since(worker.started)),
             usage,
             requests: &worker.requests,
             failure: &worker.failure,
@@ -142,7 +158,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Its pid for people.
+    /// The pid as text.
     pub(super) fn pid(&self) -> String {
         match self.pid {
             0 => String::from("?"),
@@ -150,7 +166,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// The numbers of its line.
+    /// The numbers of the row, below `headings`.
     pub(super) fn cells(&self) -> impl Iterator<Item = String> {
         let own = [self.served.map(grouped), self.age.map(ago)];
         let usage = USAGE
@@ -159,12 +175,12 @@ impl<'a> Process<'a> {
         own.into_iter().chain(usage).map(Option::unwrap_or_default)
     }
 
-    /// `idle`: there is no front.
-    pub(super) fn preloader(preloader: &'a Preloader, idle: bool) -> Process<'a> {
+    /// `alone` when no front is left.
+    pub(super) fn preloader(preloader: &'a Preloader, alone: bool) -> Process<'a> {
         Process {
             kind: "preloader",
             pid: preloader.pid,
-            state: match (preloader.current, idle) {
+            state: match (preloader.current, alone) {
                 (true, _) => "in use",
                 (false, true) => "lingers",
                 (false, false) => "other code",
@@ -176,17 +192,17 @@ impl<'a> Process<'a> {
     }
 }
 
-/// What stands above `Process::cells`, and what it means.
+/// The titles above `Process::cells`, each with an explanation.
 pub(super) fn headings() -> impl Iterator<Item = (&'static str, &'static str)> {
     let own = [
         ("Requests", "requests served"),
-        ("Age", "time since it began"),
+        ("Age", "time since it started"),
     ];
     own.into_iter()
         .chain(USAGE.iter().map(|figure| (figure.title, figure.help)))
 }
 
-/// A limit in words, and whether it is near.
+/// A limit as text, and whether it is nearly reached.
 pub(super) fn limit(limit: &Limit) -> (String, bool) {
     let show = |n: u64| match limit.in_bytes() {
         true => format!("{} MB", Unit::Bytes.show(n)),
@@ -206,7 +222,7 @@ pub(super) fn limit(limit: &Limit) -> (String, bool) {
 }
 
 /// `1 worker`, `2 workers`.
-pub(super) fn counted(number: u64, thing: &str) -> String {
+pub(crate) fn plural(number: u64, thing: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{} {thing}{s}", grouped(number))
 }
@@ -220,7 +236,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// A time in its two largest units: `4s`, `3m12s`, `5h10m`, `2d4h`.
-pub(super) fn ago(ms: u64) -> String {
+pub(crate) fn ago(ms: u64) -> String {
     let seconds = ms / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
@@ -231,8 +247,8 @@ pub(super) fn ago(ms: u64) -> String {
     }
 }
 
-/// A moment, for people and programs.
-pub(super) fn time(ms: u64) -> String {
+/// A point in time, in milliseconds since 1970, as ISO 8601 text.
+pub(crate) fn time(ms: u64) -> String {
     Utc::from(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
 }
 
@@ -242,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_for_numbers() {
+    fn numbers_are_written_for_people_and_programs() {
         let ages = [
             (0, "0s"),
             (59_999, "59s"),
@@ -282,10 +298,12 @@ mod tests {
     fn every_figure_is_shown_in_every_form() {
         use crate::status::{html, json, prometheus, text};
         let site = crate::status::collect::tests::example();
-        let front = FRONT.iter().map(|f| (f.key, f.metric, f.title));
-        let usage = USAGE.iter().map(|f| (f.key, f.metric, f.title));
-        let counts = COUNTS.iter().map(|f| (f.key, f.metric, f.title));
-        for (key, metric, title) in front.chain(usage).chain(counts) {
+        let front = FRONT.iter().map(|f| (f.key, f.metric, f.title, ""));
+        let usage = USAGE
+            .iter()
+            .map(|f| (f.key, f.metric, f.title, f.full_name()));
+        let counts = COUNTS.iter().map(|f| (f.key, f.metric, f.title, f.title));
+        for (key, metric, title, name) in front.chain(usage).chain(counts) {
             assert!(
                 json::render(&site).contains(&format!("\"{key}\":")),
                 "{key}"
@@ -293,10 +311,10 @@ mod tests {
             let sample = format!("\nrunfcgi_{metric}{{site=\"my site\",");
             assert!(prometheus::render(&site).contains(&sample), "{metric}");
             assert!(text::render(&site, true).contains(title), "{title}");
-            let tile = format!("<span class=\"s\">{title}</span></div>");
+            let tile = format!("<span class=\"s\">{name}</span></div>");
             assert!(
-                title.is_empty() || html::render(&site).contains(&tile),
-                "{title}"
+                name.is_empty() || html::render(&site).contains(&tile),
+                "{name}"
             );
         }
     }

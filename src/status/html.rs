@@ -1,39 +1,58 @@
-//! A `Site` as a page for a browser: one document that needs nothing from elsewhere, light and dark, with a picture of
-//! the last hour.
+//! A `Site` as an HTML page: one self-contained document, for light and dark mode, with a chart of the last hour.
 
 use super::collect::Site;
-use super::figures::{Process, USAGE, Unit, ago, counted, grouped, headings, limit, time};
+use super::figures::{Process, USAGE, Unit, ago, grouped, headings, limit, plural, time};
 use super::{History, MINUTES};
 use crate::pages::escape_html;
 use crate::sys::limits::Limit;
 use std::fmt::Write;
 
-const STYLE: &str = include_str!("page.css");
+const STYLE: &str = concat!(include_str!("../colours.css"), include_str!("page.css"));
 
 /// The whole document.
 pub(super) fn render(site: &Site) -> String {
-    let (name, config) = (escape_html(&site.name()), escape_html(&site.config));
-    let state = site.state();
-    let summary = site.summary();
-    let summary = escape_html(summary.split_once("; ").map_or("", |(_, rest)| rest));
-    let item = |line: &String| format!("<li>{}</li>\n", escape_html(line));
-    let wrong = match site.wrong().iter().map(item).collect::<String>().as_str() {
-        "" => String::new(),
-        list => format!("<section>\n<h2>What went wrong</h2>\n<ul>\n{list}</ul>\n</section>\n"),
-    };
+    let title = format!("{}: {}", site.name(), site.state());
+    let main = format!("{}{}", heading(site), sections(site, &site.problems()));
+    document(&title, "", &main)
+}
+
+/// A document that needs nothing from elsewhere; `head` and `main` are HTML.
+pub(crate) fn document(title: &str, head: &str, main: &str) -> String {
+    let title = escape_html(title);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"robots\" content=\"noindex\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
-         <title>{name}: {state}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n\
-         <h1>{name}</h1>\n<span class=\"tag {class}\">{state}</span>\n<span class=\"s\">{summary}</span>\n\
-         <span class=\"s p\">{config}, as of {time}</span>\n</header>\n\
-         <section class=\"n\">\n{tiles}</section>\n\
-         <section>\n<h2>Requests in the last hour</h2>\n{picture}</section>\n{wrong}\
-         <section>\n<h2>Processes</h2>\n<div class=\"w\"><table>\n{processes}</table></div>\n</section>\n\
-         <section>\n<h2>Limits of the account</h2>\n<div class=\"w\"><table>\n{limits}</table></div>\n</section>\n\
-         </main>\n</body>\n</html>\n",
+         <title>{title}</title>\n<style>{STYLE}</style>\n{head}</head>\n<body>\n<main>\n{main}</main>\n</body>\n</html>\n"
+    )
+}
+
+/// The site's name, and how it does in a word and a line.
+pub(crate) fn heading(site: &Site) -> String {
+    let name = escape_html(&site.name());
+    let state = site.state();
+    let summary = site.summary();
+    let summary = escape_html(summary.split_once("; ").map_or("", |(_, rest)| rest));
+    format!(
+        "<header>\n<h1>{name}</h1>\n<span class=\"tag {class}\">{state}</span>\n<span class=\"s\">{summary}</span>\n</header>\n",
         class = class(state),
+    )
+}
+
+/// All that there is to tell, with these problems.
+pub(crate) fn sections(site: &Site, problems: &[String]) -> String {
+    let item = |line: &String| format!("<li>{}</li>\n", escape_html(line));
+    let wrong = match problems.iter().map(item).collect::<String>().as_str() {
+        "" => String::new(),
+        list => format!("<section>\n<h2>Problems</h2>\n<ul>\n{list}</ul>\n</section>\n"),
+    };
+    format!(
+        "{wrong}<section class=\"n\">\n{tiles}</section>\n\
+         <section>\n<h2>Requests in the last hour</h2>\n{picture}</section>\n\
+         <section>\n<h2>Processes</h2>\n<div class=\"w\"><table class=\"wide\">\n{processes}</table></div>\n</section>\n\
+         <section>\n<h2>Limits of the account</h2>\n<div class=\"w\"><table class=\"limits\">\n{limits}</table></div>\n</section>\n\
+         <footer class=\"s\">{config}, as of {time}</footer>\n",
+        config = escape_html(&site.config),
         time = time(site.now),
         tiles = tiles(site),
         picture = picture(&site.history()),
@@ -42,7 +61,7 @@ pub(super) fn render(site: &Site) -> String {
     )
 }
 
-/// How a state is.
+/// The CSS class of a state.
 fn class(state: &str) -> &'static str {
     match state {
         "serving" | "in use" => "good",
@@ -56,37 +75,47 @@ fn tiles(site: &Site) -> String {
     let counts = site.counts().map(|(f, n)| (f.title, f.help, f.unit, n));
     let usage = USAGE
         .iter()
-        .map(|f| (f.title, f.help, f.unit, site.total(f)));
+        .map(|f| (f.full_name(), f.help, f.unit, site.total(f)));
     let tile = |(title, help, unit, number): (&str, &str, Unit, u64)| {
-        let bad = unit == Unit::Failures && number > 0;
-        let (class, value) = (if bad { "bad" } else { "" }, unit.show(number));
+        let class = match (unit, number) {
+            (_, 0) => "s",
+            (Unit::Failures, _) => "bad",
+            _ => "",
+        };
+        let (value, measure) = (unit.show(number), unit.measure());
         format!(
-            "<div title=\"{help}\"><b class=\"{class}\">{value}</b><span class=\"s\">{title}</span></div>\n"
+            "<div title=\"{help}\"><b class=\"{class}\">{value}{measure}</b><span class=\"s\">{title}</span></div>\n"
         )
     };
     counts.chain(usage).map(tile).collect()
 }
 
-/// Sixty bars; what failed stands red at their feet.
+/// A bar for each minute of the last hour; the red part at its foot is what failed.
 fn picture(history: &History) -> String {
     const WIDTH: usize = 720;
-    const HEIGHT: usize = 120;
-    const FOOT: usize = 18;
+    const HEIGHT: usize = 100;
     let peak = history.requests.iter().max().copied().unwrap_or(0);
-    let full = HEIGHT - FOOT - 14;
-    let height = |n: u32| (n as usize * full).div_ceil(peak.max(1) as usize).min(full);
+    let height = |n: u32| {
+        (n as usize * HEIGHT)
+            .div_ceil(peak.max(1) as usize)
+            .min(HEIGHT)
+    };
     let step = WIDTH / MINUTES;
+    let most = grouped(peak.into());
+    let legend = match history.failed.iter().any(|&failed| failed > 0) {
+        true => "<span class=\"bad\">&#9632; failed</span>",
+        false => "",
+    };
     let mut out = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"requests in each minute of the last hour, \
-         {peak} at the most\">\n<line x1=\"0\" x2=\"{WIDTH}\" y1=\"{y}.5\" y2=\"{y}.5\" stroke=\"var(--line)\"/>\n",
-        peak = grouped(peak.into()),
-        y = HEIGHT - FOOT,
+        "<p class=\"axis s\"><span>peak: {most} a minute</span>{legend}</p>\n\
+         <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" role=\"img\" \
+         aria-label=\"requests in each minute of the last hour, at most {most}\">\n"
     );
     for (at, (&all, &failed)) in history.requests.iter().zip(&history.failed).enumerate() {
         if all == 0 && failed == 0 {
             continue;
         }
-        let (ago, number) = (MINUTES - 1 - at, counted(all.into(), "request"));
+        let (ago, number) = (MINUTES - 1 - at, plural(all.into(), "request"));
         let _ = write!(
             out,
             "<g><title>{ago} min ago: {number}, {failed} failed</title>"
@@ -94,7 +123,7 @@ fn picture(history: &History) -> String {
         for (number, colour) in [(all.max(failed), "--bar"), (failed, "--bad")] {
             let high = height(number);
             if high > 0 {
-                let (x, y) = (at * step + 1, HEIGHT - FOOT - high);
+                let (x, y) = (at * step + 1, HEIGHT - high);
                 let _ = write!(
                     out,
                     "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{high}\" rx=\"1.5\" fill=\"var({colour})\"/>",
@@ -104,19 +133,8 @@ fn picture(history: &History) -> String {
         }
         out += "</g>\n";
     }
-    let most = format!("{} a minute at the most", grouped(peak.into()));
-    for (x, y, anchor, label) in [
-        (0, 10, "start", most.as_str()),
-        (0, HEIGHT - 4, "start", "1 h ago"),
-        (WIDTH / 2, HEIGHT - 4, "middle", "30 min ago"),
-        (WIDTH, HEIGHT - 4, "end", "now"),
-    ] {
-        let _ = writeln!(
-            out,
-            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{label}</text>"
-        );
-    }
-    out + "</svg>\n"
+    // Not in the picture: letters there would shrink with it.
+    out + "</svg>\n<p class=\"axis s\"><span>1 h ago</span><span>30 min ago</span><span>now</span></p>\n"
 }
 
 fn processes(site: &Site) -> String {
@@ -132,30 +150,30 @@ fn processes(site: &Site) -> String {
 fn process(process: &Process) -> String {
     let Process { kind, state, .. } = process;
     let (role, pid, class) = (escape_html(process.role), process.pid(), class(state));
-    let lasts = process.lasts.map(|ms| format!(" for {}", ago(ms)));
+    let duration = process.duration.map(|ms| format!(" for {}", ago(ms)));
     let mut out = format!(
-        "<tr><td><span class=\"{kind}\">{kind}</span> <span class=\"s\">{role}</span></td><td class=\"r\">{pid}</td>\
+        "<tr><td><span class=\"{kind}\">{kind}</span> <span class=\"s\">{role}</span></td><td class=\"r\" data-title=\"PID\">{pid}</td>\
          <td><span class=\"{class}\">{state}{}</span>",
-        lasts.unwrap_or_default()
+        duration.unwrap_or_default()
     );
-    if process.old {
+    if process.outdated {
         out += " <span class=\"s\">(old code)</span>";
     }
     for request in process.requests {
         out += &format!(
             "<br><span class=\"q\">{}</span>",
-            escape_html(&request.what)
+            escape_html(&request.summary)
         );
     }
     if !process.failure.is_empty() {
         let failure = escape_html(process.failure);
         out += &format!("<br><span class=\"s\">failed: {failure}</span>");
     }
-    out.extend(
-        process
-            .cells()
-            .map(|cell| format!("</td><td class=\"r\">{cell}")),
-    );
+    // Where the screen has no room for a table, each cell has its title before it.
+    out.extend(process.cells().zip(headings()).map(|(cell, (title, _))| {
+        let empty = if cell.is_empty() { " e" } else { "" };
+        format!("</td><td class=\"r{empty}\" data-title=\"{title}\">{cell}")
+    }));
     out + "</td></tr>\n"
 }
 
@@ -224,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_stay_in_the_picture() {
+    fn bars_stay_inside_the_chart() {
         let mut site = example();
         for number in [1, 59, 60, 1_000_000] {
             site.fronts[0].snapshot.history.requests[30] = number;
@@ -241,10 +259,7 @@ mod tests {
                         .parse::<usize>()
                         .unwrap()
                 };
-                assert!(
-                    value("y") >= 14 && value("y") + value("height") == 102,
-                    "{rect}"
-                );
+                assert!(value("y") + value("height") == 100, "{rect}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A `Site` as JSON for programs (RFC 8259). Every value is passed on as JSON text.
+//! A `Site` as JSON (RFC 8259). All helpers return JSON text.
 
 use super::collect::{Front, Preloader, Site};
 use super::counts::COUNTS;
@@ -8,7 +8,7 @@ use crate::pages::quote_json as text;
 use crate::sys::limits::Limit;
 use crate::sys::procfs::Usage;
 
-/// One object, and a line end.
+/// One object and a newline.
 pub(super) fn render(site: &Site) -> String {
     let history = site.history();
     let minutes = [("requests", &history.requests), ("failed", &history.failed)];
@@ -74,16 +74,16 @@ fn worker(site: &Site, worker: &Worker, used: &Option<Usage>) -> String {
     let since = |then| Unit::Millis.exact(site.since(then));
     let requests = list(&worker.requests, |request| {
         object([
-            ("what", text(&request.what)),
+            ("what", text(&request.summary)),
             ("seconds", since(request.since)),
         ])
     });
     object([
         ("pid", pid(worker.pid)),
-        ("state", text(worker.doing.name())),
+        ("state", text(worker.state.name())),
         ("served", worker.served.to_string()),
-        ("age_seconds", since(worker.born)),
-        ("old_code", worker.old.to_string()),
+        ("age_seconds", since(worker.started)),
+        ("old_code", worker.outdated.to_string()),
         ("last_failure", text(&worker.failure)),
         ("requests", requests),
         ("usage", or_null(used, usage)),
@@ -133,7 +133,7 @@ mod tests {
     use crate::status::collect::tests::example;
 
     #[test]
-    fn commas_and_quotes_are_in_their_places() {
+    fn the_output_is_well_formed() {
         let text = render(&example());
         for part in [
             "{\"site\":\"my site\",\"config\":\"/home/ann/my site.toml\",\"state\":\"hanging\",\"alive\":true,",

@@ -1,12 +1,12 @@
-//! A `Site` in Prometheus' text form 0.0.4.
+//! A `Site` in the Prometheus text format, version 0.0.4.
 
 use super::collect::Site;
 use super::counts::COUNTS;
 use super::figures::{FRONT, USAGE};
-use super::{Doing, Snapshot, State};
+use super::{FrontState, Snapshot, WorkerState};
 use std::fmt::Write;
 
-/// All metrics. Counts are each front's own: `sum by (site)` adds them.
+/// All metrics. Counts are per front; `sum by (site)` adds them up.
 pub(super) fn render(site: &Site) -> String {
     let mut out = Metrics {
         out: String::new(),
@@ -29,25 +29,25 @@ pub(super) fn render(site: &Site) -> String {
         let samples = fronts().map(|(label, front)| (label, value(&front.snapshot)));
         out.metric(figure.metric, figure.help, samples);
     }
-    let fault = fronts().map(|(label, f)| (label, flag(f.snapshot.state == State::Fault)));
+    let fault = fronts().map(|(label, f)| (label, flag(f.snapshot.state == FrontState::Fault)));
     out.metric("fault", "whether the front can serve nothing", fault);
     let silent = fronts().map(|(label, f)| (label, flag(f.silent.is_some())));
     out.metric("silent", "whether the front hangs or is stopped", silent);
     let workers = fronts().flat_map(|(label, front)| {
-        Doing::ALL.map(|doing| {
+        WorkerState::ALL.map(|state| {
             let number = front
                 .snapshot
                 .workers
                 .iter()
-                .filter(|w| w.doing == doing)
+                .filter(|w| w.state == state)
                 .count();
             (
-                format!("{label},state=\"{}\"", doing.name()),
+                format!("{label},state=\"{}\"", state.name()),
                 number.to_string(),
             )
         })
     });
-    out.metric("workers", "workers by what they do", workers);
+    out.metric("workers", "workers by state", workers);
     let processes = site.processes();
     for figure in &USAGE {
         let samples = processes.iter().filter_map(|process| {
@@ -64,7 +64,7 @@ pub(super) fn render(site: &Site) -> String {
     let used = limits().map(|(label, limit)| (label, limit.used.to_string()));
     out.metric(
         "account_used",
-        "what the account uses of what is limited",
+        "what the account uses of each limited resource",
         used,
     );
     let most = limits().filter_map(|(label, limit)| Some((label, limit.most?.to_string())));
@@ -82,7 +82,7 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// A metric, and a sample for each set of labels.
+    /// Appends a metric with its samples: pairs of labels and value.
     fn metric(
         &mut self,
         name: &str,
@@ -121,7 +121,7 @@ mod tests {
     use crate::status::collect::tests::example;
 
     #[test]
-    fn samples_follow_their_heads() {
+    fn samples_follow_their_type_line() {
         let mut site = example();
         site.config = String::from("/a/odd \"name\\.toml");
         let text = render(&site);

@@ -1,93 +1,93 @@
-//! `Snapshot`: what a front tells about itself, as text in a file of the runtime directory.
+//! `Snapshot`: what a front reports about itself, and its text form for the status file.
 //!
-//! A file is written in place: its first line holds length and checksum of the rest, so a reader that comes in the
-//! middle of a write notices. The rest is TOML; what another version has more or less does no harm. Here is only data
-//! and its text form; no file, no clock.
+//! Status files are written in place. The first line holds length and checksum of the rest, so that a reader notices a
+//! torn write. The rest is TOML, in which unknown keys are ignored and missing ones have defaults, so that versions of
+//! runfcgi can read each other's files. Plain data: no file, no clock.
 
 use super::{Counters, History};
 use crate::bytes::fnv;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// First words of a file, with the number of its form.
+/// How a file starts; the number is that of the format.
 const MAGIC: &str = "# runfcgi-status 2";
-/// Characters of a text that are kept.
+/// Longer texts are cut to this many characters.
 const LONGEST: usize = 300;
 
-/// A front and its workers. Times are milliseconds since 1970.
+/// The report of a front. All times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
-    /// The front.
+    /// The front's process id.
     pub pid: u32,
-    /// When the process started, in ticks since boot: tells it from another with the same pid.
+    /// When the process started, in clock ticks since boot: tells it from a later process with the same pid.
     pub start_ticks: u64,
-    /// By whom it was started.
+    /// Who started it.
     #[serde(deserialize_with = "line")]
     pub role: String,
-    /// Of runfcgi.
+    /// The version of runfcgi.
     #[serde(deserialize_with = "line")]
     pub version: String,
-    /// Names the version of the app's code, and the files of its preloader.
+    /// The version of the app's code, which also names the files of its preloader.
     #[serde(deserialize_with = "line")]
     pub code: String,
-    /// The settings file: names the site.
+    /// Path of the settings file, which identifies the site.
     pub config: String,
-    /// When it began to serve.
+    /// When the front started.
     pub started: u64,
-    /// When this was written.
+    /// When this report was written.
     pub written: u64,
-    /// What it does.
-    pub state: State,
-    /// What is wrong now; empty: nothing.
+    /// What the front is doing.
+    pub state: FrontState,
+    /// What is wrong now; empty when nothing is.
     #[serde(deserialize_with = "line")]
     pub trouble: String,
     /// Open connections from the web server.
     pub connections: u64,
     /// Requests that wait for a worker.
     pub queued: u64,
-    /// Since when the first of them waits; 0: none does.
+    /// When the oldest of them was queued; 0 when none waits.
     pub queued_since: u64,
-    /// Workers at the most.
+    /// The largest number of workers.
     pub max_workers: u64,
-    /// What has happened so far.
+    /// Events since the front started.
     pub counters: Counters,
-    /// The last worker that ended before its time.
+    /// The last worker that died unexpectedly.
     pub last_death: Option<Note>,
-    /// The last request that failed, or import.
+    /// The last failed request or import.
     pub last_failure: Option<Note>,
     /// Requests of the last hour.
     pub history: History,
-    /// Its workers.
+    /// The front's workers.
     pub workers: Vec<Worker>,
 }
 
-/// What a front does.
+/// What a front is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// New code is on its way; it serves.
+pub enum FrontState {
+    /// Serving while new code is being loaded.
     Restarting,
-    /// It finishes what is in hand.
+    /// Finishing its requests before it exits.
     Leaving,
-    /// It can only answer that something is wrong.
+    /// Able to answer only with an error.
     Fault,
-    /// It serves.
+    /// Serving requests.
     #[default]
     #[serde(other)]
     Serving,
 }
 
-/// What a worker does.
+/// What a worker is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Doing {
-    /// Waits for a request.
+pub enum WorkerState {
+    /// Waiting for a request.
     Idle,
-    /// Serves.
+    /// Serving requests.
     Busy,
-    /// Gets no more requests.
+    /// Not given any more requests.
     Leaving,
-    /// Asked for, not yet heard of.
+    /// Requested, but not yet running.
     #[default]
     #[serde(other)]
     Starting,
@@ -97,80 +97,85 @@ pub enum Doing {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Worker {
-    /// 0: not known yet.
+    /// 0 while unknown.
     pub pid: u32,
-    /// What it does.
-    pub doing: Doing,
-    /// Requests served.
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Requests served so far.
     pub served: u64,
-    /// When it was asked for.
-    pub born: u64,
-    /// It runs older code than the front would start now.
-    pub old: bool,
-    /// Its last failure, in a line.
+    /// When the front asked for it.
+    pub started: u64,
+    /// It runs older code than a worker started now would.
+    pub outdated: bool,
+    /// Its last failure, in one line; empty if there was none.
     #[serde(deserialize_with = "line")]
     pub failure: String,
-    /// What it serves now.
-    pub requests: Vec<Serving>,
+    /// The requests that it is serving.
+    pub requests: Vec<RunningRequest>,
 }
 
-/// A request in a worker.
+/// A request that a worker is serving.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Serving {
-    /// Since when the worker has it.
+pub struct RunningRequest {
+    /// When the worker got it.
     pub since: u64,
-    /// Method and path; never the query.
+    /// Method and path, never the query.
     #[serde(deserialize_with = "line")]
-    pub what: String,
+    pub summary: String,
 }
 
-/// Something that happened.
+/// A dated line of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Note {
-    /// When.
+    /// When it happened.
     pub at: u64,
-    /// A line.
+    /// What happened.
     #[serde(deserialize_with = "line")]
     pub text: String,
 }
 
-impl State {
-    /// In a word.
+impl FrontState {
+    /// The name shown to people, as in the status file.
     pub fn name(self) -> &'static str {
         match self {
-            State::Serving => "serving",
-            State::Restarting => "restarting",
-            State::Leaving => "leaving",
-            State::Fault => "fault",
+            FrontState::Serving => "serving",
+            FrontState::Restarting => "restarting",
+            FrontState::Leaving => "leaving",
+            FrontState::Fault => "fault",
         }
     }
 }
 
-impl Doing {
-    /// All of them.
-    pub const ALL: [Doing; 4] = [Doing::Starting, Doing::Idle, Doing::Busy, Doing::Leaving];
+impl WorkerState {
+    /// Every state, in the order of a worker's life.
+    pub const ALL: [WorkerState; 4] = [
+        WorkerState::Starting,
+        WorkerState::Idle,
+        WorkerState::Busy,
+        WorkerState::Leaving,
+    ];
 
-    /// In a word.
+    /// The name shown to people, as in the status file.
     pub fn name(self) -> &'static str {
         match self {
-            Doing::Starting => "starting",
-            Doing::Idle => "idle",
-            Doing::Busy => "busy",
-            Doing::Leaving => "leaving",
+            WorkerState::Starting => "starting",
+            WorkerState::Idle => "idle",
+            WorkerState::Busy => "busy",
+            WorkerState::Leaving => "leaving",
         }
     }
 }
 
 impl Snapshot {
-    /// The whole file.
+    /// The text of the status file.
     pub fn encode(&self) -> String {
         let body = toml::to_string(self).unwrap_or_default();
         format!("{}{body}", header(&body))
     }
 
-    /// Reads a file. None: torn, or not of this form.
+    /// Reads the text of a status file. `None` when it is torn or of another format.
     pub fn decode(text: &str) -> Option<Snapshot> {
         let (first, rest) = text.split_once('\n')?;
         let length = first.strip_prefix(MAGIC)?.split(' ').nth(1)?.parse().ok()?;
@@ -186,7 +191,7 @@ fn header(body: &str) -> String {
     format!("{MAGIC} {} {:016x}\n", body.len(), fnv(body.as_bytes()))
 }
 
-/// Text of anyone's in one line: nothing that a terminal would obey, and not long.
+/// Untrusted text as one short line without control characters, safe to show in a terminal.
 pub fn one_line(text: &str) -> String {
     let mut out = String::new();
     for (count, c) in text.trim().chars().enumerate() {
@@ -202,7 +207,7 @@ pub fn one_line(text: &str) -> String {
     out
 }
 
-/// The file may be another user's, and what it says is shown in a terminal.
+/// The file may be another user's, and its text is shown in a terminal.
 fn line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(|text| one_line(&text))
 }
@@ -222,7 +227,7 @@ pub(crate) mod tests {
             config: String::from("/home/ann/my site.toml"),
             started: 1_000_000,
             written: 3_600_000,
-            state: State::Restarting,
+            state: FrontState::Restarting,
             trouble: String::from("a \"quoted\" <trouble>"),
             connections: 2,
             queued: 1,
@@ -236,18 +241,18 @@ pub(crate) mod tests {
         };
         snapshot.workers.push(Worker {
             pid: 101,
-            doing: Doing::Busy,
+            state: WorkerState::Busy,
             served: 12,
-            born: 1_500_000,
+            started: 1_500_000,
             failure: String::from("GET /<b>: OSError"),
-            requests: vec![Serving {
+            requests: vec![RunningRequest {
                 since: 3_590_000,
-                what: String::from("GET /a b/\"<c>"),
+                summary: String::from("GET /a b/\"<c>"),
             }],
             ..Worker::default()
         });
         snapshot.workers.push(Worker {
-            old: true,
+            outdated: true,
             ..Worker::default()
         });
         for count in COUNTS.map(|figure| figure.of) {
@@ -260,10 +265,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn what_is_encoded_is_decoded() {
         let snapshot = example();
         assert_eq!(Snapshot::decode(&snapshot.encode()), Some(snapshot.clone()));
-        // What a longer file has left behind does not matter.
+        // The remains of a longer snapshot are ignored.
         assert_eq!(
             Snapshot::decode(&(snapshot.encode() + "worker 1 idle")),
             Some(snapshot)
@@ -285,7 +290,7 @@ pub(crate) mod tests {
 
     #[test]
     fn names_are_those_in_the_file() {
-        use State::{Fault, Leaving, Restarting, Serving};
+        use FrontState::{Fault, Leaving, Restarting, Serving};
         for state in [Serving, Restarting, Leaving, Fault] {
             let snapshot = Snapshot {
                 state,
@@ -295,14 +300,14 @@ pub(crate) mod tests {
             assert!(snapshot.encode().contains(&line), "{line}");
             assert_eq!(Snapshot::decode(&snapshot.encode()), Some(snapshot));
         }
-        for doing in Doing::ALL {
+        for state in WorkerState::ALL {
             let worker = Worker {
-                doing,
+                state,
                 ..Worker::default()
             };
             let text = toml::to_string(&worker).unwrap();
             assert!(
-                text.contains(&format!("doing = \"{}\"\n", doing.name())),
+                text.contains(&format!("state = \"{}\"\n", state.name())),
                 "{text}"
             );
             assert_eq!(toml::from_str(&text), Ok(worker));
@@ -310,16 +315,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_another_version_says_is_read_as_far_as_it_is_known() {
+    fn unknown_and_missing_keys_of_other_versions_are_no_error() {
         let body = "pid = 7\nstate = \"dreaming\"\nmood = \"good\"\ncounters = { requests = 5, dreams = 9 }\n\
                     history = { minute = 3, requests = [1, 2] }\n[[workers]]\npid = 8\ndoing = \"sleeping\"\n";
         let read = Snapshot::decode(&(header(body) + body)).unwrap();
-        assert_eq!((read.pid, read.state), (7, State::Serving));
+        assert_eq!((read.pid, read.state), (7, FrontState::Serving));
         assert_eq!(read.counters.get(crate::status::Count::Requests), 5);
         assert_eq!(read.history.requests.len(), crate::status::MINUTES);
         assert_eq!(
-            (read.workers[0].pid, read.workers[0].doing),
-            (8, Doing::Starting)
+            (read.workers[0].pid, read.workers[0].state),
+            (8, WorkerState::Starting)
         );
         for wrong in [
             "pid = \"7\"\n",
@@ -335,7 +340,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_read() {
+    fn control_characters_are_removed_when_reading() {
         let snapshot = Snapshot {
             trouble: String::from("a\x1b]0;b\x07\nc"),
             workers: vec![Worker {
@@ -350,7 +355,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn lines_stay_lines() {
+    fn a_line_is_short_and_harmless() {
         assert_eq!(one_line(" a\nb\x1b[31m\u{202e}c "), "a b [31m c");
         assert_eq!(one_line(&"x".repeat(1000)).len(), LONGEST + 3);
     }

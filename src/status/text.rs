@@ -1,25 +1,25 @@
-//! A `Site` as text for people: eighty columns.
+//! A `Site` as text, eighty columns wide.
 
 use super::MINUTES;
 use super::collect::Site;
 use super::figures::{Process, USAGE, ago, grouped, headings, limit, time};
 
-/// Columns of a terminal.
+/// The width of a terminal.
 const WIDTH: usize = 80;
-/// Of `Process::cells`; more than these are as wide as the last.
+/// Column widths of `Process::cells`; further cells are as wide as the last.
 const WIDTHS: [usize; 5] = [10, 9, 8, 8, 4];
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const ASCII_BARS: [char; 8] = ['.', ':', '-', '=', '+', '*', '%', '#'];
 
-/// The whole page. `unicode`: the terminal shows more than ASCII.
+/// The whole report, in ASCII unless `unicode` is set.
 pub(super) fn render(site: &Site, unicode: bool) -> String {
     let mut lines = vec![
         format!("{}: {}", site.name(), site.summary()),
         format!("{}, as of {}", site.config, time(site.now)),
     ];
-    lines.extend(site.wrong().iter().map(|line| wrapped(line)));
-    let runs = !site.fronts.is_empty();
-    if runs {
+    lines.extend(site.problems().iter().map(|line| wrapped(line)));
+    let running = !site.fronts.is_empty();
+    if running {
         let counts = site
             .counts()
             .map(|(f, n)| format!("{} {}", f.title, f.unit.show(n)));
@@ -31,22 +31,22 @@ pub(super) fn render(site: &Site, unicode: bool) -> String {
         let (now, peak) = (history[MINUTES - 1], grouped(peak.into()));
         lines.push(format!("\n{}", wrapped(&counts.join("; "))));
         lines.push(format!("last hour {picture} {now} now"));
-        lines.push(format!("          most in a minute: {peak}"));
+        lines.push(format!("          peak: {peak} a minute"));
     }
-    if runs || !site.preloaders.is_empty() {
+    if running || !site.preloaders.is_empty() {
         let titles = headings().map(|(title, _)| title.to_owned());
         lines.push(String::new());
         lines.push(row(["PID", "Process", "State", "S"], titles));
         lines.extend(site.processes().iter().flat_map(process));
         let pss = site.usages().all(|usage| usage.is_pss);
-        let label = ["", "together", if pss { "(PSS)" } else { "" }, ""];
+        let label = ["", "total", if pss { "(PSS)" } else { "" }, ""];
         let totals = USAGE.iter().map(|f| f.unit.show(site.total(f)));
         lines.push(row(
             label,
             [String::new(), String::new()].into_iter().chain(totals),
         ));
     }
-    if runs {
+    if running {
         lines.push(String::from("\nlimits of the account"));
         for (name, (words, near)) in site.limits.iter().map(|l| (l.resource.name, limit(l))) {
             let warning = if near { "  !" } else { "" };
@@ -64,19 +64,19 @@ fn bar(number: u32, peak: u32, bars: [char; 8]) -> char {
     bars[high.clamp(1, bars.len()) - 1]
 }
 
-/// The lines of a process.
+/// The table row of a process, and the lines below it.
 fn process(process: &Process) -> Vec<String> {
     let indent = if process.kind == "worker" { "  " } else { "" };
-    let lasts = process.lasts.map(|ms| format!(" {}", ago(ms)));
-    let lasts = lasts.unwrap_or_default();
-    let old = if process.old { " (old)" } else { "" };
-    let state = format!("{}{lasts}{old}", process.state);
+    let duration = process.duration.map(|ms| format!(" {}", ago(ms)));
+    let duration = duration.unwrap_or_default();
+    let old = if process.outdated { " (old)" } else { "" };
+    let state = format!("{}{duration}{old}", process.state);
     let letter = process.usage.map(|usage| usage.letter.to_string());
     let (pid, name) = (process.pid(), format!("{indent}{}", process.kind));
     let words = [&pid, &name, &state, letter.as_deref().unwrap_or_default()];
     let mut lines = vec![row(words, process.cells())];
     for request in process.requests {
-        lines.push(cut(&format!("            {}", request.what)));
+        lines.push(cut(&format!("            {}", request.summary)));
     }
     if !process.failure.is_empty() {
         lines.push(wrapped(&format!("            failed: {}", process.failure)));
@@ -84,7 +84,7 @@ fn process(process: &Process) -> Vec<String> {
     lines
 }
 
-/// A line of the table.
+/// A row of the table.
 fn row([pid, name, state, letter]: [&str; 4], cells: impl Iterator<Item = String>) -> String {
     let mut line = format!("{pid:>8}  {name:<13}{state:<16}");
     let widths = WIDTHS.into_iter().chain(std::iter::repeat(WIDTHS[4]));
@@ -94,7 +94,7 @@ fn row([pid, name, state, letter]: [&str; 4], cells: impl Iterator<Item = String
     format!("{line} {letter}").trim_end().to_owned()
 }
 
-/// Breaks between words; the indentation stays.
+/// Breaks a line between words and keeps its indentation.
 fn wrapped(text: &str) -> String {
     let indent = " ".repeat(text.len() - text.trim_start().len());
     let (mut out, mut line) = (String::new(), indent.clone());
@@ -123,7 +123,7 @@ mod tests {
     use crate::status::collect::tests::example;
 
     #[test]
-    fn lines_fit_and_all_is_said() {
+    fn everything_is_shown_in_eighty_columns() {
         let text = render(&example(), true);
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH, "{line}");

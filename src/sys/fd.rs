@@ -1,54 +1,60 @@
-//! Raw descriptors become owned ones here, and only here: the crate's one module with `unsafe`.
+//! Turns raw descriptors into owned ones: the only module with `unsafe`.
 //!
-//! Descriptors reach us as numbers in two ways: some were open when this program began (from whoever spawned us, or
-//! from the image before this one), and some the kernel returns from a call that is made here.
+//! Descriptors come as numbers from two sources: some were open when this program began (from the process that spawned it,
+//! or from the image before this one), and some are returned by system calls that are made here.
 #![allow(unsafe_code)]
 
 use super::procfs;
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockFlag, recvmsg};
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
-/// Takes ownership of a descriptor that was open when this program began. `None`: no such descriptor is open, it is one
-/// of 0 to 2, or it has an owner.
+/// Takes ownership of a descriptor that was open when this program began. None: it is not open, one of 0 to 2, or owned.
 ///
-/// What came through `execve` lacks the flag FD_CLOEXEC, which everything has that this program opens. Setting it marks
-/// the descriptor as taken. (A descriptor gets rid of the flag only just before the next `execve`.)
+/// A descriptor that came through `execve` lacks FD_CLOEXEC; all that this program opens have it. Setting the flag marks the
+/// descriptor as owned. (It is cleared only just before the next `execve`.)
 pub fn adopt(raw: RawFd) -> Option<OwnedFd> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
-    // SAFETY: F_GETFD and F_SETFD touch no memory, and answer EBADF when the number is not an open descriptor.
+    // SAFETY: F_GETFD and F_SETFD touch no memory, and return EBADF if the number is not an open descriptor.
     let flags = unsafe { libc::fcntl(raw, libc::F_GETFD) };
     if raw <= 2 || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
         return None;
     }
-    // SAFETY: the descriptor is open and nobody's (see above), and from now on it has the flag.
+    // SAFETY: the descriptor is open and has no owner (see above), and from now on it has the flag.
     unsafe {
         libc::fcntl(raw, libc::F_SETFD, flags | libc::FD_CLOEXEC);
         Some(OwnedFd::from_raw_fd(raw))
     }
 }
 
-/// Closes every descriptor from 3 up that was open when this program began and has not been adopted: what a web server
-/// leaks into us (mod_fcgid: its command pipes).
+/// Closes every descriptor from 3 up that was open when this program began and was not adopted: what a web server has
+/// leaked into it (mod_fcgid: its command pipes).
 pub fn close_the_rest() {
     let listed = procfs::descriptors().unwrap_or_else(|| (3..1024).collect());
     listed.into_iter().for_each(|raw| drop(adopt(raw)));
+}
+
+/// Makes reads and writes return `EAGAIN` instead of waiting.
+pub fn set_nonblocking(fd: &impl AsFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// Accepts a connection, non-blocking.
 pub fn accept(listener: &impl AsFd) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let raw = socket::accept4(listener.as_fd().as_raw_fd(), flags)?;
-    // SAFETY: the call has just made it, and nobody else knows the number.
+    // SAFETY: the call has just opened it, and nobody else knows the number.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Receives bytes into `buffer`, and descriptors into `received`. 0: the stream has ended.
+/// Receives bytes into `buffer` and descriptors into `received`. Returns the number of bytes; 0: the stream has ended.
 pub fn receive(
     socket: &impl AsFd,
     buffer: &mut [u8],
@@ -79,7 +85,7 @@ pub fn receive(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::fcntl::FdFlag;
 
     #[test]
     fn a_descriptor_has_one_owner() {

@@ -1,28 +1,28 @@
-//! Limits of the account, and how near it is to them: RLIMIT_NPROC, RLIMIT_AS, cgroups, CloudLinux's LVE.
+//! Limits of the account and how much of them is used: RLIMIT_NPROC, RLIMIT_AS, cgroups, CloudLinux's LVE.
 //!
-//! Of the process that is asked about, not of the one that asks: a shell's limits are not the web server's.
+//! They are read for a given process, not for this one: a shell's limits are not the web server's.
 
 use super::procfs::{PAGE, tasks};
 use nix::sys::signal::{SigSet, Signal};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// From here on a write beyond RLIMIT_FSIZE fails, and ends no process. Blocked and not ignored, for programs that are
-/// executed later inherit what is ignored.
+/// Makes a write beyond RLIMIT_FSIZE fail instead of killing the process. SIGXFSZ is blocked, not ignored: executed
+/// programs would inherit that.
 pub fn let_large_writes_fail() {
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
 }
 
-/// What can be limited.
+/// A limited resource.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// For people.
+    /// Its name for people.
     pub name: &'static str,
-    /// For programs.
+    /// Its name in JSON and Prometheus.
     pub key: &'static str,
-    /// What the system calls its limit.
+    /// The system's name for the limit.
     pub source: &'static str,
     /// What is counted.
     pub kind: Kind,
@@ -42,18 +42,18 @@ pub enum Kind {
     Entries,
 }
 
-/// Where it is read.
+/// Where to read it.
 #[derive(Debug, PartialEq, Eq)]
 enum Reading {
-    /// Its line in /proc/PID/limits.
+    /// The name of its line in /proc/PID/limits.
     Rlimit(&'static str),
-    /// The controller, and its files of limit and use.
+    /// The controller, and the files of limit and usage.
     Cgroup(&'static str, Files),
-    /// Columns of use and limit in /proc/lve/list.
+    /// The columns of usage and limit in /proc/lve/list.
     Lve(&'static str, &'static str),
 }
 
-/// Files of limit and use: in cgroup v2, in v1.
+/// The files of limit and usage in cgroup v2, and in v1.
 type Files = [(&'static str, &'static str); 2];
 const CGROUP_MEMORY: Files = [
     ("memory.max", "memory.current"),
@@ -61,7 +61,7 @@ const CGROUP_MEMORY: Files = [
 ];
 const CGROUP_PIDS: Files = [("pids.max", "pids.current"), ("pids.max", "pids.current")];
 
-/// Every resource that is looked at, in the order in which it is shown.
+/// All resources, in the order in which they are shown.
 #[rustfmt::skip]
 pub static RESOURCES: [Resource; 7] = [
     Resource { name: "processes and threads", key: "processes", source: "RLIMIT_NPROC",
@@ -80,19 +80,19 @@ pub static RESOURCES: [Resource; 7] = [
                kind: Kind::Memory, reading: Reading::Lve("MEMPHY", "lMEMPHY") },
 ];
 
-/// A resource, and how much of it is used.
+/// A resource and its usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// What is limited.
     pub resource: &'static Resource,
-    /// What is used.
+    /// How much is used.
     pub used: u64,
-    /// What may be used; None: no limit is known.
+    /// The limit; None: no limit is known.
     pub most: Option<u64>,
 }
 
 impl Limit {
-    /// Used, in percent of the limit.
+    /// Usage in percent of the limit.
     pub fn percent(&self) -> Option<u64> {
         let most = self.most.filter(|most| *most > 0)?;
         Some(self.used.saturating_mul(100) / most)
@@ -104,7 +104,7 @@ impl Limit {
     }
 }
 
-/// The limits that hold for the process `pid` of user `uid`. `largest`: address space of its largest process.
+/// The limits of the process `pid` of user `uid`. `largest`: address space of the user's largest process, in bytes.
 pub fn limits(pid: u32, uid: u32, largest: u64) -> Vec<Limit> {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let texts = Texts {
@@ -115,7 +115,7 @@ pub fn limits(pid: u32, uid: u32, largest: u64) -> Vec<Limit> {
     texts.limits(uid, largest)
 }
 
-/// What the kernel says.
+/// The kernel's texts.
 #[derive(Default)]
 struct Texts {
     own: String,
@@ -148,7 +148,7 @@ impl Texts {
                 Some((used, Some(most)))
             }
             Reading::Lve(used, most) => {
-                // It counts memory in pages.
+                // LVE counts memory in pages.
                 let unit = if of.kind == Kind::Memory { PAGE } else { 1 };
                 let most = column(&self.lve, uid, most).filter(|n| *n > 0)?;
                 Some((column(&self.lve, uid, used)? * unit, Some(most * unit)))
@@ -157,51 +157,76 @@ impl Texts {
     }
 }
 
-/// The soft limit of that name in /proc/PID/limits.
+/// A soft limit in /proc/PID/limits.
 fn soft(limits: &str, name: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The group, or the group above it, that is nearest to its limit: what it uses and may use.
-fn tightest(root: &Path, groups: &str, controller: &str, files: Files) -> Option<(u64, u64)> {
-    let mut found: Option<(u64, u64)> = None;
+/// The directories of the cgroups of a process for this controller, the innermost first, each with its place in `Files`.
+/// `groups`: /proc/PID/cgroup.
+fn directories(root: &Path, groups: &str, controller: &str) -> Vec<(PathBuf, usize)> {
+    let mut found = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?);
-        let (top, files) = match controllers {
-            "" => (root.to_owned(), files[0]),
-            list if list.split(',').any(|c| c == controller) => (root.join(controller), files[1]),
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (top, version) = match controllers {
+            "" => (root.to_owned(), 0),
+            list if list.split(',').any(|c| c == controller) => (root.join(controller), 1),
             _ => continue,
         };
         let whole = top.join(path.trim_start_matches('/'));
-        for dir in whole.ancestors().take_while(|dir| dir.starts_with(&top)) {
-            let number = |name: &str| {
-                fs::read_to_string(dir.join(name))
-                    .ok()?
-                    .trim()
-                    .parse::<u64>()
-                    .ok()
-            };
-            // v1 says "no limit" with a huge number.
-            let Some(most) = number(files.0).filter(|n| *n < 1 << 60) else {
-                continue;
-            };
-            let Some(used) = number(files.1) else {
-                continue;
-            };
-            let nearer = |(u, m): (u64, u64)| {
-                u128::from(used) * u128::from(m) > u128::from(u) * u128::from(most)
-            };
-            if found.is_none_or(nearer) {
-                found = Some((used, most));
-            }
+        let inside = whole.ancestors().take_while(|dir| dir.starts_with(&top));
+        found.extend(inside.map(|dir| (dir.to_owned(), version)));
+    }
+    found
+}
+
+/// Usage and limit of the cgroup that is nearest to its limit, of this one and those above it.
+fn tightest(root: &Path, groups: &str, controller: &str, files: Files) -> Option<(u64, u64)> {
+    let mut found: Option<(u64, u64)> = None;
+    for (dir, version) in directories(root, groups, controller) {
+        let (limit, usage) = files[version];
+        let (Some(most), Some(used)) = (limit_in(&dir.join(limit)), number_in(&dir.join(usage)))
+        else {
+            continue;
+        };
+        let nearer = |(u, m): (u64, u64)| {
+            u128::from(used) * u128::from(m) > u128::from(u) * u128::from(most)
+        };
+        if found.is_none_or(nearer) {
+            found = Some((used, most));
         }
     }
     found
 }
 
-/// A value from /proc/lve/list: a first line with the columns' names, then a line for each user.
+fn number_in(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The limit in a file. In cgroup v1, a huge number means that there is none.
+fn limit_in(path: &Path) -> Option<u64> {
+    number_in(path).filter(|most| *most < 1 << 60)
+}
+
+/// The cgroups of this process that limit memory: for each, the files of its limit, its usage, its statistics and its kills.
+pub fn memory_groups() -> Vec<[PathBuf; 4]> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let all = directories(Path::new(CGROUPS), &groups, "memory").into_iter();
+    let files = all.map(|(dir, version)| {
+        let (limit, usage) = CGROUP_MEMORY[version];
+        let kills = ["memory.events", "memory.oom_control"][version];
+        [limit, usage, "memory.stat", kills].map(|name| dir.join(name))
+    });
+    files
+        .filter(|[limit, ..]| limit_in(limit).is_some())
+        .collect()
+}
+
+/// A value from /proc/lve/list: the first line names the columns, then comes a line for each user.
 fn column(list: &str, uid: u32, name: &str) -> Option<u64> {
     let mut lines = list.lines();
     let at = lines.next()?.split_whitespace().position(|n| n == name)?;
@@ -212,7 +237,7 @@ fn column(list: &str, uid: u32, name: &str) -> Option<u64> {
     ours?.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// Lets this process have so many descriptors, as far as it may: shells and web servers often leave it 1024.
+/// Raises the limit of open descriptors to `most`, or the hard limit: shells and web servers often set it to 1024.
 pub fn raise_descriptors(most: u64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -237,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts() {
+    fn the_tightest_cgroup_counts() {
         let root = std::env::temp_dir().join(format!("runfcgi-cgroups-{}", std::process::id()));
         let inner = root.join("user/ann");
         fs::create_dir_all(&inner).unwrap();

@@ -1,4 +1,4 @@
-//! The system underneath: the only code that reads /proc and /sys, or makes an owned descriptor of a number.
+//! The system: the only code that reads /proc and /sys, or turns a raw descriptor into an owned one.
 
 pub mod fd;
 pub mod limits;

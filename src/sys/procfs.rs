@@ -1,4 +1,4 @@
-//! What Linux tells of processes: proc_pid_stat(5) and its neighbours. Where /proc is missing, nothing is known.
+//! Facts about processes from /proc; see proc_pid_stat(5) and its neighbours. Without /proc, nothing is known.
 
 use std::fs;
 use std::io;
@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Ticks of a second in /proc, the same on every Linux.
+/// Clock ticks per second in /proc, the same on every Linux.
 const TICKS: u64 = 100;
-/// Bytes of a page.
+/// Bytes in a page.
 pub(super) const PAGE: u64 = 4096;
 
-/// A line of `/proc/PID/stat`.
+/// What `/proc/PID/stat` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Stat {
     name: String,
@@ -24,20 +24,20 @@ struct Stat {
     resident: u64,
 }
 
-/// What a process uses.
+/// The resources that a process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// R, S, D, T and so on, as in `ps`.
+    /// Its state as in `ps`: R, S, D, T and so on.
     pub letter: char,
-    /// Processor time.
+    /// CPU time.
     pub cpu_ms: u64,
-    /// How long it has lived.
+    /// Time since its start.
     pub age_ms: u64,
     /// Threads.
     pub threads: u64,
     /// Address space.
     pub virtual_bytes: u64,
-    /// Its share of memory (PSS), or all that it maps (RSS).
+    /// Memory: its proportional share (PSS) if that can be read, else its resident set (RSS).
     pub bytes: u64,
     /// Whether `bytes` is PSS.
     pub is_pss: bool,
@@ -48,7 +48,7 @@ impl Stat {
         Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The second field may hold spaces and brackets, so all are counted from its last bracket.
+    /// The second field may contain spaces and brackets, so fields are counted from its last bracket.
     fn parse(line: &str) -> Option<Stat> {
         let (name, rest) = line.split_once('(')?.1.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -74,14 +74,14 @@ impl Stat {
     }
 }
 
-/// The effective user of a process; None where that cannot be seen.
+/// The effective user of a process; None: unknown.
 pub fn user(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// What a process uses now; None when it has ended.
+/// What a process uses now; None: it has ended.
 pub fn usage(pid: u32) -> Option<Usage> {
     let stat = Stat::read(pid).filter(Stat::is_alive)?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
@@ -97,29 +97,29 @@ pub fn usage(pid: u32) -> Option<Usage> {
     })
 }
 
-/// Memory that a process has mapped and that is there (RSS), in bytes.
+/// The resident set size of a process, in bytes.
 pub fn resident(pid: i32) -> Option<u64> {
     Some(Stat::read(pid)?.resident)
 }
 
-/// When a process started, in clock ticks since boot; 0 where that cannot be read.
+/// When a process started, in clock ticks since boot; 0: unknown.
 pub fn start_time(pid: i32) -> u64 {
     Stat::read(pid).map_or(0, |stat| stat.start_ticks)
 }
 
-/// Whether the process of that pid is the one that started then.
+/// Whether the process with this pid and start time is running.
 pub fn is_running(pid: u32, start_ticks: u64) -> bool {
     let same = |stat: Stat| stat.is_alive() && stat.start_ticks == start_ticks;
     start_ticks != 0 && Stat::read(pid).is_some_and(same)
 }
 
-/// The user whose process it is.
+/// The user of a process.
 pub fn owner(pid: u32) -> Option<u32> {
     Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
 
-/// The process whose end means that no more fronts are spawned: our parent, or the ancestor of the same name that is
-/// highest, since web servers have children of their own that come and go.
+/// The process that spawns fronts: our parent, or its topmost ancestor of the same name, since the children of a web server
+/// come and go.
 pub fn spawner() -> i32 {
     let mut found = nix::unistd::getppid().as_raw();
     let Some(Stat {
@@ -137,7 +137,7 @@ pub fn spawner() -> i32 {
     found
 }
 
-/// Processes and threads of a user, as far as they can be seen.
+/// Processes and threads of a user, as far as we can see them.
 pub(super) fn tasks(uid: u32) -> u64 {
     let Ok(entries) = fs::read_dir("/proc") else {
         return 0;
@@ -148,7 +148,7 @@ pub(super) fn tasks(uid: u32) -> u64 {
         .sum()
 }
 
-/// Numbers of this process's open descriptors.
+/// The open descriptors of this process.
 pub fn descriptors() -> Option<Vec<RawFd>> {
     let entries = fs::read_dir("/proc/self/fd").ok()?;
     Some(
@@ -158,22 +158,22 @@ pub fn descriptors() -> Option<Vec<RawFd>> {
     )
 }
 
-/// A path by which this process, or a child of it, opens what a descriptor stands for.
+/// A path by which this process, or a child of it, can open the file of a descriptor.
 pub fn path_through(descriptor: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
 }
 
-/// Where the file of a descriptor lies.
+/// The path of a descriptor's file.
 pub fn path_of(descriptor: &impl AsRawFd) -> io::Result<PathBuf> {
     fs::read_link(path_through(descriptor))
 }
 
-/// Where the file of the running image lies.
+/// The path of the running image's file.
 pub fn executable() -> Option<PathBuf> {
     fs::read_link("/proc/self/exe").ok()
 }
 
-/// A path by which children execute the running image, wherever its file is.
+/// A path by which children can execute the running image, wherever its file is.
 pub fn own_image() -> Option<PathBuf> {
     let own = Path::new("/proc/self/exe");
     own.exists().then(|| own.to_owned())

@@ -1,5 +1,4 @@
-//! `Connection`: a web server's connection without its socket: its codec, its requests, what waits to be sent, and how
-//! long all that may last.
+//! `Connection`: a connection from a web server, without its socket: its codec, requests, outbox and deadlines.
 
 use super::settings::Settings;
 use crate::config::Protocol;
@@ -8,43 +7,43 @@ use crate::proto::{Codec, Eof, Event, Part, ProtocolError, RequestId};
 use crate::request::RequestNo;
 use std::time::{Duration, Instant};
 
-/// Numbers a connection; counted up, never used again.
+/// The number of a connection within this front; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnNo(pub u64);
 
-/// With this many bytes waiting to be sent, the connection is not read, and the workers that answer on it have to wait.
+/// With this many bytes waiting to be sent, stop reading from the connection and pause the workers that respond on it.
 const HIGH_MARK: usize = 256 << 10;
 
-/// How long a connection is read after its last answer before it is closed. Each piece of a request that was answered
-/// early begins the time anew.
+/// How long to read from a connection after its last response before closing it. The time restarts with each piece of a
+/// request whose response was sent early.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// A web server connects when it has a request, and sends it at once.
+/// How soon a request follows a new connection: web servers connect only to send one at once.
 const EXPECTED: Duration = Duration::from_millis(500);
 
-/// What a connection waits for.
+/// The socket events that a connection waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// Its peer may send.
+    /// Readable.
     pub read: bool,
-    /// Its peer may take more.
+    /// Writable.
     pub write: bool,
 }
 
-/// What becomes of a connection.
+/// The life of a connection.
 ///
 /// ```text
-/// Open ─the last request is answered, and the connection is not to be kept─▶ Closing ─all is sent─▶ Draining ─▶ gone
+/// Open ─last response ends, no keep-alive─▶ Closing ─all is sent─▶ Draining ─▶ closed
 /// ```
-/// A peer that has ended its sending side (`eof`) needs no draining.
+/// No draining is needed after the peer has shut down its sending side (`eof`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It goes on.
+    /// In use.
     Open { eof: bool },
-    /// To be closed when all is sent.
+    /// To be closed as soon as everything is sent.
     Closing { eof: bool },
-    /// All is sent and our side is shut. What the peer still sends is read and dropped until it closes: closing at once
-    /// would reset the connection and lose the answer.
+    /// Everything is sent and our side is shut down. We discard input until the peer closes: closing at once would reset
+    /// the connection, and the peer might lose the response.
     Draining,
 }
 
@@ -52,50 +51,50 @@ enum State {
 struct Requested {
     id: RequestId,
     number: RequestNo,
-    /// When the last piece of its body came; None: the body is complete.
+    /// When the last piece of its body arrived; `None` once the body is complete.
     body: Option<Instant>,
 }
 
-/// When a connection, or a request on it, has taken too long.
+/// The deadlines of a connection and the requests on it.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
-    /// It has drained for long enough.
+    /// When to stop draining and close.
     pub(super) drained: Option<Instant>,
-    /// Its peer neither sends what it has begun nor takes what waits.
+    /// By when the peer must continue its request, or read what we send.
     pub(super) stalled: Option<Instant>,
-    /// The first of the bodies that come in has stalled, while other things go on.
+    /// By when the oldest incomplete body must continue, while other requests are in progress.
     pub(super) body: Option<Instant>,
 }
 
-/// See above.
+/// A connection.
 pub(super) struct Connection {
-    /// None: CGI.
+    /// `None` for CGI.
     protocol: Option<Protocol>,
     codec: Box<dyn Codec>,
     outbox: Outbox,
-    /// Input that was left when the connection became full. Decoding goes on with it, even when it is empty.
+    /// Input that was left when the connection became full. Decoding resumes with it even if it is empty.
     kept: Option<Vec<u8>>,
-    /// Its requests that are not over.
+    /// The requests whose responses have not ended.
     requests: Vec<Requested>,
     state: State,
-    /// When it came, until it is first heard of.
+    /// When the connection was accepted, until its first bytes arrive.
     silent_since: Option<Instant>,
-    /// When the last byte came that counts. While draining, what follows a complete request does not.
+    /// When the last relevant byte arrived. While draining, bytes after a complete request are irrelevant.
     last_in: Instant,
-    /// It was full until then, and so not read.
+    /// When we last stopped reading because the connection was full.
     read_since: Instant,
-    /// Bytes wait, and the peer has taken none of them since then.
+    /// Since when the peer has not taken any of the bytes that wait to be sent.
     stuck: Option<Instant>,
-    /// The workers that answer here were told to wait.
+    /// The workers that respond on this connection were paused.
     held: bool,
-    /// A request was turned away because there were too many, and the log has a line on it.
+    /// A request was rejected because there were too many, and that has been logged.
     turned_away: bool,
-    /// Its codec is from before the settings changed.
+    /// The codec does not have the current settings.
     outdated: bool,
 }
 
 impl Connection {
-    /// `protocol` is None for CGI, where `codec` has the request already.
+    /// `protocol` is `None` for CGI, where `codec` already has the request.
     pub(super) fn new(protocol: Option<Protocol>, codec: Box<dyn Codec>, now: Instant) -> Self {
         Connection {
             protocol,
@@ -114,12 +113,12 @@ impl Connection {
         }
     }
 
-    /// Its next request is taken with new settings.
+    /// The settings have changed.
     pub(super) fn outdate(&mut self) {
         self.outdated = self.protocol.is_some();
     }
 
-    /// A codec between two requests holds nothing: another one can go on.
+    /// Replaces an outdated codec. That is possible between two requests, when a codec has no state.
     pub(super) fn renew_codec(&mut self, settings: &Settings) {
         if self.outdated
             && matches!(self.state, State::Open { .. })
@@ -132,7 +131,7 @@ impl Connection {
         }
     }
 
-    /// Bytes have come. Returns whether they are to be decoded.
+    /// Bytes were received. Returns whether to decode them.
     pub(super) fn on_read(&mut self, now: Instant) -> bool {
         self.silent_since = None;
         let draining = self.state == State::Draining;
@@ -142,7 +141,7 @@ impl Connection {
         !draining
     }
 
-    /// The next event in `input`. A connection that is full keeps the input for later and gives none.
+    /// The next event in `input`. A full connection keeps the input for later and returns `None`.
     pub(super) fn decode<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -154,12 +153,12 @@ impl Connection {
         self.codec.decode(input, self.outbox.tail())
     }
 
-    /// What was kept while it was full.
+    /// The input that was kept while the connection was full.
     pub(super) fn take_kept(&mut self) -> Option<Vec<u8>> {
         self.kept.take()
     }
 
-    /// The peer sends nothing more. Returns false when the connection is over.
+    /// The peer has shut down its sending side. Returns false if the connection must be closed.
     pub(super) fn on_eof(&mut self) -> bool {
         if self.state == State::Draining {
             return false;
@@ -175,7 +174,7 @@ impl Connection {
         true
     }
 
-    /// The peer has taken so many bytes of the outbox.
+    /// The peer has taken this many bytes of the outbox.
     pub(super) fn on_sent(&mut self, taken: usize, now: Instant) {
         if self.waiting() + taken >= HIGH_MARK {
             self.read_since = now;
@@ -192,12 +191,14 @@ impl Connection {
         self.codec.encode(id, part, self.outbox.tail());
     }
 
-    /// Appends text for the web server's error log, unless the connection is full: a web server that takes nothing must
-    /// not make us keep all that an app writes.
-    pub(super) fn encode_errors(&mut self, id: RequestId, text: &[u8]) {
+    /// Appends text for the web server's error log, but drops it if the connection is full: we must not buffer without
+    /// limit what an app writes. Returns whether it was appended: not every protocol can carry it.
+    pub(super) fn encode_errors(&mut self, id: RequestId, text: &[u8]) -> bool {
+        let before = self.waiting();
         if !self.is_full() {
             self.encode(id, Part::Errors(text));
         }
+        self.waiting() > before
     }
 
     /// A request has begun.
@@ -209,7 +210,7 @@ impl Connection {
         });
     }
 
-    /// A piece of a request's body came now; None: the body is complete.
+    /// A piece of a request's body arrived now; `None` when the body is complete.
     pub(super) fn on_body(&mut self, number: RequestNo, now: Option<Instant>) {
         let mut requests = self.requests.iter_mut();
         if let Some(request) = requests.find(|request| request.number == number) {
@@ -217,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// A request is over, as far as the web server is concerned.
+    /// Ends the response to a request.
     pub(super) fn finish(&mut self, id: RequestId, number: RequestNo) {
         self.encode(id, Part::End);
         self.requests.retain(|request| request.number != number);
@@ -229,50 +230,50 @@ impl Connection {
         }
     }
 
-    /// The request with this id.
+    /// The number of the request with this id.
     pub(super) fn find(&self, id: RequestId) -> Option<RequestNo> {
         let mut requests = self.requests.iter();
         let found = requests.find(|request| request.id == id);
         found.map(|request| request.number)
     }
 
-    /// Its requests that are not over.
+    /// The requests whose responses have not ended.
     pub(super) fn requests(&self) -> impl Iterator<Item = RequestNo> {
         self.requests.iter().map(|request| request.number)
     }
 
-    /// No other request is going on here.
+    /// Whether at most one request is in progress here.
     pub(super) fn has_one_request(&self) -> bool {
         self.requests.len() <= 1
     }
 
-    /// A request is turned away. Returns whether it is the first one here.
+    /// Notes that a request was rejected because there are too many. Returns whether it is the first one here.
     pub(super) fn turn_away(&mut self) -> bool {
         !std::mem::replace(&mut self.turned_away, true)
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     pub(super) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// Gives up what is to be sent.
+    /// The bytes to send, when the connection is closed.
     pub(super) fn into_outbox(self) -> Outbox {
         self.outbox
     }
 
-    /// Too much waits to be sent.
+    /// Whether `HIGH_MARK` bytes wait to be sent.
     pub(super) fn is_full(&self) -> bool {
         self.waiting() >= HIGH_MARK
     }
 
-    /// Whether the workers that answer here are to hear that they have to wait, or no longer.
+    /// Whether the workers that respond here must be told to pause or to resume.
     pub(super) fn concerns_workers(&mut self) -> bool {
         let full = self.is_full();
         std::mem::replace(&mut self.held, full) || full
     }
 
-    /// What to watch its socket for.
+    /// The socket events to watch for.
     pub(super) fn interest(&self) -> Interest {
         Interest {
             read: !self.has_eof() && !self.is_full(),
@@ -280,7 +281,7 @@ impl Connection {
         }
     }
 
-    /// Nothing is going on: it may be handed over, or closed without loss.
+    /// Nothing is in progress: the connection may be handed over, or closed without loss.
     pub(super) fn is_idle(&self) -> bool {
         self.state == State::Open { eof: false }
             && self.requests.is_empty()
@@ -288,8 +289,8 @@ impl Connection {
             && self.codec.is_idle()
     }
 
-    /// All its requests are complete and it closes after them: until they are answered, all that could be read is that
-    /// the peer has gone.
+    /// All requests are complete and the connection closes after them: the only event that could come before the
+    /// responses is that the peer is gone.
     pub(super) fn only_waits(&self) -> bool {
         matches!(self.state, State::Open { .. })
             && self.waiting() == 0
@@ -298,12 +299,12 @@ impl Connection {
             && !self.codec.keep_alive()
     }
 
-    /// It came a moment ago and has not sent anything yet: until when its request can be expected.
+    /// Until when to expect the first request, if nothing has been received yet.
     pub(super) fn expected_until(&self) -> Option<Instant> {
         self.silent_since.map(|at| at + EXPECTED)
     }
 
-    /// The peer sends nothing more.
+    /// Whether the peer has shut down its sending side.
     pub(super) fn has_eof(&self) -> bool {
         matches!(
             self.state,
@@ -311,17 +312,17 @@ impl Connection {
         )
     }
 
-    /// Our side is shut.
+    /// Whether we have shut down our sending side.
     pub(super) fn is_draining(&self) -> bool {
         self.state == State::Draining
     }
 
-    /// The last byte of the last answer has gone.
+    /// Whether the last byte of the last response has been sent.
     pub(super) fn has_sent_all(&self) -> bool {
         matches!(self.state, State::Closing { .. }) && self.waiting() == 0
     }
 
-    /// Begins to drain. Returns false when there is nothing to wait for: it can be closed.
+    /// Starts draining. Returns false if the connection can be closed at once.
     pub(super) fn drain(&mut self, now: Instant) -> bool {
         if self.has_eof() || self.protocol.is_none() && self.codec.is_idle() {
             return false;
@@ -331,7 +332,7 @@ impl Connection {
         true
     }
 
-    /// When it has taken too long.
+    /// The current deadlines.
     pub(super) fn deadlines(&self, settings: &Settings) -> Deadlines {
         let read = settings.read_timeout();
         let quiet = self.last_in.max(self.read_since);
@@ -363,7 +364,7 @@ impl Connection {
         bodies.map(|(number, _)| number).collect()
     }
 
-    /// The requests whose bodies are coming in, and when the last piece of each came.
+    /// The requests with incomplete bodies, and when the last piece of each arrived.
     fn bodies(&self) -> impl Iterator<Item = (RequestNo, Instant)> {
         let requests = self.requests.iter();
         requests.filter_map(|request| Some((request.number, request.body?)))
@@ -375,7 +376,7 @@ impl Connection {
 }
 
 impl Deadlines {
-    /// The first of them.
+    /// The earliest deadline.
     pub(super) fn first(&self) -> Option<Instant> {
         let all = [self.drained, self.stalled, self.body];
         all.into_iter().flatten().min()

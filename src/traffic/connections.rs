@@ -1,51 +1,51 @@
-//! `Connections`: all open connections; which of them have to be flushed, and which has a deadline next.
+//! `Connections`: all open connections, the queue of those to flush, and their deadlines.
 
 use super::connection::{ConnNo, Connection, Interest};
 use super::settings::Settings;
+use crate::numbered::Numbered;
 use crate::outbox::Outbox;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// See above.
+/// The connections by number, their flush queue and their deadlines.
 #[derive(Default)]
 pub struct Connections {
-    entries: BTreeMap<ConnNo, Entry>,
+    entries: Numbered<ConnNo, Box<Entry>>,
     last: u64,
-    /// Those that were touched; some may have been flushed since.
-    touched: Vec<ConnNo>,
-    /// The deadline of each that has one.
+    /// The connections to flush. Skip those that have been flushed or closed since.
+    flush_queue: Vec<ConnNo>,
+    /// The deadlines of the connections that have one.
     alarms: BTreeSet<(Instant, ConnNo)>,
-    /// Idle ones are not read: the next process image takes them over.
+    /// Idle connections are not read, so that the next process image can take them over.
     freezing: bool,
 }
 
 struct Entry {
     connection: Connection,
-    /// Something has happened to it since it was flushed.
-    touched: bool,
-    /// Under which time it stands among the alarms.
+    /// It is queued for flushing.
+    needs_flush: bool,
+    /// Its entry in `alarms`.
     alarm: Option<Instant>,
 }
 
 impl Connections {
-    /// A connection to which something has happened: it may have something to send, or wait for something else than
-    /// before.
+    /// Takes a connection from the flush queue: it may have bytes to send, or a new interest or deadline.
     pub fn next_to_flush(&mut self) -> Option<ConnNo> {
-        while let Some(number) = self.touched.pop() {
-            let entry = self.entries.get(&number);
-            if entry.is_some_and(|entry| entry.touched) {
+        while let Some(number) = self.flush_queue.pop() {
+            let entry = self.entries.get(number);
+            if entry.is_some_and(|entry| entry.needs_flush) {
                 return Some(number);
             }
         }
         None
     }
 
-    /// What is to be sent on a connection; None: it is gone.
+    /// The bytes to send on a connection; `None` if it is closed.
     pub fn outbox(&mut self, number: ConnNo) -> Option<&mut Outbox> {
         self.get_mut(number).map(Connection::outbox)
     }
 
-    /// What to watch a connection's socket for.
+    /// The events to watch a connection's socket for.
     pub fn interest(&self, number: ConnNo) -> Interest {
         match self.get(number) {
             Some(connection) if !(self.freezing && connection.is_idle()) => connection.interest(),
@@ -53,68 +53,68 @@ impl Connections {
         }
     }
 
-    /// Whether a connection may be read: not while too much waits to be sent on it.
+    /// Whether a connection may be read. We stop reading from a peer that does not drain its responses.
     pub fn takes_input(&self, number: ConnNo) -> bool {
         self.get(number).is_some_and(|c| !c.is_full())
     }
 
-    /// The peer sends nothing more: should it hang up, it has gone.
+    /// Whether the peer has shut down its sending side. A hang-up then means that it is gone.
     pub fn has_eof(&self, number: ConnNo) -> bool {
         self.get(number).is_some_and(Connection::has_eof)
     }
 
-    /// All requests of this connection are complete and it closes after them, which is mostly soon: not worth a
-    /// registration with epoll yet.
+    /// Whether all requests on this connection are complete and it closes after them. That is usually soon, so it is not
+    /// worth registering with epoll yet.
     pub fn only_waits(&self, number: ConnNo) -> bool {
         self.get(number).is_some_and(Connection::only_waits)
     }
 
-    /// Our side is shut, and what the peer still sends is dropped.
+    /// Whether we have shut down our sending side, and discard what the peer still sends.
     pub fn is_draining(&self, number: ConnNo) -> bool {
         self.get(number).is_some_and(Connection::is_draining)
     }
 
-    /// How many, those included that drain.
+    /// The number of connections, including those that are draining.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// None at all.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many, beside those that drain.
+    /// The number of connections that are not draining.
     pub fn in_use(&self) -> usize {
         self.all().filter(|(_, c)| !c.is_draining()).count()
     }
 
-    /// Those on which nothing is going on: the next process image can take them over.
+    /// The idle connections, which the next process image can take over.
     pub fn idle(&self) -> impl Iterator<Item = ConnNo> {
         let idle = self.all().filter(|(_, connection)| connection.is_idle());
         idle.map(|(number, _)| number)
     }
 
-    /// A connection came a moment ago and has not sent anything yet: until when its request can be expected.
+    /// Until when to expect the first request on connections that were accepted a moment ago.
     pub fn expected_until(&self, now: Instant) -> Option<Instant> {
         let until = self.all().filter_map(|(_, c)| c.expected_until());
         until.filter(|until| now < *until).max()
     }
 
-    /// When one of them has taken too long. To be asked when nothing is left to flush.
+    /// The next deadline of any connection. Call this only when nothing is left to flush.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        debug_assert!(!self.entries.values().any(|entry| entry.touched));
+        debug_assert!(!self.entries.values().any(|entry| entry.needs_flush));
         self.alarms.first().map(|(at, _)| *at)
     }
 
-    /// The next one that has taken too long.
+    /// The next connection that has passed its deadline.
     pub(super) fn next_late(&mut self, now: Instant) -> Option<ConnNo> {
         let (at, number) = *self.alarms.first()?;
         if at > now {
             return None;
         }
         self.alarms.pop_first();
-        self.entries.get_mut(&number)?.alarm = None;
+        self.entries.get_mut(number)?.alarm = None;
         Some(number)
     }
 
@@ -123,16 +123,16 @@ impl Connections {
         let number = ConnNo(self.last);
         let entry = Entry {
             connection,
-            touched: false,
+            needs_flush: false,
             alarm: None,
         };
-        self.entries.insert(number, entry);
-        self.touch(number);
+        self.entries.insert(number, Box::new(entry));
+        self.queue_flush(number);
         number
     }
 
     pub(super) fn remove(&mut self, number: ConnNo) -> Option<Connection> {
-        let entry = self.entries.remove(&number)?;
+        let entry = self.entries.remove(number)?;
         if let Some(at) = entry.alarm {
             self.alarms.remove(&(at, number));
         }
@@ -140,29 +140,29 @@ impl Connections {
     }
 
     pub(super) fn get(&self, number: ConnNo) -> Option<&Connection> {
-        self.entries.get(&number).map(|entry| &entry.connection)
+        self.entries.get(number).map(|entry| &entry.connection)
     }
 
     pub(super) fn get_mut(&mut self, number: ConnNo) -> Option<&mut Connection> {
-        let entry = self.entries.get_mut(&number)?;
+        let entry = self.entries.get_mut(number)?;
         Some(&mut entry.connection)
     }
 
-    /// Something has happened to a connection.
-    pub fn touch(&mut self, number: ConnNo) {
-        if let Some(entry) = self.entries.get_mut(&number)
-            && !std::mem::replace(&mut entry.touched, true)
+    /// Queues a connection for flushing, because its bytes to send, interest or deadline may have changed.
+    pub fn queue_flush(&mut self, number: ConnNo) {
+        if let Some(entry) = self.entries.get_mut(number)
+            && !std::mem::replace(&mut entry.needs_flush, true)
         {
-            self.touched.push(number);
+            self.flush_queue.push(number);
         }
     }
 
-    /// A connection was flushed: when it has taken too long is worked out anew.
+    /// A connection was flushed. Updates its deadline.
     pub(super) fn flushed(&mut self, number: ConnNo, settings: &Settings) {
-        let Some(entry) = self.entries.get_mut(&number) else {
+        let Some(entry) = self.entries.get_mut(number) else {
             return;
         };
-        entry.touched = false;
+        entry.needs_flush = false;
         let alarm = entry.connection.deadlines(settings).first();
         let before = std::mem::replace(&mut entry.alarm, alarm);
         if alarm != before {
@@ -176,24 +176,24 @@ impl Connections {
         for entry in self.entries.values_mut() {
             entry.connection.outdate();
         }
-        self.touch_all();
+        self.queue_flush_all();
     }
 
-    /// Idle ones are read no more; or they are again.
+    /// Stops reading idle connections, or resumes it.
     pub(super) fn freeze_idle(&mut self, freezing: bool) {
         self.freezing = freezing;
-        self.touch_all();
+        self.queue_flush_all();
     }
 
-    fn touch_all(&mut self) {
-        let numbers: Vec<ConnNo> = self.entries.keys().copied().collect();
+    fn queue_flush_all(&mut self) {
+        let numbers: Vec<ConnNo> = self.entries.iter().map(|(number, _)| number).collect();
         for number in numbers {
-            self.touch(number);
+            self.queue_flush(number);
         }
     }
 
     fn all(&self) -> impl Iterator<Item = (ConnNo, &Connection)> {
         let entries = self.entries.iter();
-        entries.map(|(number, entry)| (*number, &entry.connection))
+        entries.map(|(number, entry)| (number, &entry.connection))
     }
 }

@@ -1,96 +1,104 @@
-//! `Exchange`: one request from its first byte, and its response to the last one.
+//! `Exchange`: one request and its response, from the request's first byte to the response's last.
 
 use super::connection::ConnNo;
 use super::file::FilePart;
 use super::lines::Lines;
 use super::output::Access;
 use super::settings::Settings;
+use super::tracebacks::Tracebacks;
 use crate::body::Body;
 use crate::environ::describe;
-use crate::failure::Failure;
+use crate::failure::{Exception, Failure};
 use crate::pairs::Pairs;
 use crate::proto::RequestId;
 use crate::request::{Request, RequestNo, Stream};
-use crate::response::ResponseHead;
+use crate::response::{INCIDENT, ResponseHead};
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Where the request stands.
+/// The connection that a request came on, and its id there.
+pub(super) type Client = (ConnNo, RequestId);
+
+/// The state of the request.
 ///
 /// ```text
-/// Receiving ─its body is complete─▶ Waiting ─the worker is done─▶ gone, or Sending (a file) ─sent─▶ gone
+/// Receiving ─body complete─▶ Waiting ─worker done─▶ gone, or Sending (a file) ─sent─▶ gone
 /// ```
 #[derive(Debug)]
 enum Phase {
-    /// Its body comes in.
+    /// The body is being received.
     Receiving(Body),
-    /// It is with the workers: in their queue, or running.
+    /// The request is with the workers, queued or running.
     Waiting,
-    /// The worker is done; a file of the response is still being sent.
+    /// The worker is done, but a file is still being sent.
     Sending,
 }
 
-/// What of the response has gone out.
+/// The state of the response.
 ///
 /// ```text
-/// Owed ─head─▶ Begun ─all of the body, or the end─▶ Done          any ─aborted, the web server has gone─▶ Done
+/// Owed ─head─▶ Begun ─whole body, or end─▶ Done          any ─aborted, or web server gone─▶ Done
 /// ```
 #[derive(Debug)]
 enum Answer {
     /// Nothing.
     Owed,
-    /// The head. So many more bytes of body may follow (None: any number), and a file may be the rest of them.
+    /// The head. Up to `left` more bytes of body may follow (`None`: any number), and `file` may be the rest of them.
     Begun {
         left: Option<u64>,
         file: Option<FilePart>,
     },
-    /// All of it, or nobody is there to take it.
+    /// Everything, or nobody is left to receive it.
     Done,
 }
 
-/// How far the response has come.
+/// The progress of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing has gone out.
+    /// Nothing has been sent.
     Owed,
-    /// Some of the announced bytes have not gone out.
+    /// Less than Content-Length has been sent.
     Partial,
     /// A file is being sent.
     Sending,
-    /// All but its end has gone out, as far as anybody knows.
+    /// The body may be complete: Content-Length has been reached, or there is none.
     Whole,
-    /// It is over.
+    /// The response has ended.
     Done,
 }
 
-/// See above.
+/// A request and its response.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    /// The connection and the id there; None when the answer is over, or the web server has gone.
-    client: Option<(ConnNo, RequestId)>,
-    /// The variables: as sent while receiving, then as the app sees them.
+    /// `None` once the response has ended or the web server is gone.
+    client: Option<Client>,
+    /// The variables: as sent while receiving, later as the app sees them.
     environ: Rc<Pairs>,
     phase: Phase,
     answer: Answer,
     began: Instant,
-    /// Bytes of the request's body that came.
+    /// Bytes of the request's body that were received.
     received: u64,
     /// The response has no body (HEAD).
     head_only: bool,
     stdout: Lines,
     stderr: Lines,
-    /// The head that was sent, kept for the access log.
+    /// The response's head, for the access log.
     head: Option<ResponseHead>,
-    /// Bytes of the response's body.
+    /// Bytes of the response's body that were sent.
     sent: u64,
-    /// Its worker was asked to wait.
+    /// The worker was told to pause.
     held: bool,
+    /// The first exception that the app caught.
+    caught: Option<Box<Exception>>,
+    /// The exceptions that the app has shown in its log.
+    tracebacks: Tracebacks,
 }
 
 impl Exchange {
-    /// A request whose variables have just come in.
+    /// A request whose variables have just been received.
     pub(super) fn new(conn: ConnNo, id: RequestId, environ: Pairs, now: Instant) -> Exchange {
         Exchange {
             client: Some((conn, id)),
@@ -105,10 +113,12 @@ impl Exchange {
             head: None,
             sent: 0,
             held: false,
+            caught: None,
+            tracebacks: Tracebacks::default(),
         }
     }
 
-    /// A piece of its body, which may be `max` bytes long in all.
+    /// Adds a piece of the body, which may be at most `max` bytes long.
     pub(super) fn receive(&mut self, bytes: &[u8], max: u64) -> Result<(), Failure> {
         let Phase::Receiving(body) = &mut self.phase else {
             return Ok(());
@@ -119,11 +129,11 @@ impl Exchange {
         }
         body.push(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::FileTooLarge => Failure::BodyOverLimit(error.to_string()),
-            _ => Failure::UnkeptBody(error.to_string()),
+            _ => Failure::BodyNotStored(error.to_string()),
         })
     }
 
-    /// Its body is complete: the request as the app shall see it.
+    /// The body is complete. Returns the request as the app sees it.
     pub(super) fn complete(
         &mut self,
         number: RequestNo,
@@ -133,7 +143,7 @@ impl Exchange {
             Phase::Receiving(body) => body,
             Phase::Waiting | Phase::Sending => Body::default(),
         };
-        // Cherokee sends it after the end of STDIN, where it is lost.
+        // Cherokee sends a chunked body after the end of STDIN, where it is lost.
         let unframed = self.environ.get(b"CONTENT_TRANSFER_ENCODING") == Some(b"chunked");
         if unframed && body.length() == 0 {
             return Err(Failure::ChunkedUpload);
@@ -145,7 +155,7 @@ impl Exchange {
             return Err(Failure::ShortBody);
         }
         body.truncate(length)
-            .map_err(|error| Failure::UncutBody(error.to_string()))?;
+            .map_err(|error| Failure::BodyNotTruncated(error.to_string()))?;
         self.environ = Rc::new(settings.environ(&self.environ, length));
         let environ = self.environ.clone();
         Ok(Request {
@@ -155,8 +165,8 @@ impl Exchange {
         })
     }
 
-    /// The head goes out. Returns false when one has gone out before. `kept`: the access log wants it.
-    pub(super) fn begin_answer(&mut self, head: &ResponseHead, kept: bool) -> bool {
+    /// Starts the response. Returns false if it has been started before. `logged`: keep the head for the access log.
+    pub(super) fn begin_answer(&mut self, head: &ResponseHead, logged: bool) -> bool {
         if self.progress() != Progress::Owed {
             return false;
         }
@@ -166,12 +176,12 @@ impl Exchange {
             false => head.content_length(),
         };
         self.answer = Answer::Begun { left, file: None };
-        self.head = kept.then(|| head.clone());
+        self.head = logged.then(|| head.clone());
         true
     }
 
-    /// So many bytes of body are to go out. Returns how many do, as nothing beyond the announced length is sent, and whether
-    /// the response is complete with them, whatever the app still does.
+    /// Counts bytes of the body before they are sent. Returns how many to send, as nothing may exceed Content-Length, and
+    /// whether they complete the response.
     pub(super) fn take_data(&mut self, length: usize) -> Option<(usize, bool)> {
         let Answer::Begun { left, .. } = &mut self.answer else {
             return None;
@@ -187,7 +197,7 @@ impl Exchange {
         Some((fits, complete))
     }
 
-    /// The rest of the response is a file. Returns false when no body may follow.
+    /// Makes a file the rest of the response. Returns false if no body may follow.
     pub(super) fn attach(&mut self, rest: File, offset: u64, length: u64) -> bool {
         match &mut self.answer {
             Answer::Begun { left: Some(0), .. } | Answer::Owed | Answer::Done => false,
@@ -198,7 +208,7 @@ impl Exchange {
         }
     }
 
-    /// The next piece of the file, and whether it is the last one. None: no file is being sent.
+    /// Reads the next piece of the file. Returns its length and whether it is the last; `None` if no file is being sent.
     pub(super) fn next_piece(
         &mut self,
         buffer: &mut [u8],
@@ -214,7 +224,7 @@ impl Exchange {
         Some(piece)
     }
 
-    /// Text that the app wrote, as lines. `last`: no more of it follows.
+    /// The complete lines of the app's text so far. With `last`, no more text follows.
     pub(super) fn lines(&mut self, stream: Stream, bytes: &[u8], last: bool) -> Vec<Vec<u8>> {
         let mut lines = Vec::new();
         let text = match stream {
@@ -222,21 +232,46 @@ impl Exchange {
             Stream::Stderr => &mut self.stderr,
         };
         text.push(bytes, last, |line| lines.push(line.to_vec()));
+        if stream == Stream::Stderr {
+            lines.iter().for_each(|line| self.tracebacks.push(line));
+        }
         lines
     }
 
-    /// The worker is done with it.
+    /// Whether the app has written a traceback to its log that ends like this one.
+    pub(super) fn has_shown(&self, traceback: &str) -> bool {
+        self.tracebacks.has(traceback)
+    }
+
+    /// The app has caught an exception. Only the first is kept: it is why the request fails.
+    pub(super) fn catch(&mut self, exception: Box<Exception>) {
+        self.caught.get_or_insert(exception);
+    }
+
+    /// Takes the exception that the app has caught, so that it is reported once.
+    pub(super) fn take_caught(&mut self) -> Option<Box<Exception>> {
+        self.caught.take()
+    }
+
+    /// Adds the incident id to the head in the access log.
+    pub(super) fn name_incident(&mut self, incident: &str) {
+        if let Some(head) = &mut self.head {
+            head.fields.push(INCIDENT, incident.as_bytes());
+        }
+    }
+
+    /// The worker is done with the request.
     pub(super) fn leave_worker(&mut self) {
         self.phase = Phase::Sending;
     }
 
-    /// The response is over. Returns where it went, unless nobody was there to take it.
-    pub(super) fn finish(&mut self) -> Option<(ConnNo, RequestId)> {
+    /// Ends the response. Returns the client, if there still is one.
+    pub(super) fn finish(&mut self) -> Option<Client> {
         self.answer = Answer::Done;
         self.client.take()
     }
 
-    /// For the access log.
+    /// The entry for the access log.
     pub(super) fn access(&self, whole: bool, now: Instant) -> Access {
         Access {
             environ: self.environ.clone(),
@@ -248,12 +283,12 @@ impl Exchange {
         }
     }
 
-    /// Its worker is to wait, or to go on. Returns whether that is news to one.
+    /// Notes that the worker must pause or may resume. Returns whether that changes anything.
     pub(super) fn hold(&mut self, held: bool) -> bool {
         self.is_waiting() && std::mem::replace(&mut self.held, held) != held
     }
 
-    /// From now on logs see these variables.
+    /// Replaces the variables by ones that may be logged.
     pub(super) fn redact(&mut self, environ: Rc<Pairs>) {
         self.environ = environ;
     }
@@ -270,22 +305,22 @@ impl Exchange {
         }
     }
 
-    /// Its body is coming in.
+    /// Whether the body is being received.
     pub(super) fn is_receiving(&self) -> bool {
         matches!(self.phase, Phase::Receiving(_))
     }
 
-    /// It is with the workers.
+    /// Whether the request is with the workers.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting)
     }
 
-    /// Its worker was asked to wait.
+    /// Whether the worker was told to pause.
     pub(super) fn is_held(&self) -> bool {
         self.held
     }
 
-    pub(super) fn client(&self) -> Option<(ConnNo, RequestId)> {
+    pub(super) fn client(&self) -> Option<Client> {
         self.client
     }
 
@@ -293,12 +328,12 @@ impl Exchange {
         &self.environ
     }
 
-    /// In one line, for logs.
+    /// One line about the request, for logs.
     pub(super) fn describe(&self) -> String {
         describe(&self.environ)
     }
 
-    /// The form of page that the visitor asks for.
+    /// The media types that the visitor accepts.
     pub(super) fn accept(&self) -> Option<&[u8]> {
         self.environ.get(b"HTTP_ACCEPT")
     }

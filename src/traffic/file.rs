@@ -1,10 +1,10 @@
-//! `FilePart`: a file that is the rest of a response.
+//! `FilePart`: a part of a file that is the rest of a response.
 
 use crate::failure::Failure;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// See above.
+/// An open file, and the part of it that is still to be sent.
 #[derive(Debug)]
 pub(super) struct FilePart {
     file: File,
@@ -13,7 +13,7 @@ pub(super) struct FilePart {
 }
 
 impl FilePart {
-    /// `length` bytes of the app's file, from `offset` on.
+    /// `length` bytes of a file from `offset` on.
     pub(super) fn new(file: File, offset: u64, length: u64) -> FilePart {
         FilePart {
             file,
@@ -22,11 +22,11 @@ impl FilePart {
         }
     }
 
-    /// Reads the next piece into `buffer`, and says how long it is.
+    /// Reads the next piece into `buffer` and returns its length.
     pub(super) fn next(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         let length = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let read = match self.file.read_at(&mut buffer[..length], self.offset) {
-            Ok(0) if length > 0 => Err(String::from("it has become shorter")),
+            Ok(0) if length > 0 => Err(String::from("the file was truncated")),
             Ok(read) => Ok(read),
             Err(error) => Err(error.to_string()),
         };
@@ -36,7 +36,7 @@ impl FilePart {
         Ok(read)
     }
 
-    /// Nothing is left to read.
+    /// Whether everything has been read.
     pub(super) fn is_read(&self) -> bool {
         self.left == 0
     }

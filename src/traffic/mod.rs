@@ -1,32 +1,36 @@
-//! `Traffic`: what web servers do: connections, requests that come in, responses that go out.
+//! `Traffic`: the web server side: connections, incoming requests and outgoing responses.
 //!
-//! A machine without I/O: it knows connections by number, takes the bytes that came on them and fills their outboxes. It
-//! writes bodies to files and reads files of the app, but knows no socket, no worker and no clock.
+//! A state machine without sockets: it knows connections by number, takes the bytes received on them and fills their
+//! outboxes. It writes bodies to files and reads files that the app sends, but knows no socket, worker or clock.
 //!
-//! Whoever holds the sockets
-//! - tells what happens (`on_connection`, `on_bytes`, `on_eof`, `on_gone`);
-//! - does what `poll` says until it says nothing, and passes what the app answers to `responses`;
-//! - then flushes what `Connections::next_to_flush` names: sends from its `outbox` and says `on_sent`, again while that
-//!   is true, and has the socket watched for its `interest`. What follows from this is polled again;
-//! - calls `on_time` at the `deadline`, which is right once nothing is left to flush.
+//! The owner of the sockets
+//! - reports events (`on_connection`, `on_bytes`, `on_eof`, `on_gone`);
+//! - carries out what `poll` returns until it returns `None`, and passes the app's responses to `responses`;
+//! - then flushes the connections that `Connections::next_to_flush` returns: sends from the `outbox` and reports
+//!   `on_sent`, again as long as that returns true, and watches the socket for its `interest`. Then it polls again;
+//! - calls `on_time` at the `deadline`, which is valid once nothing is left to flush.
 //!
-//! So a worker that has just become free is at work again before its last visitor is served.
+//! Polling comes before flushing so that a worker gets its next request before the last response is sent.
 
 mod connection;
 mod connections;
 mod exchange;
 mod file;
+mod incidents;
 mod lines;
 mod output;
+mod repeats;
 mod responses;
 mod settings;
+mod tracebacks;
 
 pub use connection::{ConnNo, Interest};
 pub use connections::Connections;
-pub use output::{Access, Output};
+pub use output::{Access, Incident, Output};
 pub use responses::Responses;
 pub use settings::Settings;
 
+use crate::codes::request;
 use crate::config::Protocol;
 use crate::failure::Failure;
 use crate::log::Level;
@@ -40,19 +44,18 @@ use connection::Connection;
 use exchange::Exchange;
 use std::time::Instant;
 
-/// The head of the answer to a ping.
+/// The head of the response to a ping.
 const PONG: &[u8] =
     b"200 OK\0Content-Type\0text/plain\0Content-Length\x005\0Cache-Control\0no-store\0";
 
-/// See above.
+/// Incoming requests, and the state that they share with the responses.
 pub struct Traffic {
     last_request: u64,
-    /// What goes out, and the state that both directions share.
     out: Responses,
 }
 
 impl Traffic {
-    /// No connection yet. `seed` makes incident ids differ from process to process.
+    /// Starts without connections. `seed` makes incident ids differ from process to process.
     pub fn new(settings: Settings, seed: u64) -> Traffic {
         Traffic {
             last_request: 0,
@@ -60,18 +63,18 @@ impl Traffic {
         }
     }
 
-    /// Takes what the app answers.
+    /// The outgoing side, which takes the app's responses.
     pub fn responses(&mut self) -> &mut Responses {
         &mut self.out
     }
 
-    /// New settings go live. Connections take their next request with them.
+    /// Applies new settings, from the next request on each connection.
     pub fn apply(&mut self, settings: Settings) {
         self.out.settings = settings;
         self.out.conns.outdate();
     }
 
-    /// From now on idle connections are not read, as the next process image takes them over; or they are read again.
+    /// Stops reading idle connections, as the next process image is to take them over, or resumes it.
     pub fn freeze_idle(&mut self, freezing: bool) {
         self.out.conns.freeze_idle(freezing);
     }
@@ -81,24 +84,24 @@ impl Traffic {
         &self.out.conns
     }
 
-    /// The connections, to flush them.
+    /// The connections, for flushing them.
     pub fn connections_mut(&mut self) -> &mut Connections {
         &mut self.out.conns
     }
 
-    /// Whether one more connection may come.
+    /// Whether another connection may be accepted.
     pub fn has_room(&self) -> bool {
         self.out.conns.len() < self.out.settings.limits().max_connections
     }
 
-    /// A connection was accepted, or taken over while idle.
+    /// A connection was accepted, or inherited from the previous process image.
     pub fn on_connection(&mut self, protocol: Protocol, now: Instant) -> ConnNo {
         let codec = self.out.settings.codec(protocol);
         let conn = Connection::new(Some(protocol), codec, now);
         self.out.conns.insert(conn)
     }
 
-    /// The one request of a CGI process: its body comes on a connection that is closed after the answer.
+    /// The only request of a CGI process. Its body arrives on a connection that is closed after the response.
     pub fn on_cgi(&mut self, environ: Pairs, now: Instant) -> ConnNo {
         let codec = Box::new(cgi::Cgi::new(environ));
         let number = self.out.conns.insert(Connection::new(None, codec, now));
@@ -106,33 +109,33 @@ impl Traffic {
         number
     }
 
-    /// Bytes have come on a connection that `takes_input`.
+    /// Bytes were received on a connection for which `takes_input` is true.
     pub fn on_bytes(&mut self, number: ConnNo, bytes: &[u8], now: Instant) {
-        self.out.conns.touch(number);
+        self.out.conns.queue_flush(number);
         let conn = self.out.conns.get_mut(number);
         if conn.is_some_and(|conn| conn.on_read(now)) {
             self.decode(number, bytes, now);
         }
     }
 
-    /// The peer sends nothing more.
+    /// The peer has shut down its sending side.
     pub fn on_eof(&mut self, number: ConnNo, now: Instant) {
-        self.out.conns.touch(number);
+        self.out.conns.queue_flush(number);
         let conn = self.out.conns.get_mut(number);
         match conn.is_some_and(Connection::on_eof) {
-            // A body that lasts to the end of the input is complete now.
+            // A body that extends to the end of the input is complete now.
             true => self.decode(number, &[], now),
             false => self.out.close(number, now),
         }
     }
 
-    /// The peer has gone: a reset, a failed write, or the end of a connection on which it sends nothing more anyway.
+    /// The peer is gone: after a reset, a failed write, or a hang-up after `on_eof`.
     pub fn on_gone(&mut self, number: ConnNo, now: Instant) {
         self.out.close(number, now);
     }
 
-    /// The outbox was flushed: the peer has taken so many bytes. Returns true when that made room for more, and the outbox
-    /// is to be flushed again.
+    /// The outbox was flushed and the peer took this many bytes. Returns true if there is more to send, so that the
+    /// outbox must be flushed again.
     pub fn on_sent(&mut self, number: ConnNo, taken: usize, now: Instant) -> bool {
         let Some(conn) = self.out.conns.get_mut(number) else {
             return false;
@@ -151,34 +154,39 @@ impl Traffic {
         false
     }
 
-    /// Ends what has passed its deadline.
+    /// Ends the connections and requests that have passed their deadlines.
     pub fn on_time(&mut self, now: Instant) {
         while let Some(number) = self.out.conns.next_late(now) {
             self.expire(number, now);
         }
+        self.out.on_time(now);
     }
 
-    /// When `on_time` has something to do. To be asked when nothing is left to flush.
+    /// When to call `on_time`. Call this only when nothing is left to flush.
     pub fn deadline(&self) -> Option<Instant> {
-        self.out.conns.deadline()
+        let deadlines = [self.out.conns.deadline(), self.out.incidents.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// What is to be done next.
+    /// The next thing for the caller to do.
     pub fn poll(&mut self) -> Option<Output> {
         self.out.outputs.pop_front()
     }
 
-    /// A request's body is coming in.
+    /// Whether the body of any request is still incomplete.
     pub fn is_receiving(&self) -> bool {
-        self.out.exchanges.values().any(Exchange::is_receiving)
+        self.out
+            .exchanges
+            .values()
+            .any(|exchange| exchange.is_receiving())
     }
 
-    /// No request is in hand.
+    /// Whether no request is in progress.
     pub fn has_no_requests(&self) -> bool {
         self.out.exchanges.is_empty()
     }
 
-    /// Nothing is in hand: no request, and no connection on which anything goes on.
+    /// Whether no request is in progress and all connections are idle.
     pub fn is_idle(&self) -> bool {
         self.out.exchanges.is_empty() && self.out.conns.idle().count() == self.out.conns.len()
     }
@@ -193,7 +201,8 @@ impl Traffic {
                 Ok(Some(event)) => self.on_event(conn_no, event, now),
                 Err(error) => {
                     let text = format!("a connection is closed: {error}");
-                    self.out.put(Output::Log(Level::Warning, text));
+                    let level = Level::Warning(request::BAD_PROTOCOL);
+                    self.out.warn(level, text, now);
                     self.out.close(conn_no, now);
                 }
             }
@@ -228,7 +237,7 @@ impl Traffic {
             Event::Begin { .. } | Event::Reject { .. } => (),
             Event::Body { bytes, .. } => {
                 conn.on_body(number, Some(now));
-                let exchange = self.out.exchanges.get_mut(&number);
+                let exchange = self.out.exchanges.get_mut(number);
                 let received = exchange.map_or(Ok(()), |e| e.receive(bytes, max_body));
                 if let Err(failure) = received {
                     self.out.give_up(number, failure, now);
@@ -250,27 +259,27 @@ impl Traffic {
         self.last_request += 1;
         let number = RequestNo(self.last_request);
         let exchange = Exchange::new(conn_no, id, environ, now);
-        self.out.exchanges.insert(number, exchange);
+        self.out.exchanges.insert(number, Box::new(exchange));
         if let Some(conn) = self.out.conns.get_mut(conn_no) {
             conn.begin(id, number, now);
         }
         number
     }
 
-    /// Connections are bounded, but some carry many requests.
+    /// The number of connections is limited, but one may carry many requests.
     fn has_too_many_requests(&self) -> bool {
         let max = self.out.settings.limits().max_connections;
         let awaited = || self.out.exchanges.values().filter(|e| e.client().is_some());
         self.out.exchanges.len() > max && awaited().count() > max
     }
 
-    /// Answers a request for which there is no room. Only the first on each connection is logged: thousands may follow.
+    /// Rejects a request when there are too many. Only the first on each connection is logged, as thousands may follow.
     fn turn_away(&mut self, conn_no: ConnNo, number: RequestNo, now: Instant) {
         let conn = self.out.conns.get_mut(conn_no);
         if conn.is_some_and(Connection::turn_away) {
             let max = self.out.settings.limits().max_connections;
             self.out.give_up(number, Failure::TooManyRequests(max), now);
-        } else if let Some(exchange) = self.out.exchanges.get(&number) {
+        } else if let Some(exchange) = self.out.exchanges.get(number) {
             let (head, body) = Page::new(503).render(exchange.accept());
             self.out.put(Output::Count(Count::TurnedAway, 1));
             self.out.answer(number, &head, &body, now);
@@ -279,7 +288,7 @@ impl Traffic {
 
     /// A request's body is complete.
     fn complete(&mut self, number: RequestNo, now: Instant) {
-        let Some(exchange) = self.out.exchanges.get_mut(&number) else {
+        let Some(exchange) = self.out.exchanges.get_mut(number) else {
             return;
         };
         match exchange.complete(number, &self.out.settings) {
@@ -293,7 +302,7 @@ impl Traffic {
         }
     }
 
-    /// All is sent, or the peer takes no more for now.
+    /// The outbox is empty, or the socket does not accept more for now.
     fn after_flush(&mut self, conn_no: ConnNo, now: Instant) {
         let Some(conn) = self.out.conns.get_mut(conn_no) else {
             return;
@@ -316,7 +325,7 @@ impl Traffic {
 
     /// A connection, or a request on it, has passed its deadline.
     fn expire(&mut self, conn_no: ConnNo, now: Instant) {
-        self.out.conns.touch(conn_no);
+        self.out.conns.queue_flush(conn_no);
         let Some(conn) = self.out.conns.get(conn_no) else {
             return;
         };
@@ -327,7 +336,8 @@ impl Traffic {
         }
         if is_late(deadlines.stalled) {
             let text = String::from("a connection is closed: its peer has stalled");
-            self.out.put(Output::Log(Level::Warning, text));
+            let level = Level::Warning(request::STALLED_CONNECTION);
+            self.out.warn(level, text, now);
             return self.out.close(conn_no, now);
         }
         let seconds = self.out.settings.limits().read_timeout;

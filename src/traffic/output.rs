@@ -1,4 +1,4 @@
-//! `Output`: what traffic wants done by others.
+//! `Output`: what `Traffic` asks its caller to do.
 
 use super::connection::ConnNo;
 use crate::failure::Failure;
@@ -11,54 +11,59 @@ use crate::status::Count;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// See above.
+/// Something to do, or to record.
 #[derive(Debug)]
 pub enum Output {
-    /// A request is complete: have it served. Whatever becomes of it, the last word on it is one of `Responses::end`,
-    /// `give_up`, `forget` and `answer`.
+    /// Serve this complete request. The last call for it must be `end`, `give_up`, `forget` or `answer` of `Responses`.
     Ready(Request),
-    /// Nobody waits for this one any more.
+    /// Take this request back, as nobody waits for its response.
     Abandoned(RequestNo),
-    /// Take no more of this one's response from its worker; or go on.
+    /// Pause reading the response to this request from its worker, or resume it.
     Hold(RequestNo, bool),
-    /// Say to the peer that nothing more will be sent.
+    /// Shut down the sending side of this connection.
     ShutDown(ConnNo),
-    /// The connection is over: send of this what the socket takes at once, and close it.
+    /// Send as much of this as the socket accepts at once, then close the connection.
     Close(ConnNo, Outbox),
-    /// This has to be told.
+    /// Log this message.
     Log(Level, String),
-    /// A request is over, for the access log.
+    /// Log this message, which has also gone to the web server's error log in the FastCGI stream STDERR.
+    LogCopy(Level, String),
+    /// Write a finished request to the access log.
     Access(Access),
-    /// A response with this status has begun.
+    /// A response with this status has started.
     Answered(u16),
-    /// So many more of these.
+    /// Add to a count.
     Count(Count, u64),
-    /// A request has failed.
-    Failed {
-        /// Its number.
-        number: RequestNo,
-        /// Its variables.
-        environ: Rc<Pairs>,
-        /// Why.
-        failure: Failure,
-        /// Under which id the visitor and the log know it.
-        incident: String,
-    },
+    /// A request has failed. `true`: it is logged; `false`: it is one of a flood and will be part of a `Repeated`.
+    Failed(RequestNo, Box<Incident>, bool),
+    /// Log this summary of suppressed failures, and record them: their number, and the last of them.
+    Repeated(String, u64, Box<Incident>),
 }
 
-/// A request that is over.
+/// A request that has failed.
+#[derive(Clone, Debug)]
+pub struct Incident {
+    /// Its variables.
+    pub environ: Rc<Pairs>,
+    /// The reason.
+    pub failure: Failure,
+    /// The id on the visitor's page and in the log: eight hexadecimal digits.
+    pub incident: String,
+}
+
+/// A finished request.
 #[derive(Debug)]
 pub struct Access {
     /// Its variables.
     pub environ: Rc<Pairs>,
-    /// The head that was sent, if one was.
+    /// The response's head, if one was sent.
     pub head: Option<ResponseHead>,
-    /// Bytes of its body that came in.
+    /// Bytes of the request's body that were received.
     pub received: u64,
-    /// Bytes of the response's body.
+    /// Bytes of the response's body that were sent.
     pub sent: u64,
     /// How long it took.
     pub took: Duration,
-    /// The response was sent to its end.
+    /// Whether the response was sent completely.
     pub whole: bool,
 }

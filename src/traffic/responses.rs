@@ -1,37 +1,37 @@
-//! `Responses`: what goes out: the parts of a response as the app gives them, pages of our own when it cannot, and what
-//! becomes of a request and its connection then.
+//! `Responses`: the outgoing side: the app's responses, our own error pages, and the end of requests and connections.
 
 use super::connection::{ConnNo, Connection};
 use super::connections::Connections;
-use super::exchange::{Exchange, Progress};
-use super::output::Output;
+use super::exchange::{Client, Exchange, Progress};
+use super::incidents::Incidents;
+use super::output::{Incident, Output};
 use super::settings::Settings;
-use crate::bytes::fnv_more;
-use crate::failure::Failure;
+use crate::codes::request;
+use crate::failure::{DISALLOWED_HOST, Exception, Failure};
 use crate::log::Level;
+use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::pages::Page;
 use crate::pairs::Pairs;
-use crate::proto::{Part, RequestId};
+use crate::proto::Part;
 use crate::request::{RequestNo, Stream};
-use crate::response::ResponseHead;
+use crate::response::{INCIDENT, ResponseHead};
 use crate::status::Count;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Bytes of a file that are read at a time.
+/// Bytes to read at a time from a file that is sent.
 const PIECE: usize = 64 << 10;
 
-/// See above.
+/// The responses, and the state that they share with the incoming side.
 pub struct Responses {
     pub(super) settings: Settings,
     pub(super) conns: Connections,
-    pub(super) exchanges: BTreeMap<RequestNo, Exchange>,
+    pub(super) exchanges: Numbered<RequestNo, Box<Exchange>>,
     pub(super) outputs: VecDeque<Output>,
-    /// Makes incident ids differ from process to process.
-    seed: u64,
+    pub(super) incidents: Incidents,
     piece: Vec<u8>,
 }
 
@@ -40,84 +40,134 @@ impl Responses {
         Responses {
             settings,
             conns: Connections::default(),
-            exchanges: BTreeMap::new(),
+            exchanges: Numbered::default(),
             outputs: VecDeque::new(),
-            seed,
-            piece: vec![0; PIECE],
+            incidents: Incidents::new(seed),
+            piece: Vec::new(),
         }
     }
 
-    /// The head of a response, as the app gives it (see `ResponseHead::from_wire`).
+    /// Starts a response with the app's head (see `ResponseHead::from_wire`).
     pub fn head(&mut self, number: RequestNo, payload: &[u8], now: Instant) {
-        let Some(exchange) = self.exchanges.get(&number) else {
+        let Some(exchange) = self.exchanges.get(number) else {
             return;
         };
         let mut head = match ResponseHead::from_wire(payload) {
             Ok(head) => head,
             Err(error) => return self.fail(number, Failure::BadResponse(error), now),
         };
-        head.settle_location(exchange.environ());
+        head.drop_stray_location(exchange.environ());
+        let owed = exchange.progress() == Progress::Owed;
         for warning in head.warnings() {
+            let Some(exchange) = self.exchanges.get(number) else {
+                return;
+            };
             let text = format!("{}: {warning}", exchange.describe());
-            self.outputs.push_back(Output::Log(Level::Warning, text));
+            self.warn(Level::Warning(request::LARGE_HEAD), text, now);
+        }
+        if owed
+            && let Some(failure) = self.failure_behind(number, &head)
+            && let Some(incident) = self.report(number, failure, now)
+        {
+            head.fields.push(INCIDENT, incident.as_bytes());
         }
         self.begin_answer(number, &head);
     }
 
-    /// A piece of a response's body, from a worker.
+    /// The app or its framework has caught an exception, and responds itself.
+    pub fn caught(&mut self, number: RequestNo, mut exception: Box<Exception>) {
+        if exception.kind == DISALLOWED_HOST {
+            let program = self.settings.program();
+            exception.hint = format!("add it there, then touch {program}");
+        }
+        if let Some(exchange) = self.exchanges.get_mut(number) {
+            exchange.catch(exception);
+        }
+    }
+
+    /// The failure behind a response of the app, if it caught an exception or responds with status 500.
+    fn failure_behind(&mut self, number: RequestNo, head: &ResponseHead) -> Option<Failure> {
+        match self.exchanges.get_mut(number)?.take_caught() {
+            Some(exception) => Some(Failure::Caught(head.status, exception)),
+            None if head.status == 500 => {
+                let reason = String::from_utf8_lossy(&head.reason).into_owned();
+                Some(Failure::Unexplained(head.status, reason))
+            }
+            None => None,
+        }
+    }
+
+    /// Sends a piece of a response's body.
     pub fn data(&mut self, number: RequestNo, bytes: &[u8], now: Instant) {
         self.put_data(number, bytes, now);
-        if let Some(exchange) = self.exchanges.get(&number)
+        if let Some(exchange) = self.exchanges.get(number)
             && exchange.is_held()
         {
-            // It was on its way already, or the worker has not been told yet.
+            // It was already on its way, or the worker has not been paused yet. Pause it again.
             self.put(Output::Hold(number, true));
         }
     }
 
-    /// The rest of a response is this part of a file.
+    /// Sends a part of a file as the rest of a response.
     pub fn file(&mut self, number: RequestNo, file: File, offset: u64, length: u64) {
-        if let Some(exchange) = self.exchanges.get_mut(&number)
+        if let Some(exchange) = self.exchanges.get_mut(number)
             && exchange.attach(file, offset, length)
             && let Some((conn, _)) = exchange.client()
         {
-            self.conns.touch(conn);
+            self.conns.queue_flush(conn);
         }
     }
 
-    /// Text that the app wrote: to the log line by line, and to the web server's unless it went to standard output.
-    /// `last`: no more of it follows.
+    /// Logs text that the app wrote, line by line. Standard error also goes to the web server's error log. With `last`, no
+    /// more text follows.
     pub fn text(&mut self, number: RequestNo, stream: Stream, bytes: &[u8], last: bool) {
-        let Some(exchange) = self.exchanges.get_mut(&number) else {
+        let Some(exchange) = self.exchanges.get_mut(number) else {
             return;
         };
         let level = match stream {
             Stream::Stdout => Level::Output,
             Stream::Stderr => Level::App,
         };
+        let mut events = Vec::new();
         for line in exchange.lines(stream, bytes, last) {
             let said = String::from_utf8_lossy(&line);
             let text = format!("{}: {}", exchange.describe(), said.trim_end());
-            self.outputs.push_back(Output::Log(level, text));
-            if stream == Stream::Stderr
-                && let Some((conn, id)) = exchange.client()
-                && let Some(conn) = self.conns.get_mut(conn)
-            {
-                conn.encode_errors(id, &line);
-            }
+            events.push((text, line));
+        }
+        let client = exchange.client();
+        for (text, line) in events {
+            let client = client.filter(|_| stream == Stream::Stderr);
+            self.log(client, level, text, &line);
         }
     }
 
-    /// The worker is done with the request. `truncated`: it could not send all of the response.
-    pub fn end(&mut self, number: RequestNo, truncated: bool, now: Instant) {
+    /// Logs what the app wrote since the end of its last line.
+    fn end_lines(&mut self, number: RequestNo) {
         self.text(number, Stream::Stderr, b"", true);
         self.text(number, Stream::Stdout, b"", true);
-        let Some(exchange) = self.exchanges.get_mut(&number) else {
+    }
+
+    /// The worker is done with the request. `truncated`: it did not send the whole response.
+    pub fn end(&mut self, number: RequestNo, truncated: bool, now: Instant) {
+        self.end_lines(number);
+        let Some(exchange) = self.exchanges.get_mut(number) else {
             return;
         };
         exchange.leave_worker();
-        match exchange.progress() {
-            Progress::Owed => self.fail(number, Failure::NoResponse, now),
+        let progress = exchange.progress();
+        match (exchange.take_caught(), progress) {
+            (Some(exception), Progress::Owed) => {
+                self.fail(number, Failure::Exception(exception), now);
+            }
+            (None, Progress::Owed) => self.fail(number, Failure::NoResponse, now),
+            (Some(exception), _) => {
+                // The app reported it after the head, or the client had gone by then.
+                self.report(number, Failure::Caught(500, exception), now);
+            }
+            (None, _) => (),
+        }
+        match progress {
+            Progress::Owed => (),
             Progress::Sending if !truncated => return,
             Progress::Whole if !truncated => self.finish(number, true, now),
             Progress::Partial | Progress::Sending | Progress::Whole => {
@@ -125,49 +175,36 @@ impl Responses {
             }
             Progress::Done => (),
         }
-        self.exchanges.remove(&number);
+        self.exchanges.remove(number);
     }
 
-    /// The request fails while a worker still has it: the visitor gets a page with an incident id, the log has the reason
-    /// under that id. A response that has begun is aborted.
+    /// Fails a request that a worker still has: the visitor gets a page with an incident id, and the reason is logged under
+    /// that id. A response that has started is aborted.
     pub fn fail(&mut self, number: RequestNo, failure: Failure, now: Instant) {
-        let Some(exchange) = self.exchanges.get(&number) else {
+        let Some(exchange) = self.exchanges.get(number) else {
             return;
         };
         let progress = exchange.progress();
         let by_app = matches!(failure, Failure::Exception(_) | Failure::BadResponse(_));
         if progress == Progress::Done && !by_app {
-            // The response is complete, or nobody waits for it: what became of its worker concerns nobody.
+            // The response is complete, or nobody waits for it, so a lost worker does not matter.
             return;
         }
-        let hash = fnv_more(self.seed, &number.0.to_le_bytes()) as u32;
-        let incident = format!("{hash:08x}");
-        let reason = failure.to_string();
-        let detail = failure.detail().map(str::trim_end);
-        let mut text = format!("incident {incident}: {}: {reason}", exchange.describe());
-        if let Some(detail) = detail {
-            text = format!("{text}\n{detail}");
-        }
-        if let Some((conn, id)) = exchange.client()
-            && let Some(conn) = self.conns.get_mut(conn)
-        {
-            conn.encode_errors(id, format!("{text}\n").as_bytes());
-        }
-        let shown = detail.unwrap_or(&reason);
+        let reason = self.settings.debug().then(|| failure.reason());
+        let status = failure.status();
+        let Some(incident) = self.report(number, failure, now) else {
+            return;
+        };
+        let Some(exchange) = self.exchanges.get(number) else {
+            return;
+        };
         let page = Page {
             incident: Some(&incident),
-            detail: self.settings.debug().then_some(shown),
-            ..Page::new(failure.status())
+            reason: reason.as_ref(),
+            again: exchange.environ().get(b"REQUEST_METHOD") == Some(b"GET"),
+            ..Page::new(status)
         };
         let page = (progress == Progress::Owed).then(|| page.render(exchange.accept()));
-        let environ = exchange.environ().clone();
-        self.put(Output::Failed {
-            number,
-            environ,
-            failure,
-            incident,
-        });
-        self.put(Output::Log(Level::Error, text));
         match (page, progress) {
             (Some((head, body)), _) => self.respond(number, &head, &body, now),
             (None, Progress::Done) => (),
@@ -175,14 +212,56 @@ impl Responses {
         }
     }
 
-    /// The request fails and no worker has it: it was never given to one, or that one is gone. Nothing more may be said
-    /// about it.
+    /// Logs a failure under an incident id of its own, which is returned.
+    fn report(&mut self, number: RequestNo, failure: Failure, now: Instant) -> Option<String> {
+        self.end_lines(number);
+        let exchange = self.exchanges.get_mut(number)?;
+        // The app may have reported this exception as caught before it raised it.
+        exchange.take_caught();
+        let (code, incident) = (failure.code(), self.incidents.id(number));
+        exchange.name_incident(&incident);
+        let failed = Box::new(Incident {
+            environ: exchange.environ().clone(),
+            failure,
+            incident: incident.clone(),
+        });
+        let client = exchange.client();
+        let detail = failed.failure.detail();
+        let shown = detail.is_some_and(|traceback| exchange.has_shown(traceback));
+        let texts = self.incidents.texts(&failed, shown, now);
+        self.put(Output::Failed(number, failed, texts.is_some()));
+        if let Some([sent, text]) = texts {
+            let line = format!("{code} {sent}\n");
+            self.log(client, Level::Error(code), text, line.as_bytes());
+        }
+        Some(incident)
+    }
+
+    /// Why no request can be served has been logged, so it is not repeated. `everywhere`: in the web server's log, too.
+    pub fn told(&mut self, reason: &str, everywhere: bool) {
+        self.incidents.told(reason, everywhere);
+    }
+
+    /// Logs a warning, unless it is one of a flood.
+    pub(super) fn warn(&mut self, level: Level, text: String, now: Instant) {
+        let output = self.incidents.warning(level, text, now);
+        self.outputs.extend(output);
+    }
+
+    /// Logs the summaries of floods that are due.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        while let Some(output) = self.incidents.next_summary(now) {
+            self.put(output);
+        }
+    }
+
+    /// Fails a request that no worker has, or whose worker is gone. No further call for it may follow.
     pub fn give_up(&mut self, number: RequestNo, failure: Failure, now: Instant) {
-        if let Some(exchange) = self.exchanges.get_mut(&number) {
+        if let Some(exchange) = self.exchanges.get_mut(number) {
             exchange.leave_worker();
             self.fail(number, failure, now);
         }
-        self.exchanges.remove(&number);
+        self.exchanges.remove(number);
     }
 
     /// An abandoned request was taken back from the workers.
@@ -190,15 +269,35 @@ impl Responses {
         self.give_up(number, Failure::NoWorker, now);
     }
 
-    /// A response of our own, to a request that no worker has had.
+    /// Sends our own response to a request that no worker has.
     pub fn answer(&mut self, number: RequestNo, head: &ResponseHead, body: &[u8], now: Instant) {
         self.respond(number, head, body, now);
-        self.exchanges.remove(&number);
+        self.exchanges.remove(number);
     }
 
-    /// From now on logs see these variables of the request.
+    /// The same, with the first bytes of a file as the body. `length`: how many.
+    pub fn answer_with_file(
+        &mut self,
+        number: RequestNo,
+        head: &ResponseHead,
+        (file, length): (File, u64),
+        now: Instant,
+    ) {
+        self.begin_answer(number, head);
+        if let Some(exchange) = self.exchanges.get_mut(number) {
+            exchange.leave_worker();
+        }
+        self.file(number, file, 0, length);
+        let exchange = self.exchanges.get(number);
+        if exchange.is_none_or(|exchange| exchange.progress() != Progress::Sending) {
+            self.finish(number, true, now);
+            self.exchanges.remove(number);
+        }
+    }
+
+    /// Replaces the request's variables by ones that contain no secrets and may be logged.
     pub fn redact(&mut self, number: RequestNo, environ: Rc<Pairs>) {
-        if let Some(exchange) = self.exchanges.get_mut(&number) {
+        if let Some(exchange) = self.exchanges.get_mut(number) {
             exchange.redact(environ);
         }
     }
@@ -216,7 +315,7 @@ impl Responses {
     }
 
     fn begin_answer(&mut self, number: RequestNo, head: &ResponseHead) {
-        if let Some(exchange) = self.exchanges.get_mut(&number)
+        if let Some(exchange) = self.exchanges.get_mut(number)
             && exchange.begin_answer(head, self.settings.logs_access())
         {
             let client = exchange.client();
@@ -226,14 +325,14 @@ impl Responses {
     }
 
     fn put_data(&mut self, number: RequestNo, bytes: &[u8], now: Instant) {
-        let Some(exchange) = self.exchanges.get_mut(&number) else {
+        let Some(exchange) = self.exchanges.get_mut(number) else {
             return;
         };
         if let Some((fits, complete)) = exchange.take_data(bytes.len()) {
             let client = exchange.client();
             self.encode(client, Part::Body(&bytes[..fits]));
             if let Some((conn, _)) = client {
-                self.conns.touch(conn);
+                self.conns.queue_flush(conn);
             }
             if complete {
                 self.finish(number, true, now);
@@ -241,29 +340,28 @@ impl Responses {
         }
     }
 
-    /// Nothing more of the response follows. `whole`: it was sent to its end.
+    /// Ends a response. `whole`: it is complete.
     pub(super) fn finish(&mut self, number: RequestNo, whole: bool, now: Instant) {
         self.log_access(number, whole, now);
         self.hold(number, false);
-        if let Some((conn_no, id)) = self.exchanges.get_mut(&number).and_then(Exchange::finish)
+        let exchange = self.exchanges.get_mut(number);
+        if let Some((conn_no, id)) = exchange.and_then(|exchange| exchange.finish())
             && let Some(conn) = self.conns.get_mut(conn_no)
         {
             conn.finish(id, number);
-            self.conns.touch(conn_no);
+            self.conns.queue_flush(conn_no);
         }
     }
 
-    /// The response cannot be completed, and must not look complete.
+    /// Ends a response that cannot be completed so that the client can tell: closes the connection if no other request is
+    /// on it.
     fn abort_response(&mut self, number: RequestNo, now: Instant) {
-        let client = self.exchanges.get(&number).and_then(Exchange::client);
-        let Some((conn_no, _)) = client else {
+        let exchange = self.exchanges.get(number);
+        let Some((conn_no, _)) = exchange.and_then(|exchange| exchange.client()) else {
             return;
         };
-        match self
-            .conns
-            .get(conn_no)
-            .is_none_or(Connection::has_one_request)
-        {
+        let conn = self.conns.get(conn_no);
+        match conn.is_none_or(Connection::has_one_request) {
             true => {
                 self.log_access(number, false, now);
                 if let Some(conn) = self.conns.remove(conn_no) {
@@ -275,10 +373,10 @@ impl Responses {
         }
     }
 
-    /// Encodes the next piece of a file that is being sent on this connection. Returns whether there was one.
+    /// Encodes the next piece of a file that is being sent on this connection. Returns false if no file is.
     pub(super) fn send_file(&mut self, conn_no: ConnNo, now: Instant) -> bool {
         let sends = |number: &RequestNo| {
-            let exchange = self.exchanges.get(number);
+            let exchange = self.exchanges.get(*number);
             exchange.is_some_and(|e| e.progress() == Progress::Sending)
         };
         let conn = self.conns.get(conn_no);
@@ -286,7 +384,8 @@ impl Responses {
             return false;
         };
         let mut buffer = std::mem::take(&mut self.piece);
-        let exchange = self.exchanges.get_mut(&number);
+        buffer.resize(PIECE, 0);
+        let exchange = self.exchanges.get_mut(number);
         match exchange.and_then(|exchange| exchange.next_piece(&mut buffer)) {
             Some(Ok((length, last))) => {
                 self.put_data(number, &buffer[..length], now);
@@ -304,9 +403,9 @@ impl Responses {
         true
     }
 
-    /// The end of a file: also that of the response, once its worker is done.
+    /// A file has been sent. If the worker is done, the response ends.
     fn file_sent(&mut self, number: RequestNo, now: Instant) {
-        let Some(exchange) = self.exchanges.get(&number) else {
+        let Some(exchange) = self.exchanges.get(number) else {
             return;
         };
         let waiting = exchange.is_waiting();
@@ -316,20 +415,20 @@ impl Responses {
             _ => (),
         }
         if !waiting {
-            self.exchanges.remove(&number);
+            self.exchanges.remove(number);
         }
     }
 
-    /// Has the worker of a request wait, or go on.
+    /// Pauses or resumes the worker of a request.
     pub(super) fn hold(&mut self, number: RequestNo, held: bool) {
-        if let Some(exchange) = self.exchanges.get_mut(&number)
+        if let Some(exchange) = self.exchanges.get_mut(number)
             && exchange.hold(held)
         {
             self.put(Output::Hold(number, held));
         }
     }
 
-    /// A connection is over: nobody waits for its requests any more.
+    /// Closes a connection and abandons its requests.
     pub(super) fn close(&mut self, conn_no: ConnNo, now: Instant) {
         let Some(conn) = self.conns.remove(conn_no) else {
             return;
@@ -347,36 +446,43 @@ impl Responses {
 
     /// Nobody waits for the response any more.
     fn lose_client(&mut self, number: RequestNo) {
-        if let Some(exchange) = self.exchanges.get_mut(&number) {
+        if let Some(exchange) = self.exchanges.get_mut(number) {
             exchange.finish();
             self.hold(number, false);
             self.abandon(number);
         }
     }
 
-    /// A request that nobody waits for is forgotten, or taken from the workers.
+    /// Takes a request that nobody waits for back from the workers, or forgets it if they do not have it.
     pub(super) fn abandon(&mut self, number: RequestNo) {
-        match self
-            .exchanges
-            .get(&number)
-            .is_some_and(Exchange::is_waiting)
-        {
+        let exchange = self.exchanges.get(number);
+        match exchange.is_some_and(|exchange| exchange.is_waiting()) {
             true => self.put(Output::Abandoned(number)),
-            false => drop(self.exchanges.remove(&number)),
+            false => drop(self.exchanges.remove(number)),
         }
     }
 
-    /// Tells the access log of a request, unless its answer was over before.
+    /// Writes a request to the access log, unless that was done when its response ended.
     fn log_access(&mut self, number: RequestNo, whole: bool, now: Instant) {
         if self.settings.logs_access()
-            && let Some(exchange) = self.exchanges.get(&number)
+            && let Some(exchange) = self.exchanges.get(number)
             && exchange.client().is_some()
         {
             self.put(Output::Access(exchange.access(whole, now)));
         }
     }
 
-    fn encode(&mut self, client: Option<(ConnNo, RequestId)>, part: Part<'_>) {
+    /// Logs an event. It goes to the web server's error log too, as `line`, if the client's protocol can carry it.
+    fn log(&mut self, client: Option<Client>, level: Level, text: String, line: &[u8]) {
+        let conn = client.and_then(|(conn, id)| Some((self.conns.get_mut(conn)?, id)));
+        let output = match conn.is_some_and(|(conn, id)| conn.encode_errors(id, line)) {
+            true => Output::LogCopy(level, text),
+            false => Output::Log(level, text),
+        };
+        self.put(output);
+    }
+
+    fn encode(&mut self, client: Option<Client>, part: Part<'_>) {
         if let Some((conn_no, id)) = client
             && let Some(conn) = self.conns.get_mut(conn_no)
         {

@@ -1,4 +1,4 @@
-//! `Settings`: what of the live configuration decides about connections and requests.
+//! `Settings`: the part of the configuration that concerns connections and requests.
 
 use crate::config::{Config, Limits, Protocol};
 use crate::environ::{Mount, has_unchecked_user, normalise};
@@ -7,21 +7,20 @@ use crate::proto::{Codec, ajp13, fastcgi, scgi};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Requests that one connection may carry: a web server that sends many at a time opens more connections before that.
+/// The most concurrent requests on a connection. Web servers open further connections long before that.
 const MAX_REQUESTS: usize = 128;
 
-/// See above.
+/// The configuration, and what is derived from it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     config: Rc<Config>,
     mount: Mount,
-    /// For web servers that pass user names on without checking them.
+    /// The mount for web servers that send user names without checking them.
     untrusted_mount: Option<Mount>,
 }
 
 impl Settings {
-    /// `file_name` is that of the executable, `spawned` says that a web server started it, so that its word on who the
-    /// user is counts.
+    /// `file_name`: the name of the executable. `spawned`: a web server started it, and is trusted to authenticate users.
     pub fn new(config: Rc<Config>, file_name: &str, spawned: bool) -> Settings {
         let trusted = config.server.remote_user;
         let mount = |trust| Mount::new(config.app.script_name.clone(), file_name, trust);
@@ -32,7 +31,7 @@ impl Settings {
         }
     }
 
-    /// A codec for a connection that speaks `protocol`.
+    /// A codec for a new connection with this protocol.
     pub(super) fn codec(&self, protocol: Protocol) -> Box<dyn Codec> {
         let limits = self.limits();
         match protocol {
@@ -50,14 +49,14 @@ impl Settings {
         }
     }
 
-    /// The variables as the app shall see them.
+    /// The variables as the app sees them.
     pub(super) fn environ(&self, sent: &Pairs, body: u64) -> Pairs {
         let untrusted = self.untrusted_mount.as_ref();
         let mount = untrusted.filter(|_| has_unchecked_user(sent));
         normalise(sent, mount.unwrap_or(&self.mount), body)
     }
 
-    /// Whether the request is for the path that is answered without the app.
+    /// Whether the request is for the ping path, to which we respond without the app.
     pub(super) fn is_ping(&self, environ: &Pairs) -> bool {
         let path = |name: &[u8]| environ.get(name).unwrap_or_default();
         let ping = self.config.server.ping.as_ref();
@@ -66,12 +65,17 @@ impl Settings {
         })
     }
 
-    /// Visitors see why a request failed.
+    /// The name of the executable.
+    pub(super) fn program(&self) -> &str {
+        &self.mount.file_name
+    }
+
+    /// Whether error pages show the reason.
     pub(super) fn debug(&self) -> bool {
         self.config.server.debug
     }
 
-    /// Requests are told to an access log.
+    /// Whether there is an access log.
     pub(super) fn logs_access(&self) -> bool {
         self.config.log.access.is_some()
     }

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 #[derive(Debug)]
 pub struct Channel {
     fd: OwnedFd,
-    /// Takes the frames out of what `receive` brings.
+    /// Splits what `receive` returns into frames.
     pub decoder: FrameDecoder,
     /// Descriptors received and not yet claimed by a frame, in order.
     pub received: VecDeque<OwnedFd>,
@@ -25,14 +25,7 @@ pub struct Channel {
 impl Channel {
     /// Takes over a connected stream socket and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Channel> {
-        let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(
-            &fd,
-            nix::fcntl::FcntlArg::F_GETFL,
-        )?);
-        nix::fcntl::fcntl(
-            &fd,
-            nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK),
-        )?;
+        fd::set_nonblocking(&fd)?;
         Ok(Channel {
             fd,
             decoder: FrameDecoder::default(),
@@ -42,8 +35,8 @@ impl Channel {
         })
     }
 
-    /// Sends `bytes`, the first of them with `descriptors`; what the socket does not take now is kept for `flush`.
-    /// Descriptors go only when nothing is waiting, else this is `WouldBlock` and nothing is sent.
+    /// Sends `bytes`, with `descriptors` beside the first one. Keeps for `flush` what the socket does not take now.
+    /// Descriptors can be sent only while nothing is waiting; otherwise `WouldBlock`, and nothing is sent.
     pub fn send(&mut self, bytes: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
         if self.is_waiting() {
             if !descriptors.is_empty() {
@@ -77,7 +70,7 @@ impl Channel {
         self.out.waiting() > 0
     }
 
-    /// Sends what waits, as far as the socket takes it.
+    /// Sends as much as the socket takes of what is waiting.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush(&self.fd).map(drop)
     }
@@ -85,6 +78,12 @@ impl Channel {
     /// Has epoll watch it for `flags`.
     pub fn watch(&mut self, poller: &Poller, token: Token, flags: EpollFlags) -> io::Result<()> {
         poller.watch(&self.fd, token, flags, &mut self.watched)
+    }
+
+    /// Has epoll forget it. Whether nothing is under way, so that another process can go on with it.
+    pub fn withdraw(&mut self, poller: &Poller) -> bool {
+        let forgotten = poller.forget(&self.fd, &mut self.watched).is_ok();
+        forgotten && !self.is_waiting() && self.received.is_empty() && self.decoder.is_empty()
     }
 
     /// Receives into `buffer`: bytes received, 0 at the end of the stream. Descriptors go to `received`.

@@ -1,51 +1,65 @@
-//! `Crew`: the worker processes as they are: the pool, the sockets and pipes to them, and the requests that they have.
+//! `Crew`: the worker processes: the pool that decides about them, their sockets and pipes, and the requests.
 //!
-//! Does what the pool wants done. What needs the code, its import or a preloader it leaves to `Workers`, as events.
+//! Carries out the pool's actions. What needs a generation or a preloader goes to `Workers`, as an event.
 
 use super::action::Action;
 use super::import;
+use super::kept::Kept;
 use super::launch::Launched;
+use super::lost::Lost;
 use super::output::Output;
 use super::pool::Pool;
-use super::process::{Process, ProcessNo, SlotNo};
+use super::process::{Process, ProcessNo, SlotNo, Why};
 use super::sockets::{Ended, Reply, Sockets};
+use crate::codes::worker;
 use crate::config::Config;
 use crate::environ::describe;
 use crate::failure::Failure;
 use crate::log::Level;
+use crate::numbered::Numbered;
 use crate::poller::Poller;
 use crate::request::{Request, RequestNo, Stream};
 use crate::sys::procfs;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// What is not the crew's to do.
+/// This many workers in a row that somebody else kills during the import are a failure.
+const FALSE_STARTS: u32 = 8;
+
+/// What `Workers` has to handle.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Start a process of this generation: `launched`, or `Pool::not_started` and why.
+    /// Start a process of this generation; then `launched`, or `Pool::not_started` and the reason.
     Start(ProcessNo, u64, Vec<SlotNo>),
-    /// A process of this generation runs. `true`: it is its first word.
+    /// STARTED from a process of this generation. `true`: its first one.
     Started(u64, bool),
-    /// The import of a process of this generation has failed, for this reason.
+    /// The import in a process of this generation has failed, for this reason.
     BootFailed(ProcessNo, u64, String),
+    /// Somebody killed a process of this generation during its import.
+    ImportKilled(u64, String),
     /// A process of this generation has not started within so many seconds.
     Unstarted(u64, u64),
+    /// An idle worker of this generation is to be kept for other fronts.
+    Keep(u64, Kept),
 }
 
-/// See above.
+/// The pool, with the processes, sockets and requests that it decides about.
 #[derive(Debug)]
 pub(super) struct Crew {
     pub(super) pool: Pool,
     sockets: Sockets,
-    /// Those that wait or are with a worker.
-    requests: BTreeMap<RequestNo, Request>,
-    /// Bytes of memory above which a worker is replaced; 0: any.
-    max_memory: u64,
+    /// Empty; kept for its memory.
+    replies: Vec<Reply>,
+    /// Requests that wait or are with a worker.
+    requests: Numbered<RequestNo, Request>,
+    lost: Lost,
+    config: Rc<Config>,
     events: VecDeque<Event>,
     outputs: VecDeque<Output>,
 }
@@ -53,34 +67,36 @@ pub(super) struct Crew {
 impl Crew {
     pub(super) fn new(poller: Rc<Poller>, config: Rc<Config>, seed: u64) -> Crew {
         Crew {
-            max_memory: config.server.max_memory,
+            config: config.clone(),
             pool: Pool::new(config, seed),
             sockets: Sockets::new(poller),
-            requests: BTreeMap::new(),
+            replies: Vec::new(),
+            requests: Numbered::default(),
+            lost: Lost::default(),
             events: VecDeque::new(),
             outputs: VecDeque::new(),
         }
     }
 
-    /// What is not the crew's to do.
+    /// The next event.
     pub(super) fn event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// What comes out.
+    /// The next output.
     pub(super) fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// These settings hold from now on.
+    /// Applies new settings.
     pub(super) fn configure(&mut self, config: &Rc<Config>) {
-        self.max_memory = config.server.max_memory;
+        self.config = config.clone();
         self.pool.configure(config.clone());
     }
 
     /// A request that waits or is with a worker.
     pub(super) fn request(&self, number: RequestNo) -> Option<&Request> {
-        self.requests.get(&number)
+        self.requests.get(number)
     }
 
     /// A request waits for a worker.
@@ -90,14 +106,14 @@ impl Crew {
         self.pool.submit(number, now);
     }
 
-    /// The answer is not taken: stop reading what its worker sends; or go on.
+    /// `held`: stop reading from the worker, because the peer is not draining its response; else go on.
     pub(super) fn hold(&mut self, request: RequestNo, held: bool) {
         if let Some(slot) = self.pool.queue().slot(request) {
             self.sockets.watch(slot, !held);
         }
     }
 
-    /// A process was asked for.
+    /// A process was launched.
     pub(super) fn launched(
         &mut self,
         process: ProcessNo,
@@ -110,9 +126,43 @@ impl Crew {
         Ok(())
     }
 
+    /// In place of a process that was requested comes one that was kept. Returns it if it is not needed any more.
+    pub(super) fn adopt(
+        &mut self,
+        number: Option<ProcessNo>,
+        kept: Kept,
+        now: Instant,
+    ) -> Option<Kept> {
+        let roster = self.pool.roster();
+        let fits = |number: &ProcessNo| {
+            let process = roster.get(*number).filter(|p| p.is_unanswered());
+            process.is_some_and(|p| p.slots().count() == kept.channels.len())
+        };
+        let Some(number) = number.filter(fits) else {
+            return Some(kept);
+        };
+        let slots = roster.slots(number);
+        let (facts, launched) = kept.launched();
+        if self.launched(number, &slots, launched).is_err() {
+            self.pool.killed(number, now);
+            return None;
+        }
+        self.pool.adopted(number, &facts, now);
+        // What was sent to the other one is sent again.
+        for slot in slots {
+            if let Some(request) = self.pool.roster().request_on(slot) {
+                self.send(slot, request, now);
+                if self.pool.queue().is_over(request) {
+                    self.sockets.abort(slot);
+                }
+            }
+        }
+        None
+    }
+
     /// A worker's socket is ready.
     pub(super) fn on_slot(&mut self, slot: SlotNo, flags: EpollFlags, now: Instant) {
-        let mut replies = Vec::new();
+        let mut replies = std::mem::take(&mut self.replies);
         let mut read = Ok(());
         if flags.contains(EpollFlags::EPOLLOUT) {
             read = self.sockets.flush(slot);
@@ -120,12 +170,16 @@ impl Crew {
         if read.is_ok() && flags != EpollFlags::EPOLLOUT {
             read = self.sockets.read(slot, &mut replies);
         }
-        for reply in replies {
+        for reply in replies.drain(..) {
             self.on_reply(slot, reply, now);
         }
-        if let Err(Ended(nonsense)) = read {
-            if let Some(what) = nonsense {
-                self.note(Level::Error, format!("a worker sent {what}"));
+        self.replies = replies;
+        if let Err(Ended(invalid)) = read {
+            if let Some(what) = invalid {
+                self.note(
+                    Level::Error(worker::BROKEN_WIRE),
+                    format!("a worker sent {what}"),
+                );
             }
             self.sockets.close(slot);
             if let Some(process) = self.pool.roster().owner(slot) {
@@ -135,7 +189,7 @@ impl Crew {
         }
     }
 
-    /// A worker has written something, or has let go of what it writes to.
+    /// An output of a worker is ready, or has ended.
     pub(super) fn on_pipe(&mut self, process: ProcessNo, stream: Stream) {
         let mut text = Vec::new();
         let ended = self.sockets.read_pipe(process, stream, &mut text);
@@ -147,70 +201,144 @@ impl Crew {
         }
     }
 
-    /// A child of ours that was to import the app has ended: it, its generation, and what it had written, unless it has told
-    /// by itself how the import went.
-    pub(super) fn child_ended(
-        &mut self,
-        child: Pid,
-        now: Instant,
-    ) -> Option<(ProcessNo, u64, Vec<u8>)> {
+    /// A child of ours has ended, perhaps a worker that had not said how its import went.
+    pub(super) fn child_ended(&mut self, child: Pid, status: WaitStatus, now: Instant) {
         let find = |pool: &Pool| {
             let mut all = pool.roster().iter();
             let found = all.find(|(_, process)| process.child() == Some(child));
             found.map(|(number, _)| number)
         };
-        // It may have told the reason itself.
-        let process = find(&self.pool)?;
+        let Some(process) = find(&self.pool) else {
+            return;
+        };
+        // Its last frame may say how the import went.
         for slot in self.pool.roster().slots(process) {
             self.on_slot(slot, EpollFlags::EPOLLIN, now);
         }
-        let process = find(&self.pool)?;
+        let Some(process) = find(&self.pool) else {
+            return;
+        };
         self.read_pipes(process);
         self.pool.resolve(process);
-        let said = self.sockets.take_said(process);
-        Some((process, self.generation(process), said))
+        let reason = self.why_not_imported(process, &import::describe(status));
+        let generation = self.generation(process);
+        let by_itself = !import::is_from_outside(status);
+        self.raise(
+            match by_itself || self.pool.scaling().failed_starts() >= FALSE_STARTS {
+                true => Event::BootFailed(process, generation, reason),
+                false => Event::ImportKilled(generation, reason),
+            },
+        );
     }
 
-    /// Does what the pool wants done.
+    /// Carries out the pool's actions.
     pub(super) fn act(&mut self, now: Instant) {
         while let Some(action) = self.pool.poll() {
             match action {
                 Action::Start(process, generation, slots) => {
-                    self.tell(Event::Start(process, generation, slots));
-                    // First: the requests that it gets are sent to its sockets.
+                    self.raise(Event::Start(process, generation, slots));
+                    // Its sockets must exist before the next actions send requests to them.
                     return;
                 }
-                Action::Send(slot, request) => {
-                    let request = self.requests.get(&request);
-                    if !request.is_some_and(|request| self.sockets.send(slot, request)) {
-                        self.sockets.close(slot);
-                        self.pool.send_failed(slot, now);
-                    }
-                }
+                Action::Send(slot, request) => self.send(slot, request, now),
+                Action::Keep(process) => self.keep(process, now),
                 Action::Abort(slot) => self.sockets.abort(slot),
                 Action::Close(slot) => self.sockets.close(slot),
                 Action::WriteStack(pid) => drop(kill(Pid::from_raw(pid), Signal::SIGUSR2)),
                 Action::Kill(process) => self.kill(process, now),
-                Action::Fail(request, failure) => self.put(Output::Fail(request, failure)),
-                Action::Forget(request) => {
-                    self.requests.remove(&request);
-                    self.put(Output::Gone(request));
+                Action::Fail(request, failure) => {
+                    if let Some(failure) = self.lost.fail(request, failure, now) {
+                        self.put(Output::Fail(request, failure));
+                    }
                 }
+                Action::Forget(request) if self.lost.holds(request) => (),
+                Action::Forget(request) => self.forget(request),
                 Action::Slow(request, waited) => {
-                    let what = self.requests.get(&request).map(|r| describe(&r.environ));
+                    let what = self.requests.get(request).map(|r| describe(&r.environ));
                     let (what, seconds) = (what.unwrap_or_default(), waited.as_secs_f64());
                     let text =
                         format!("slow: {what} has run for {seconds:.1} s; its stack follows");
-                    self.note(Level::Warning, text);
+                    self.note(Level::Warning(worker::SLOW_REQUEST), text);
                 }
                 Action::Unstarted(process, seconds) => {
                     let generation = self.generation(process);
-                    self.tell(Event::Unstarted(generation, seconds));
+                    self.raise(Event::Unstarted(generation, seconds));
                 }
                 Action::Lost(pid) => self.put(Output::Lost(pid)),
                 Action::Live => self.put(Output::Live),
             }
         }
+    }
+
+    fn send(&mut self, slot: SlotNo, request: RequestNo, now: Instant) {
+        let request = self.requests.get(request);
+        let sent = request.is_some_and(|request| self.sockets.send(slot, request));
+        let process = self.pool.roster().owner(slot);
+        let process = process.and_then(|number| self.pool.roster().get(number));
+        // The preloader may have closed a socket that it does not need: then it sends another one, or says why not.
+        if !sent && !process.is_some_and(Process::is_unanswered) {
+            self.sockets.close(slot);
+            self.pool.send_failed(slot, now);
+        }
+    }
+
+    /// Takes an idle worker away from here, once what it has written is read.
+    fn keep(&mut self, process: ProcessNo, now: Instant) {
+        self.read_pipes(process);
+        let generation = self.generation(process);
+        let slots = self.pool.roster().slots(process);
+        let withdrawn = self.sockets.withdraw(process, &slots);
+        let facts = self.pool.take(process, now);
+        if let (Some((pipes, channels)), Some(facts)) = (withdrawn, facts) {
+            let kept = Kept {
+                facts,
+                pipes,
+                channels,
+            };
+            self.raise(Event::Keep(generation, kept));
+        }
+    }
+
+    /// A process has ended in this unusual way. Whether a request fails for this, and tells it.
+    pub(super) fn ended(&mut self, pid: i32, how: &str, now: Instant) -> bool {
+        // This may be known before the end of its sockets is.
+        let roster = self.pool.roster();
+        let its = roster
+            .iter()
+            .find(|(_, process)| process.pid() == Some(pid));
+        let its = its.map_or(Vec::new(), |(number, _)| roster.slots(number));
+        for slot in its {
+            self.on_slot(slot, EpollFlags::EPOLLIN, now);
+        }
+        self.act(now);
+        let failed = self.lost.ended(pid, how);
+        let told = !failed.is_empty();
+        self.fail_lost(failed);
+        told
+    }
+
+    /// When `on_time` or the pool has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let deadlines = [self.lost.deadline(), self.pool.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Does what is due, apart from the pool.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        let due = self.lost.due(now);
+        self.fail_lost(due);
+    }
+
+    fn fail_lost(&mut self, failed: Vec<(RequestNo, Failure)>) {
+        for (request, failure) in failed {
+            self.put(Output::Fail(request, failure));
+            self.forget(request);
+        }
+    }
+
+    fn forget(&mut self, request: RequestNo) {
+        self.requests.remove(request);
+        self.put(Output::Gone(request));
     }
 
     /// Ends all.
@@ -241,23 +369,24 @@ impl Crew {
                 self.put(Output::File(request, file, offset, length));
             }
             Reply::Text(stream, text) => self.put(Output::Text(request, stream, text)),
-            Reply::Exception(traceback) => {
-                self.put(Output::Fail(request, Failure::Exception(traceback)));
+            Reply::Exception(exception) => {
+                self.put(Output::Fail(request, Failure::Exception(exception)));
             }
+            Reply::Caught(exception) => self.put(Output::Caught(request, exception)),
             Reply::End { truncated } => {
                 let too_large = self.is_too_large(process);
                 if let Some((request, took)) = self.pool.ended(slot, too_large, now) {
-                    self.requests.remove(&request);
+                    self.requests.remove(request);
                     self.put(Output::End(request, truncated, took));
                 }
-                // At once: who waits is served before the last visitor gets his answer.
+                // At once: the worker is busy again before the last response is sent.
                 self.act(now);
             }
         }
     }
 
     fn on_started(&mut self, slot: SlotNo, process: ProcessNo, pid: i32, now: Instant) {
-        // What a child wrote while it imported the app is not about the request that waits for it.
+        // Output of the import does not belong to the request that waits for this worker.
         if self
             .pool
             .roster()
@@ -266,16 +395,16 @@ impl Crew {
             .is_some()
         {
             self.read_pipes(process);
-            self.sockets.take_said(process);
+            self.sockets.take_boot_output(process);
         }
         let first = self.pool.started(slot, pid, now);
         self.read_pipes(process);
-        self.tell(Event::Started(self.generation(process), first));
+        self.raise(Event::Started(self.generation(process), first));
     }
 
     fn boot_failed(&mut self, process: ProcessNo, reason: String) {
         let generation = self.generation(process);
-        self.tell(Event::BootFailed(process, generation, reason));
+        self.raise(Event::BootFailed(process, generation, reason));
     }
 
     fn generation(&self, process: ProcessNo) -> u64 {
@@ -285,13 +414,22 @@ impl Crew {
 
     fn kill(&mut self, process: ProcessNo, now: Instant) {
         self.read_pipes(process);
-        let said = self.sockets.take_said(process);
+        let reason = self.why_not_imported(process, "has closed its sockets");
         self.sockets.kill(process);
         if self.pool.resolve(process) {
-            let reason = import::reason(&said, "has let go of its sockets");
             self.boot_failed(process, reason);
         }
         self.pool.killed(process, now);
+    }
+
+    /// Why a worker could not import the app; `how` it ended.
+    fn why_not_imported(&mut self, process: ProcessNo, how: &str) -> String {
+        let output = self.sockets.take_boot_output(process);
+        let process = self.pool.roster().get(process);
+        match process.is_some_and(|process| process.ends_for(Why::Unstarted)) {
+            true => import::too_long(&self.config, &output),
+            false => import::reason(&output, how),
+        }
     }
 
     fn is_too_large(&self, process: ProcessNo) -> bool {
@@ -299,12 +437,12 @@ impl Crew {
             .pool
             .roster()
             .get(process)
-            .filter(|_| self.max_memory > 0);
+            .filter(|_| self.config.server.max_memory > 0);
         let bytes = process.and_then(Process::pid).and_then(procfs::resident);
-        bytes.is_some_and(|bytes| bytes > self.max_memory)
+        bytes.is_some_and(|bytes| bytes > self.config.server.max_memory)
     }
 
-    /// Reads the last of a worker.
+    /// Reads what is left in the pipes of a worker.
     fn read_pipes(&mut self, process: ProcessNo) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.on_pipe(process, stream);
@@ -326,7 +464,7 @@ impl Crew {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn raise(&mut self, event: Event) {
         self.events.push_back(event);
     }
 

@@ -1,11 +1,15 @@
-//! The election that makes sure there is just one preloader for a code version: who finds none starts it.
+//! The election: one front at a time may start the preloader of a code version, and only if there is none.
 //!
-//! Never blocks. What the lock stands for: see `preloader`.
+//! Never blocks. For the meaning of the lock see `preloader`.
 
+use super::context::LaunchContext;
 use super::import::{self, Import};
-use super::spawn::{self, Outputs, Start};
+use super::spawn::{self, Outputs};
 use super::wire;
+use crate::config::{Config, Method};
+use crate::pairs::Pairs;
 use crate::rundir::{Entry, RuntimeDir, at, is_at};
+use crate::sys::limits::memory_groups;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,12 +17,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-/// Fronts that wait in the backlog while the app is imported.
+/// Fronts that can wait in the backlog during the import.
 const BACKLOG: i32 = 128;
-/// How long the reason is believed that another front has left: less than the pause before the next try.
-const BELIEVED: Duration = Duration::from_secs(4);
+/// How long a published failure counts: less than the pause before the next try.
+const FAILURE_COUNTS: Duration = Duration::from_secs(4);
 
-/// What an election comes to.
+/// The outcome of an election.
 pub(super) enum Elected {
     /// Nothing yet.
     Nobody,
@@ -27,21 +31,22 @@ pub(super) enum Elected {
     /// We have started one.
     Started(OwnedFd, Import),
     /// The last one could not import the app, a moment ago.
-    Told(String),
+    Failed(String),
 }
 
-/// Connect; else take the lock; connect once more; else listen and start Python.
+/// Connects; else takes the lock, tries to connect once more, and, if it `may_start` one, listens and starts Python.
 pub(super) fn elect(
     version: &str,
-    only_connect: bool,
+    may_start: bool,
     dir: &RuntimeDir,
-    start: Start<'_>,
+    context: &LaunchContext,
+    config: &Config,
 ) -> io::Result<Elected> {
     let lock_path = dir.file(Entry::Lock(version));
     if let Some(stream) = connect(dir, version)? {
         return Ok(Elected::Connected(stream));
     }
-    if only_connect {
+    if !may_start {
         return Ok(Elected::Nobody);
     }
     let opened = OpenOptions::new()
@@ -52,9 +57,9 @@ pub(super) fn elect(
         .mode(0o600)
         .open(&lock_path);
     let lock = match opened {
-        // A preloader that leaves has just taken its directory along.
+        // A preloader that exits has just removed the directory.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            dir.make_again()?;
+            dir.recreate()?;
             return Ok(Elected::Nobody);
         }
         other => other.map_err(at(&lock_path))?,
@@ -65,33 +70,45 @@ pub(super) fn elect(
     if let Some(stream) = connect(dir, version)? {
         return Ok(Elected::Connected(stream));
     }
-    if let Some(reason) = import::told(&lock, BELIEVED) {
-        return Ok(Elected::Told(reason));
+    if let Some(reason) = import::published(&lock, FAILURE_COUNTS) {
+        return Ok(Elected::Failed(reason));
     }
-    // Whoever held it before is not the one that the others are to find.
+    // The pid in it is the previous holder's.
     lock.set_len(0)?;
     dir.sweep();
     let listener = listen(dir, version).map_err(at(dir.path()))?;
-    let threads = super::threads(start.config);
-    let mut setup = spawn::setup(start, "preloader", threads, true);
-    dir.tell(version, &mut setup);
+    let threads = super::threads(config);
+    let mut setup = spawn::setup(config, context.outlog, "preloader", threads);
+    dir.put_names(version, &mut setup);
+    put_bounds(config, &mut setup);
     let stderr = nameless(&dir.file(Entry::Errors(version)))?;
-    let mut kept = vec![stderr.try_clone()?];
-    let stdout = match start.outlog {
+    let mut copies = vec![stderr.try_clone()?];
+    let stdout = match context.outlog {
         true => nameless(&dir.file(Entry::Output(version)))?,
         false => stderr.try_clone()?,
     };
-    if start.outlog {
-        kept.insert(0, stdout.try_clone()?);
+    if context.outlog {
+        copies.insert(0, stdout.try_clone()?);
     }
     let descriptors = [listener.as_raw_fd(), lock.as_raw_fd()];
     let outputs = Outputs { stdout, stderr };
-    let (control, pid) = spawn::start(start, &setup, &descriptors, outputs, wire::FAILED)?;
-    let import = Import::new(pid, lock, dir.clone(), lock_path, kept);
+    let (control, pid) =
+        spawn::start(context, config, &setup, &descriptors, outputs, wire::FAILED)?;
+    let import = Import::new(pid, lock, dir.clone(), lock_path, copies);
     Ok(Elected::Started(control, import))
 }
 
-/// A file that goes with the last that has it open.
+/// Adds what the preloader needs to know in order to bound the workers of the site.
+fn put_bounds(config: &Config, setup: &mut Pairs) {
+    if let (Method::Prefork, Some(most)) = (config.server.method, config.server.maxchildren) {
+        setup.push(b"maxchildren", most.to_string().as_bytes());
+    }
+    let groups = memory_groups().into_iter();
+    let lines = groups.map(|files| files.map(|file| file.display().to_string()).join("\t"));
+    setup.push(b"memory", lines.collect::<Vec<_>>().join("\n").as_bytes());
+}
+
+/// An unlinked file: it vanishes when it is closed.
 fn nameless(path: &std::path::Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -104,7 +121,7 @@ fn nameless(path: &std::path::Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// `None` when nobody listens there, or not for us.
+/// `None` if nobody listens there.
 fn connect(dir: &RuntimeDir, version: &str) -> io::Result<Option<OwnedFd>> {
     let (path, _kept) = dir.socket(version)?;
     let stream = socket::socket(
@@ -126,7 +143,7 @@ fn connect(dir: &RuntimeDir, version: &str) -> io::Result<Option<OwnedFd>> {
     Ok(Some(stream))
 }
 
-/// Listens for the fronts of this version; only who holds its lock may.
+/// Listens for the fronts of this version. The caller must hold its lock.
 pub(super) fn listen(dir: &RuntimeDir, version: &str) -> io::Result<OwnedFd> {
     let (path, _kept) = dir.socket(version)?;
     let _ = fs::remove_file(dir.file(Entry::Socket(version)));

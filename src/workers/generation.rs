@@ -1,15 +1,27 @@
-//! `Generation`: a version of the site's code with its settings, and the tie to its preloader.
+//! `Generation`: a version of the site's code with its settings, and how its app gets into the workers.
+//!
+//! ```text
+//! Preloaded ─READY, but the import left threads or connections─▶ Plain(Works)
+//!     └─nothing can be written for a preloader─▶ Plain(Untried)
+//! Plain:  Untried ─a worker is on trial─▶ Trying ─it has started, or there is no room for it─▶ Works
+//!            ▲                              │ └─its import failed─▶ Failed
+//!            └──somebody else killed it─────┘
+//! ```
+//! Without a candidate there is no trial: the workers of a plain generation then go from `Untried` by their first start.
 
 use super::context::LaunchContext;
-use super::preloader::{Hello, Link, State};
-use super::process::ProcessNo;
-use super::scaling::PAUSE;
-use super::wire::Frame;
+use super::control::{Message, ToPreloader};
+use super::preloader::Link;
+use super::reclaim::is_refusal;
+use crate::codes::Code;
+use crate::codes::place;
+use crate::codes::worker::NO_PRELOADER;
 use crate::config::Config;
 use crate::log::Level;
 use crate::pairs::Pairs;
 use crate::poller::{Poller, Token};
-use nix::sys::epoll::EpollFlags;
+use crate::rundir::is_full;
+use nix::sys::wait::WaitStatus;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -18,46 +30,68 @@ use std::time::Instant;
 /// What helps against a connection that is open after the import.
 const OPEN_LATER: &str = "To have it imported once for all: open such things with the first request, or close them at the end of the import";
 
-/// What the preloader of a generation has told.
-pub(super) enum Told {
-    /// The app is imported, and this is to be told of it.
-    Imported(Story),
-    /// The app cannot be imported; whether the log is to be told.
-    Failed(String, bool),
-    /// The system refused this worker, for this reason.
-    Refused(Option<ProcessNo>, String),
-    /// Another front is in need of a process.
-    Release,
-    /// A worker of ours has ended.
-    Exited(i32, String),
-    /// It sent something that is none of the above.
-    Nonsense(String),
+/// How the generation begins that serves when a front starts.
+#[derive(Debug)]
+pub enum First {
+    /// Its app is to be imported.
+    Import,
+    /// The image before this one hands over the control socket of its preloader.
+    Adopt(OwnedFd),
+    /// Its code may be gone: only connect to its preloader; without one it fails for this reason.
+    ConnectOnly(String),
+    /// It cannot be imported, for this reason.
+    Fail(String),
+}
+
+/// What came of a step.
+pub(super) enum Step {
+    /// An error for the log.
+    Note(Code, String),
+    /// The app of the generation with this number cannot be imported. `true`: this front writes it to the log.
+    Failed(u64, String, bool),
+    /// The system refused a process for the preloader.
+    NoRoom(String),
 }
 
 /// What the log is told of an import.
 #[derive(Default)]
-pub(super) struct Story {
+pub(super) struct Report {
     pub(super) lines: Vec<(Level, String)>,
-    /// Where the site stands now, in a line.
+    /// The state of the site, in a line.
     pub(super) status: Option<String>,
 }
 
-/// See above.
+/// One version of the code with its settings, and the state of its import.
 #[derive(Debug)]
 pub(super) struct Generation {
-    pub(super) number: u64,
+    number: u64,
     /// Names the code, the settings and the executable together.
-    pub(super) version: String,
-    pub(super) config: Rc<Config>,
-    pub(super) link: Link,
-    /// The app cannot be forked: each worker imports it by itself.
-    pub(super) plain: bool,
-    /// In the plain form: the worker that shows whether the app can be imported was asked for.
-    pub(super) tried: bool,
+    version: String,
+    config: Rc<Config>,
+    /// It is the release that last worked, used because a newer one does not.
+    is_fallback: bool,
+    form: Form,
+}
+
+/// See the diagram above.
+#[derive(Debug)]
+enum Form {
+    /// A preloader imports the app and forks the workers.
+    Preloaded(Box<Link>),
+    /// Each worker imports the app by itself.
+    Plain(Plain),
+}
+
+#[derive(Debug)]
+enum Plain {
+    Untried,
+    Trying,
+    Works,
+    Failed(String),
 }
 
 impl Generation {
-    /// A generation whose app is still to be imported.
+    /// A generation whose app is still to be imported. `shared`: there is a place where preloaders and fronts meet.
     pub(super) fn new(
         number: u64,
         version: String,
@@ -65,35 +99,116 @@ impl Generation {
         shared: bool,
         now: Instant,
     ) -> Generation {
+        let form = match config.server.preload && shared {
+            true => Form::Preloaded(Box::new(Link::new(version.clone(), now))),
+            false => Form::Plain(Plain::Untried),
+        };
         Generation {
             number,
-            link: Link::new(version.clone(), now),
-            plain: !config.server.preload || !shared,
             version,
             config,
-            tried: false,
+            is_fallback: false,
+            form,
         }
+    }
+
+    /// The release that last worked: served by its preloader, or not at all, for this reason.
+    pub(super) fn fallback(
+        number: u64,
+        version: String,
+        config: Rc<Config>,
+        reason: String,
+        now: Instant,
+    ) -> Generation {
+        let link = Link::connect_only(version.clone(), reason, now);
+        Generation {
+            is_fallback: true,
+            form: Form::Preloaded(Box::new(link)),
+            ..Generation::new(number, version, config, false, now)
+        }
+    }
+
+    /// The generation that serves when a front starts.
+    pub(super) fn first(
+        version: String,
+        config: Rc<Config>,
+        shared: bool,
+        first: First,
+        now: Instant,
+    ) -> io::Result<Generation> {
+        if let First::ConnectOnly(reason) = first {
+            return Ok(Generation::fallback(1, version, config, reason, now));
+        }
+        let mut generation = Generation::new(1, version, config, shared, now);
+        match (first, &mut generation.form) {
+            (First::Adopt(control), Form::Preloaded(link)) => {
+                **link = Link::adopt(generation.version.clone(), control, now)?;
+            }
+            (First::Fail(reason), _) => generation.fail(reason),
+            _ => (),
+        }
+        Ok(generation)
+    }
+
+    /// Its number; counted up, never used again.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Names the code, the settings and the executable together.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Its settings.
+    pub(super) fn config(&self) -> &Rc<Config> {
+        &self.config
+    }
+
+    /// It is the release that last worked, used because a newer one does not.
+    pub(super) fn is_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    /// Each worker imports the app by itself.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.form, Form::Plain(_))
     }
 
     /// A worker can be started now.
     pub(super) fn can_start(&self) -> bool {
-        match self.link.state {
-            State::Failed { .. } => false,
-            State::Ready => true,
-            _ => self.plain,
+        match &self.form {
+            Form::Preloaded(link) => link.is_ready(),
+            Form::Plain(plain) => !matches!(plain, Plain::Failed(_)),
         }
     }
 
-    /// The app is not imported, and nobody has begun to.
+    /// Its preloader can keep an idle worker for other fronts.
+    pub(super) fn can_keep(&self) -> bool {
+        matches!(&self.form, Form::Preloaded(link) if link.is_ready())
+    }
+
+    /// Its preloader is importing the app.
+    pub(super) fn is_importing(&self) -> bool {
+        matches!(&self.form, Form::Preloaded(link) if link.is_waiting())
+    }
+
+    /// It looks for its preloader, or for the right to start it.
     pub(super) fn is_electing(&self) -> bool {
-        matches!(self.link.state, State::Electing { .. })
+        matches!(&self.form, Form::Preloaded(link) if link.is_electing())
+    }
+
+    /// A worker is needed to find out whether the app can be imported.
+    pub(super) fn wants_trial(&self) -> bool {
+        matches!(self.form, Form::Plain(Plain::Untried))
     }
 
     /// Why the app cannot be imported.
     pub(super) fn failure(&self) -> Option<&str> {
-        match &self.link.state {
-            State::Failed { reason } => Some(reason),
-            _ => None,
+        match &self.form {
+            Form::Preloaded(link) => link.failure(),
+            Form::Plain(Plain::Failed(reason)) => Some(reason),
+            Form::Plain(_) => None,
         }
     }
 
@@ -102,126 +217,159 @@ impl Generation {
         let reason = self.failure()?;
         Some(match self.version.is_empty() {
             true => reason.to_owned(),
-            false => format!("the app cannot be imported\n{}", reason.trim_end()),
+            false => format!("the app cannot be imported: {}", reason.trim_end()),
         })
     }
 
-    /// Goes on with the tie to its preloader. What the log should know of it.
+    /// When `step` has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.form {
+            Form::Preloaded(link) => link.deadline(),
+            Form::Plain(_) => None,
+        }
+    }
+
+    /// Moves the link to the preloader on.
     pub(super) fn step(
         &mut self,
         context: &LaunchContext,
+        poller: &Poller,
         now: Instant,
-    ) -> io::Result<Option<String>> {
-        let Some(dir) = &context.dir else {
-            return Ok(None);
+    ) -> Vec<Step> {
+        let (Form::Preloaded(link), Some(dir)) = (&mut self.form, &context.dir) else {
+            return Vec::new();
         };
-        let hello = context.hello(&self.config);
-        self.link.step(now, dir, context.start(&self.config), hello)
+        if link.deadline().is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let mut steps: Vec<Step> = Vec::new();
+        match link.step(dir, context, &self.config, now) {
+            Ok(note) => steps.extend(note.map(|(code, text)| Step::Note(code, text))),
+            Err(error) => steps.push(self.not_started(&error, context.cgi, now)),
+        }
+        self.watch(poller);
+        let here = matches!(&self.form, Form::Preloaded(link) if link.ended_here);
+        let failure = self.failure().map(str::to_owned);
+        steps.extend(failure.map(|why| Step::Failed(self.number, why, here)));
+        steps
     }
 
-    /// There was no process for the preloader: another try in a moment.
-    pub(super) fn elect_again(&mut self, now: Instant) {
-        self.link.state = State::Electing {
-            next: now + PAUSE,
-            pause: PAUSE,
-        };
+    /// The preloader cannot be started: the account is at its limits, or something is wrong.
+    fn not_started(&mut self, error: &io::Error, cgi: bool, now: Instant) -> Step {
+        let text = format!("the preloader cannot be started: {error}");
+        match &mut self.form {
+            Form::Preloaded(_) if cgi || is_full(error) => {
+                self.form = Form::Plain(Plain::Untried);
+                let text = format!("{text}; each worker imports the app by itself");
+                Step::Note(NO_PRELOADER, text)
+            }
+            Form::Preloaded(link) if is_refusal(error) => {
+                link.refused(now);
+                Step::NoRoom(text)
+            }
+            _ => {
+                self.fail(text.clone());
+                Step::Note(NO_PRELOADER, text)
+            }
+        }
     }
 
-    /// A worker of the plain form has imported the app; or one could not be started, and it shows when it is live.
-    pub(super) fn works(&mut self) {
-        self.link.state = State::Ready;
-    }
-
-    /// Tells its preloader that nobody needs it any more.
-    pub(super) fn dismiss(&mut self, context: &LaunchContext) {
-        self.link.greet(Hello {
-            linger: 0,
-            ..context.hello
-        });
-    }
-
-    /// The control socket, for the image that comes after this one.
-    pub(super) fn into_control(self) -> Option<OwnedFd> {
-        let ready = self.link.state == State::Ready;
-        self.link.channel.filter(|_| ready).map(OwnedFd::from)
-    }
-
-    /// Lets epoll watch the control socket.
+    /// Has epoll watch the control socket.
     pub(super) fn watch(&mut self, poller: &Poller) {
-        if let Some(channel) = &mut self.link.channel {
-            let _ = channel.watch(poller, Token::Control(self.number), EpollFlags::EPOLLIN);
+        if let Form::Preloaded(link) = &mut self.form {
+            link.watch(poller, Token::Control(self.number));
         }
     }
 
     /// Reads the control socket once.
-    pub(super) fn read(
-        &mut self,
-        context: &LaunchContext,
-        scratch: &mut [u8],
-        now: Instant,
-    ) -> Vec<Told> {
-        let mut told = Vec::new();
-        let Some(channel) = &mut self.link.channel else {
-            return told;
-        };
-        let count = match channel.receive(scratch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return told,
-            Ok(0) | Err(_) => {
-                self.link.lost(now);
-                return told;
-            }
-            Ok(count) => count,
-        };
-        let mut input = &scratch[..count];
-        let mut decoder = std::mem::take(&mut channel.decoder);
-        loop {
-            match decoder.decode(&mut input) {
-                Ok(None) => break,
-                Ok(Some(frame)) => told.extend(self.on_frame(frame, context)),
-                Err(error) => {
-                    self.link.lost(now);
-                    told.push(Told::Nonsense(error.to_string()));
-                    return told;
-                }
-            }
-        }
-        if let Some(channel) = &mut self.link.channel {
-            channel.decoder = decoder;
-        }
-        told
+    pub(super) fn read(&mut self, scratch: &mut [u8], now: Instant) -> Vec<Message> {
+        self.link()
+            .map_or_else(Vec::new, |link| link.read(scratch, now))
     }
 
-    fn on_frame(&mut self, frame: Frame<'_>, context: &LaunchContext) -> Option<Told> {
-        Some(match frame {
-            Frame::Ready(facts) => {
-                self.link.imported();
-                let fact = |name: &[u8]| fact(&facts, name);
-                let threaded = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
-                self.plain = threaded || !fact(b"open").is_empty();
-                let story = story(&facts, threaded, self.link.started_here);
-                if self.plain {
-                    self.dismiss(context);
-                    self.link.channel = None;
-                }
-                Told::Imported(story)
-            }
-            Frame::Failed(text) => {
-                let reason = String::from_utf8_lossy(&text).into_owned();
-                self.link.fail(reason.clone());
-                Told::Failed(reason, self.link.started_here)
-            }
-            Frame::Refused(text) => {
-                let reason = String::from_utf8_lossy(&text).into_owned();
-                Told::Refused(self.link.answered(), reason)
-            }
-            Frame::Forked { .. } => {
-                self.link.answered();
-                return None;
-            }
-            Frame::Release => Told::Release,
-            Frame::Exited { pid, how } => Told::Exited(pid, how),
-            _ => return None,
-        })
+    /// A child of ours has ended. Whether it is the one that imports the app.
+    pub(super) fn child_ended(&mut self, status: WaitStatus, now: Instant) -> bool {
+        self.link()
+            .is_some_and(|link| link.child_ended(status, now))
+    }
+
+    /// READY: if what the import left open must not be shared, workers are not forked. `here`: this front started the
+    /// preloader, and its log is told.
+    pub(super) fn ready(&mut self, facts: &Pairs, here: bool, context: &LaunchContext) -> Report {
+        let fact = |name: &[u8]| fact(facts, name);
+        let threaded = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
+        if threaded || !fact(b"open").is_empty() {
+            self.dismiss(context);
+            self.form = Form::Plain(Plain::Works);
+        }
+        report(facts, threaded, here)
+    }
+
+    /// A worker is started to find out whether the app can be imported.
+    pub(super) fn begin_trial(&mut self) {
+        if self.wants_trial() {
+            self.form = Form::Plain(Plain::Trying);
+        }
+    }
+
+    /// Somebody else killed that worker: another one is needed.
+    pub(super) fn repeat_trial(&mut self) {
+        if let Form::Plain(Plain::Trying) = self.form {
+            self.form = Form::Plain(Plain::Untried);
+        }
+    }
+
+    /// A plain worker has imported the app; or there is no room for one more, and it turns out when the app is live.
+    pub(super) fn works(&mut self) {
+        if self.is_plain() {
+            self.form = Form::Plain(Plain::Works);
+        }
+    }
+
+    /// The app cannot be imported.
+    pub(super) fn fail(&mut self, reason: String) {
+        match &mut self.form {
+            Form::Preloaded(link) => link.fail(reason),
+            Form::Plain(plain) => *plain = Plain::Failed(reason),
+        }
+    }
+
+    /// A worker has not started in time: the preloader hangs, or the import does.
+    pub(super) fn unstarted(&mut self, text: String, context: &LaunchContext, now: Instant) {
+        match (&mut self.form, &context.dir) {
+            (Form::Preloaded(link), Some(dir)) => link.replace_stuck(dir, now),
+            _ => self.fail(text),
+        }
+    }
+
+    /// The link to the preloader that forks the workers; None: they import the app by themselves.
+    pub(super) fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.form {
+            Form::Preloaded(link) => Some(link),
+            Form::Plain(_) => None,
+        }
+    }
+
+    /// Tells its preloader that this front does not need it any more.
+    pub(super) fn dismiss(&mut self, context: &LaunchContext) {
+        if let Some(link) = self.link() {
+            link.send(&ToPreloader::hello(&context.hello(0)));
+        }
+    }
+
+    /// The control socket of its preloader, for the next image.
+    pub(super) fn into_control(self) -> Option<OwnedFd> {
+        match self.form {
+            Form::Preloaded(link) => link.into_control(),
+            Form::Plain(_) => None,
+        }
+    }
+
+    /// The front is leaving: closes the link.
+    pub(super) fn close(&mut self) {
+        if let Some(link) = self.link() {
+            link.close();
+        }
     }
 }
 
@@ -229,28 +377,24 @@ fn fact(facts: &Pairs, name: &[u8]) -> String {
     String::from_utf8_lossy(facts.get(name).unwrap_or_default()).into_owned()
 }
 
-/// What the log is told of an import. `here`: by a process that we started.
-fn story(facts: &Pairs, threaded: bool, here: bool) -> Story {
+/// What the log is told of an import. `here`: this front started the process.
+fn report(facts: &Pairs, threaded: bool, here: bool) -> Report {
     let fact = |name: &[u8]| fact(facts, name);
-    let mut story = Story::default();
-    let mut put = |level, text: String| story.lines.push((level, text));
+    let mut report = Report::default();
+    let mut put = |level, text: String| report.lines.push((level, text));
     if threaded {
         let threads = fact(b"threads");
-        put(
-            Level::Warning,
-            format!(
-                "importing the app started {threads} threads: each worker imports it by itself"
-            ),
+        let text = format!(
+            "importing the app started {threads} threads: each worker imports it by itself"
         );
+        put(Level::Warning(place::THREADS_AFTER_IMPORT), text);
     }
     let open = fact(b"open");
-    if !open.is_empty() && here && fact(b"said").is_empty() {
-        put(
-            Level::Warning,
-            format!(
-                "importing the app left open what workers must not share: {open}; so each worker imports it by itself. {OPEN_LATER}"
-            ),
+    if !open.is_empty() && here && fact(b"known").is_empty() {
+        let text = format!(
+            "importing the app left open what workers must not share: {open}; so each worker imports it by itself. {OPEN_LATER}"
         );
+        put(Level::Warning(place::OPEN_AFTER_IMPORT), text);
     }
     if here && !threaded && open.is_empty() {
         for (level, name) in [(Level::App, b"errors"), (Level::Output, b"output")] {
@@ -262,7 +406,7 @@ fn story(facts: &Pairs, threaded: bool, here: bool) -> Story {
         let (seconds, python) = (fact(b"seconds"), fact(b"python"));
         let text = format!("imported the app in {seconds} s with Python {python}");
         put(Level::Info, text.clone());
-        story.status = Some(text);
+        report.status = Some(text);
     }
-    story
+    report
 }

@@ -1,65 +1,47 @@
-//! `Generations`: the version of the code that serves, and the candidate that may come after it.
+//! `Generations`: the version of the code that serves, and the candidate that may replace it.
 
 use super::context::LaunchContext;
-use super::generation::{Generation, Told};
-use super::launch::{self, Launched};
-use super::preloader::Link;
-use super::process::ProcessNo;
-use super::reclaim::is_refusal;
+use super::control::{Message, ToPreloader};
+use super::generation::{First, Generation, Step};
+use super::kept::Kept;
 use crate::config::Config;
 use crate::poller::Poller;
-use crate::rundir::is_full;
 use nix::sys::wait::WaitStatus;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Bytes of a preloader's words that are read at a time.
-const SCRATCH: usize = 64 << 10;
+/// Bytes read from a preloader at a time.
+const SCRATCH: usize = 8 << 10;
 
-/// What came of a step of a tie to a preloader.
-pub(super) enum Stepped {
-    /// The log is to know this.
-    Note(String),
-    /// The app of this generation cannot be imported.
-    Failed(String),
-    /// The system had no room for a preloader.
-    NoRoom(String),
-}
-
-/// See above.
+/// The current generation, and a candidate while there is one.
 #[derive(Debug)]
 pub struct Generations {
-    pub(super) context: LaunchContext,
-    pub(super) current: Generation,
-    pub(super) candidate: Option<Generation>,
+    current: Generation,
+    candidate: Option<Generation>,
     last: u64,
 }
 
 impl Generations {
-    /// Generation 1 serves. `link`: the tie to its preloader, which may have been handed over.
+    /// Generation 1 serves.
     pub(super) fn new(
-        context: LaunchContext,
+        version: String,
         config: Rc<Config>,
-        link: Link,
+        shared: bool,
+        first: First,
         now: Instant,
-    ) -> Generations {
-        let shared = context.dir.is_some();
-        let version = link.version.clone();
-        let mut current = Generation::new(1, version, config, shared, now);
-        current.link = link;
-        Generations {
-            context,
-            current,
+    ) -> io::Result<Generations> {
+        Ok(Generations {
+            current: Generation::first(version, config, shared, first, now)?,
             candidate: None,
             last: 1,
-        }
+        })
     }
 
     /// The version of the code that serves; empty: there is none yet.
     pub fn version(&self) -> &str {
-        &self.current.version
+        self.current.version()
     }
 
     /// Whether there is a candidate.
@@ -69,170 +51,151 @@ impl Generations {
 
     /// Whether workers import the app by themselves.
     pub fn is_plain(&self) -> bool {
-        self.current.plain || self.candidate.as_ref().is_some_and(|c| c.plain)
+        self.current.is_plain() || self.candidate.as_ref().is_some_and(Generation::is_plain)
     }
 
-    /// A worker is needed that shows whether the candidate can be imported.
+    /// A worker is needed to find out whether the candidate can be imported.
     pub fn wants_trial(&self) -> bool {
-        let wants = |c: &Generation| c.plain && !c.tried && c.is_electing();
-        self.candidate.as_ref().is_some_and(wants)
+        self.candidate.as_ref().is_some_and(Generation::wants_trial)
+    }
+
+    /// The one that serves.
+    pub(super) fn current(&self) -> &Generation {
+        &self.current
     }
 
     /// One of the two.
     pub(super) fn get(&mut self, number: u64) -> Option<&mut Generation> {
-        let both = [Some(&mut self.current), self.candidate.as_mut()];
-        both.into_iter().flatten().find(|g| g.number == number)
+        self.both().find(|g| g.number() == number)
     }
 
     /// Whether it is the candidate's number.
     pub(super) fn is_candidate(&self, number: u64) -> bool {
-        self.candidate.as_ref().is_some_and(|c| c.number == number)
+        let candidate = self.candidate.as_ref();
+        candidate.is_some_and(|c| c.number() == number)
+    }
+
+    /// What is to serve cannot be imported, for this reason.
+    pub(super) fn fail(&mut self, reason: String) {
+        self.current.fail(reason);
     }
 
     /// This version is to be imported.
-    pub(super) fn add(&mut self, version: String, config: Rc<Config>, now: Instant) {
-        let shared = self.context.dir.is_some();
+    pub(super) fn add(&mut self, version: String, config: Rc<Config>, shared: bool, now: Instant) {
         self.last += 1;
         self.candidate = Some(Generation::new(self.last, version, config, shared, now));
     }
 
-    /// The candidate is not wanted any more: its number.
-    pub(super) fn abandon(&mut self) -> Option<u64> {
-        let mut candidate = self.candidate.take()?;
-        candidate.dismiss(&self.context);
-        Some(candidate.number)
+    /// The candidate gets a worker to find out whether it can be imported.
+    pub(super) fn begin_trial(&mut self) -> Option<&Generation> {
+        let candidate = self.candidate.as_mut()?;
+        candidate.begin_trial();
+        Some(candidate)
     }
 
-    /// The candidate cannot be imported: its number, and why.
+    /// Drops the candidate: its number.
+    pub(super) fn abandon(&mut self, context: &LaunchContext) -> Option<u64> {
+        let mut candidate = self.candidate.take()?;
+        candidate.dismiss(context);
+        Some(candidate.number())
+    }
+
+    /// Drops a candidate that cannot be imported: its number, and the reason.
     pub(super) fn take_failed(&mut self) -> Option<(u64, String)> {
         let failed = self.candidate.take_if(|c| c.failure().is_some())?;
         let reason = failed.failure()?.to_owned();
         if self.current.failure().is_some() {
             // There is no old code either: this is what the owner must know.
-            self.current.link.fail(reason.clone());
+            self.current.fail(reason.clone());
         }
-        Some((failed.number, reason))
+        Some((failed.number(), reason))
     }
 
     /// The candidate serves from now on, if it is of this version.
-    pub(super) fn promote(&mut self, version: &str) -> bool {
-        let Some(candidate) = self.candidate.take_if(|c| c.version == version) else {
+    pub(super) fn promote(&mut self, version: &str, context: &LaunchContext) -> bool {
+        let Some(candidate) = self.candidate.take_if(|c| c.version() == version) else {
             return false;
         };
         let mut old = std::mem::replace(&mut self.current, candidate);
-        old.dismiss(&self.context);
+        old.dismiss(context);
         true
     }
 
-    /// This version serves from now on, if it has a preloader: what was to serve has failed.
+    /// What was to serve has failed: this version serves from now on, if it has a preloader.
     pub(super) fn fall_back(&mut self, version: String, config: Rc<Config>, now: Instant) {
-        let reason = self.current.failure().map(str::to_owned);
+        let reason = self.current.failure().unwrap_or_default().to_owned();
         self.last += 1;
-        self.current = Generation::new(self.last, version, config, true, now);
-        self.current.plain = false;
-        self.current.link.connect_only = reason;
+        self.current = Generation::fallback(self.last, version, config, reason, now);
     }
 
-    /// When one of the ties has something to do. `wanted`: workers are to be started.
-    pub(super) fn deadline(&self, wanted: bool) -> Option<Instant> {
-        let current = Some(&self.current).filter(|c| wanted || !c.is_electing());
-        let both = [current, self.candidate.as_ref()].into_iter().flatten();
-        let forked = both.filter(|g| !g.plain);
-        forked.filter_map(|g| g.link.deadline()).min()
+    /// When `step` has something to do. `wanted`: workers are to be started.
+    pub(super) fn deadline(&self, wanted: impl Fn() -> bool) -> Option<Instant> {
+        let current = Some(&self.current).filter(|c| !c.is_electing() || wanted());
+        let both = current.into_iter().chain(&self.candidate);
+        both.filter_map(Generation::deadline).min()
     }
 
-    /// Goes on with the ties to preloaders that have something to do now.
-    pub(super) fn step(&mut self, wanted: bool, poller: &Poller, now: Instant) -> Vec<Stepped> {
-        let mut stepped = Vec::new();
-        let current = Some(&mut self.current).filter(|c| wanted || !c.is_electing());
-        let both = [current, self.candidate.as_mut()].into_iter().flatten();
-        for generation in both {
-            if generation.plain || generation.link.deadline().is_none_or(|at| now < at) {
-                continue;
-            }
-            let had_failed = generation.failure().is_some();
-            match generation.step(&self.context, now) {
-                Ok(text) => stepped.extend(text.map(Stepped::Note)),
-                Err(error) => stepped.push(not_started(generation, &error, self.context.cgi, now)),
-            }
-            generation.watch(poller);
-            let failure = generation.failure().filter(|_| !had_failed);
-            stepped.extend(failure.map(|why| Stepped::Failed(why.to_owned())));
-        }
-        stepped
-    }
-
-    /// Reads what the preloader of a generation has to tell.
-    pub(super) fn read(&mut self, number: u64, now: Instant) -> Vec<Told> {
-        let scratch = &mut [0; SCRATCH];
-        let both = [Some(&mut self.current), self.candidate.as_mut()];
-        let found = both.into_iter().flatten().find(|g| g.number == number);
-        found.map_or_else(Vec::new, |g| g.read(&self.context, scratch, now))
-    }
-
-    /// A child of ours has ended: one that imports the app?
-    pub(super) fn ended(&mut self, status: WaitStatus, now: Instant) {
-        let both = [Some(&mut self.current), self.candidate.as_mut()];
-        for generation in both.into_iter().flatten() {
-            if generation.link.ended(status, now) {
-                return;
-            }
-        }
-    }
-
-    /// Asks for a worker, which is to be this process.
-    pub(super) fn launch(
+    /// Moves the links to preloaders on.
+    pub(super) fn step(
         &mut self,
-        number: u64,
-        process: ProcessNo,
-        slots: usize,
-    ) -> io::Result<Launched> {
-        let both = [Some(&mut self.current), self.candidate.as_mut()];
-        let found = both.into_iter().flatten().find(|g| g.number == number);
-        let generation = found.ok_or(io::ErrorKind::NotConnected)?;
-        let launched = launch::launch(&self.context, generation, slots)?;
-        if launched.child.is_none() {
-            generation.link.has_asked_for(process);
+        wanted: impl Fn() -> bool,
+        context: &LaunchContext,
+        poller: &Poller,
+        now: Instant,
+    ) -> Vec<Step> {
+        let current = Some(&mut self.current).filter(|c| !c.is_electing() || wanted());
+        let both = current.into_iter().chain(&mut self.candidate);
+        both.flat_map(|g| g.step(context, poller, now)).collect()
+    }
+
+    /// Has epoll watch the control socket of the generation that serves.
+    pub(super) fn watch(&mut self, poller: &Poller) {
+        self.current.watch(poller);
+    }
+
+    /// Reads what the preloader of a generation says.
+    pub(super) fn read(&mut self, number: u64, now: Instant) -> Vec<Message> {
+        let scratch = &mut [0; SCRATCH];
+        let generation = self.get(number);
+        generation.map_or_else(Vec::new, |g| g.read(scratch, now))
+    }
+
+    /// Sends this to the preloader of a generation.
+    pub(super) fn send(&mut self, number: u64, frame: &ToPreloader) {
+        if let Some(link) = self.get(number).and_then(Generation::link) {
+            link.send(frame);
         }
-        Ok(launched)
     }
 
-    /// Whoever was to start a worker of this generation is stuck.
-    pub(super) fn unstarted(&mut self, number: u64, text: String, now: Instant) {
-        let dir = self.context.dir.clone();
-        let Some(generation) = self.get(number) else {
-            return;
-        };
-        match dir {
-            Some(dir) if !generation.plain => {
-                generation.link.end_stuck(&dir);
-                generation.link.lost(now);
-            }
-            _ => generation.link.fail(text),
+    /// Gives an idle worker to the preloader of its generation, for other fronts.
+    pub(super) fn keep(&mut self, number: u64, kept: Kept) {
+        if let Some(generation) = self.get(number) {
+            let frame = ToPreloader::keep(kept, generation.config());
+            self.send(number, &frame);
         }
     }
 
-    /// The control socket of a candidate that was imported, for the image that comes after this one.
-    pub(super) fn hand_over(&mut self) -> Option<(OwnedFd, String)> {
-        let candidate = self.candidate.take()?;
-        let version = candidate.version.clone();
-        let control = candidate.into_control()?;
-        self.current.dismiss(&self.context);
-        Some((control, version))
+    /// A child of ours has ended, perhaps one that imports the app.
+    pub(super) fn child_ended(&mut self, status: WaitStatus, now: Instant) {
+        self.both().any(|g| g.child_ended(status, now));
     }
-}
 
-/// There is no process for a preloader: the account is at its limits, or something is amiss.
-fn not_started(generation: &mut Generation, error: &io::Error, cgi: bool, now: Instant) -> Stepped {
-    let text = format!("the preloader cannot be started: {error}");
-    if cgi || is_full(error) {
-        generation.plain = true;
-        Stepped::Note(format!("{text}; each worker imports the app by itself"))
-    } else if is_refusal(error) {
-        generation.elect_again(now);
-        Stepped::NoRoom(text)
-    } else {
-        generation.link.fail(text.clone());
-        Stepped::Note(text)
+    /// The front is leaving: the control socket and the version of a candidate that was imported, for the next image.
+    pub(super) fn end(&mut self, context: &LaunchContext) -> Option<(OwnedFd, String)> {
+        let control = self.candidate.take().and_then(|candidate| {
+            let version = candidate.version().to_owned();
+            Some((candidate.into_control()?, version))
+        });
+        if control.is_some() {
+            self.current.dismiss(context);
+        }
+        self.current.close();
+        control
+    }
+
+    fn both(&mut self) -> impl Iterator<Item = &mut Generation> {
+        [Some(&mut self.current), self.candidate.as_mut()]
+            .into_iter()
+            .flatten()
     }
 }

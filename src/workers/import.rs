@@ -1,30 +1,35 @@
-//! `Import`: a process that was started to import the app, from its start until it is known how that went.
+//! `Import`: a process that was started to import the app, until it is known how that went.
 //!
-//! The front that has started it is its parent, and so learns its exit status; the others see no more than that their
-//! connection ends. So the front that started it keeps the lock meanwhile, and leaves the reason in the lock file for
-//! those who take the lock next.
+//! The front that started it is its parent, and so learns its exit status; the others only see their connection end. So
+//! that front keeps the lock meanwhile, and leaves the reason for a failure in the lock file for the next holder.
 
+use crate::codes::Code;
+use crate::config::Config;
 use crate::rundir::{FAILED, RuntimeDir, holder, is_at};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const IMPORTER: &str = "the process that imports the app";
-/// What is told of the output of a process, from its end.
-pub const TAIL: usize = 8 << 10;
+/// A line for the log, and its code.
+pub(super) type Note = (Code, String);
 
-/// See above.
+const IMPORTER: &str = "the process that imports the app";
+/// Bytes of a process's output that are kept, from its end.
+pub const TAIL: usize = 8 << 10;
+/// What is read of it to find a stack of up to 100 lines for each thread.
+const STACKS: usize = 64 << 10;
+
+/// A child process that imports the app.
 #[derive(Debug)]
 pub struct Import {
-    /// The process.
-    pub pid: Pid,
-    /// How it has ended.
-    pub ended: Option<WaitStatus>,
+    pid: Pid,
+    /// Its exit status, once it has ended.
+    status: Option<WaitStatus>,
     lock: File,
     dir: RuntimeDir,
     lock_path: PathBuf,
@@ -33,7 +38,7 @@ pub struct Import {
 }
 
 impl Import {
-    /// `pid` has got this lock, and writes to these files.
+    /// `pid` shares this lock, and writes to these files.
     pub fn new(
         pid: Pid,
         lock: File,
@@ -43,7 +48,7 @@ impl Import {
     ) -> Import {
         Import {
             pid,
-            ended: None,
+            status: None,
             lock,
             dir,
             lock_path,
@@ -51,21 +56,55 @@ impl Import {
         }
     }
 
-    /// Why there is no app: what it wrote last, and how it ended.
-    pub fn reason(&self, how: &str) -> String {
-        let mut said = Vec::new();
-        for output in &self.outputs {
-            said.extend(tail_of(output).unwrap_or_default());
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn status(&self) -> Option<WaitStatus> {
+        self.status
+    }
+
+    /// A child has ended: whether it is this process.
+    pub fn child_ended(&mut self, status: WaitStatus) -> bool {
+        let ours = status.pid() == Some(self.pid);
+        if ours {
+            self.status = Some(status);
         }
-        match self.dir.has_room() {
-            Err(error) if said.is_empty() => {
-                reason(&said, &format!("{how}; what it wrote is lost: {error}"))
-            }
-            _ => reason(&said, how),
+        ours
+    }
+
+    /// The end of its output, up to so many bytes.
+    fn output(&self, most: usize) -> Vec<u8> {
+        let tails = self.outputs.iter().map(|file| tail_of(file, most));
+        tails.flat_map(Result::unwrap_or_default).collect()
+    }
+
+    /// Makes Python write its stack to its output.
+    pub fn ask_for_stack(&self) {
+        if self.status.is_none() {
+            let _ = kill(self.pid, Signal::SIGUSR2);
         }
     }
 
-    /// Whether another process goes on in its place: it has written its own pid into the lock file.
+    /// Why it was ended, and where it was.
+    pub fn too_long(&self, config: &Config) -> String {
+        too_long(config, &self.output(STACKS))
+    }
+
+    /// Why the import failed: the last output of the process, and how it ended.
+    pub fn reason(&self, how: &str) -> String {
+        let output = self.output(TAIL);
+        match self.dir.has_room() {
+            Err(error) if output.is_empty() => {
+                reason(&output, &format!("{how}; what it wrote is lost: {error}"))
+            }
+            _ => reason(&output, how),
+        }
+    }
+
+    /// Whether another process has taken over: it has written its own pid into the lock file.
     pub fn is_succeeded(&self) -> bool {
         let mut text = [0; 16];
         let length = self.lock.read_at(&mut text, 0).unwrap_or(0);
@@ -74,10 +113,10 @@ impl Import {
         pid.is_some_and(|pid| pid != self.pid.as_raw())
     }
 
-    /// Leaves the reason to the other fronts, and gives the lock back.
-    pub fn tell_others(self, reason: &str) {
+    /// Leaves the reason for the other fronts, and gives the lock back.
+    pub fn publish(self, reason: &str) {
         if is_at(&self.lock, &self.lock_path) && self.lock.set_len(0).is_ok() {
-            // Whoever does not find it tries for itself.
+            // A front that finds no reason imports the app itself.
             let _ = self.lock.write_all_at(FAILED.as_bytes(), 0);
             let _ = self
                 .lock
@@ -86,8 +125,8 @@ impl Import {
     }
 }
 
-/// Why the last holder of this lock could not import the app, when that is no older than `age`.
-pub fn told(lock: &File, age: Duration) -> Option<String> {
+/// Why the last holder of this lock could not import the app, if that was less than `age` ago.
+pub fn published(lock: &File, age: Duration) -> Option<String> {
     let written = lock.metadata().ok()?.modified().ok()?;
     if written.elapsed().is_ok_and(|since| since >= age) {
         return None;
@@ -100,21 +139,50 @@ pub fn told(lock: &File, age: Duration) -> Option<String> {
     Some(text.strip_prefix(FAILED)?.to_owned())
 }
 
-/// Why there is no app: what the process wrote last, and how it ended.
-pub fn reason(said: &[u8], how: &str) -> String {
-    let said = String::from_utf8_lossy(said);
-    let said = said.trim();
-    match said.lines().count() {
-        0 => format!("{IMPORTER} {how}"),
-        1 => format!("{IMPORTER} {how}: {said}"),
-        _ => format!("{said}\n{IMPORTER} {how}"),
+/// Why the import failed: the last output of the process, and how it ended.
+pub fn reason(output: &[u8], how: &str) -> String {
+    let output = String::from_utf8_lossy(output);
+    match output.trim() {
+        "" => format!("{IMPORTER} {how}"),
+        line if line.lines().count() == 1 => format!("{IMPORTER} {how}: {line}"),
+        lines => format!("{IMPORTER} {how}\n{lines}"),
     }
 }
 
-/// Goes on with what a process has written, as far back as is told.
-pub fn keep_tail(said: &mut Vec<u8>, more: &[u8]) {
-    said.extend_from_slice(more);
-    said.drain(..said.len().saturating_sub(TAIL));
+/// Why an import was ended: it took too long. `output` ends with the stack that it wrote, if it did.
+pub fn too_long(config: &Config, output: &[u8]) -> String {
+    let seconds = config.limits.start_timeout;
+    let mut reason = format!("it took longer than {seconds} s ([limits] start_timeout)");
+    let output = String::from_utf8_lossy(output);
+    if let Some((line, stack)) = innermost(&output, config.app.path.as_deref()) {
+        reason.push_str(&format!("; it was at {line}\n{stack}"));
+    }
+    reason
+}
+
+/// The innermost line of the app in the output of Python's faulthandler, else the innermost of all; and the whole stack.
+fn innermost(text: &str, app: Option<&Path>) -> Option<(String, String)> {
+    let begin = text
+        .rfind("Current thread 0x")
+        .or_else(|| text.rfind("Thread 0x"))?;
+    let stack = text[begin..].trim_end();
+    let lines: Vec<&str> = stack
+        .lines()
+        .skip(1)
+        .map_while(|line| line.strip_prefix("  File "))
+        .collect();
+    let of_app = |line: &&&str| {
+        let path = line.trim_start_matches('"');
+        app.is_some_and(|app| path.starts_with(&*app.to_string_lossy()))
+    };
+    let line = lines.iter().find(of_app).or_else(|| lines.first())?;
+    Some(((*line).to_owned(), stack.to_owned()))
+}
+
+/// Appends `more` to the output of a process, and keeps the last `TAIL` bytes.
+pub fn keep_tail(output: &mut Vec<u8>, more: &[u8]) {
+    output.extend_from_slice(more);
+    output.drain(..output.len().saturating_sub(TAIL));
 }
 
 /// How a process has ended, in words.
@@ -129,7 +197,7 @@ pub fn describe(status: WaitStatus) -> String {
     }
 }
 
-/// Whether somebody else has ended it, so that it may go well the next time.
+/// Whether somebody else killed it, so that it may go well the next time.
 pub fn is_from_outside(status: WaitStatus) -> bool {
     use Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
     matches!(
@@ -138,9 +206,9 @@ pub fn is_from_outside(status: WaitStatus) -> bool {
     )
 }
 
-fn tail_of(file: &File) -> io::Result<Vec<u8>> {
+fn tail_of(file: &File, most: usize) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.size();
-    let kept = size.min(TAIL as u64);
+    let kept = size.min(most as u64);
     let mut text = vec![0; kept as usize];
     let length = file.read_at(&mut text, size - kept)?;
     text.truncate(length);
@@ -154,26 +222,38 @@ mod tests {
     use std::fs::OpenOptions;
 
     #[test]
-    fn the_reason_ends_with_how_it_ended() {
+    fn the_reason_begins_with_how_it_ended() {
         let of = |said: &[u8]| reason(said, "exited with status 3");
         let how = "the process that imports the app exited with status 3";
         assert_eq!(of(b" \n"), how);
         assert_eq!(of(b"no licence\n"), format!("{how}: no licence"));
-        assert_eq!(of(b"one\ntwo\n"), format!("one\ntwo\n{how}"));
+        assert_eq!(of(b"one\ntwo\n"), format!("{how}\none\ntwo"));
         let mut said = vec![b'a'; TAIL];
         keep_tail(&mut said, b"end");
         assert!(said.len() == TAIL && said.ends_with(b"aend"));
     }
 
     #[test]
-    fn what_one_front_has_learnt_is_told_for_a_while() {
+    fn the_innermost_line_of_the_app_is_found() {
+        let stack = "Current thread 0x00007f (most recent call first):\n  File \"/usr/lib/socket.py\", line 7 in recv\n  \
+                     File \"/home/u/app/views.py\", line 3 in <module>\n";
+        let of = |app: &str| innermost(&format!("words\n{stack}"), Some(Path::new(app))).unwrap();
+        let (line, all) = of("/home/u/app");
+        assert_eq!(line, "\"/home/u/app/views.py\", line 3 in <module>");
+        assert_eq!(all, stack.trim_end());
+        assert_eq!(of("/elsewhere").0, "\"/usr/lib/socket.py\", line 7 in recv");
+        assert_eq!(innermost("words", None), None);
+    }
+
+    #[test]
+    fn a_failure_is_published_for_a_while() {
         let dir = Scratch::new("import-told");
         dir.mode("", 0o700);
         let runtime = RuntimeDir::open(Some(&dir), &dir, b"").unwrap();
         let path = dir.write("v.lock", "4711", 0o600);
         let open = || OpenOptions::new().read(true).write(true).open(&path);
         let minute = Duration::from_secs(60);
-        assert_eq!(told(&open().unwrap(), minute), None);
+        assert_eq!(published(&open().unwrap(), minute), None);
         let log = File::open(dir.write("log", "last words", 0o600)).unwrap();
         let new = |pid| {
             let outputs = vec![log.try_clone().unwrap()];
@@ -188,9 +268,12 @@ mod tests {
         };
         assert!(new(4712).is_succeeded() && !new(4711).is_succeeded());
         let reason = new(4711).reason("was ended by SIGSEGV");
-        assert!(reason.ends_with("was ended by SIGSEGV: last words"));
-        new(4711).tell_others(&reason);
-        assert_eq!(told(&open().unwrap(), minute), Some(reason));
-        assert_eq!(told(&open().unwrap(), Duration::ZERO), None);
+        assert!(
+            reason.ends_with("was ended by SIGSEGV: last words"),
+            "{reason}"
+        );
+        new(4711).publish(&reason);
+        assert_eq!(published(&open().unwrap(), minute), Some(reason));
+        assert_eq!(published(&open().unwrap(), Duration::ZERO), None);
     }
 }

@@ -1,12 +1,15 @@
-//! Starting a worker: its sockets and pipes, and the process, forked by a preloader or started from nothing.
+//! Launching a worker: its sockets and pipes, and its process, forked by the preloader or started from scratch.
 
 use super::channel::Channel;
 use super::context::LaunchContext;
 use super::generation::Generation;
 use super::import;
+use super::kept;
+use super::process::ProcessNo;
 use super::spawn::{self, Outputs};
 use super::wire;
 use crate::request::Stream;
+use crate::sys::fd;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
@@ -15,32 +18,34 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Our ends of what a worker holds the other end of.
+/// Our ends of a worker's pipes.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    /// Its end is the process's end.
-    _lifeline: OwnedFd,
-    /// What it writes to standard output, where that is kept apart.
+    /// When it is closed, the process is killed.
+    lifeline: OwnedFd,
+    /// Its standard output, where that is kept apart.
     stdout: Option<OwnedFd>,
-    /// What it writes to standard error, and to standard output where that is not kept apart.
+    /// Its standard error, with standard output where that is not kept apart.
     stderr: Option<OwnedFd>,
-    /// The tail of what it has written, until it has told how its import went.
-    said: Option<Vec<u8>>,
+    /// The tail of its output, until it is known how its import went.
+    boot_output: Option<Vec<u8>>,
 }
 
-/// A worker that was asked for.
+/// A worker that was launched.
 pub(super) struct Launched {
     pub(super) pipes: Pipes,
     pub(super) channels: Vec<Channel>,
-    /// It is a child of ours, which imports the app by itself.
+    /// It is our child, and imports the app by itself.
     pub(super) child: Option<Pid>,
 }
 
-/// Asks for a worker of this generation with so many slots.
+/// Launches a worker of this generation with so many slots. `others`: how many of this front serve or wait in line.
 pub(super) fn launch(
     context: &LaunchContext,
     generation: &mut Generation,
+    process: ProcessNo,
     slots: usize,
+    others: usize,
 ) -> io::Result<Launched> {
     let (life_read, life_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let (stderr, stderr_write) = output_pipe()?;
@@ -56,27 +61,30 @@ pub(super) fn launch(
         theirs.push(OwnedFd::from(their));
     }
     let mut descriptors: Vec<RawFd> = vec![life_read.as_raw_fd()];
-    let mut child = None;
-    if generation.plain {
-        descriptors.extend(theirs.iter().map(AsRawFd::as_raw_fd));
-        let start = context.start(&generation.config);
-        let setup = spawn::setup(start, "worker", slots as u32, true);
+    let slot_fds = theirs.iter().map(AsRawFd::as_raw_fd);
+    let child = if let Some(link) = generation.link() {
+        descriptors.extend([&stdout_write, &stderr_write].map(AsRawFd::as_raw_fd));
+        descriptors.extend(slot_fds);
+        let shape = kept::shape(slots, context.outlog);
+        link.fork(process, &format!("{shape}\0{others}"), &descriptors)?;
+        None
+    } else {
+        descriptors.extend(slot_fds);
+        let config = generation.config();
+        let setup = spawn::setup(config, context.outlog, "worker", slots as u32);
         let outputs = Outputs {
             stdout: stdout_write,
             stderr: stderr_write,
         };
-        let (_, pid) = spawn::start(start, &setup, &descriptors, outputs, wire::BOOT_FAILED)?;
-        child = Some(pid);
-    } else {
-        descriptors.extend([&stdout_write, &stderr_write].map(AsRawFd::as_raw_fd));
-        descriptors.extend(theirs.iter().map(AsRawFd::as_raw_fd));
-        generation.link.fork(&descriptors)?;
-    }
+        let failed = wire::BOOT_FAILED;
+        let (_, pid) = spawn::start(context, config, &setup, &descriptors, outputs, failed)?;
+        Some(pid)
+    };
     let pipes = Pipes {
-        _lifeline: life_write,
+        lifeline: life_write,
         stdout,
         stderr: Some(stderr),
-        said: child.map(|_| Vec::new()),
+        boot_output: child.map(|_| Vec::new()),
     };
     Ok(Launched {
         pipes,
@@ -85,15 +93,15 @@ pub(super) fn launch(
     })
 }
 
-/// Both ends of a pipe for what a worker writes; ours does not block.
+/// Both ends of a pipe for a worker's output; ours does not block.
 fn output_pipe() -> io::Result<(OwnedFd, File)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    fd::set_nonblocking(&read)?;
     Ok((read, File::from(write)))
 }
 
 impl Pipes {
-    /// Where we read what it writes.
+    /// The read end of an output.
     pub(super) fn output(&mut self, stream: Stream) -> &mut Option<OwnedFd> {
         match stream {
             Stream::Stdout => &mut self.stdout,
@@ -101,17 +109,39 @@ impl Pipes {
         }
     }
 
-    /// How many descriptors are read.
+    /// Those of a worker that was kept: lifeline, standard output where it is kept apart, standard error.
+    pub(super) fn received(
+        outlog: bool,
+        mut next: impl FnMut() -> Option<OwnedFd>,
+    ) -> Option<Pipes> {
+        Some(Pipes {
+            lifeline: next()?,
+            stdout: match outlog {
+                true => Some(next()?),
+                false => None,
+            },
+            stderr: Some(next()?),
+            boot_output: None,
+        })
+    }
+
+    /// The same, to keep it.
+    pub(super) fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let outputs = self.stdout.into_iter().chain(self.stderr);
+        std::iter::once(self.lifeline).chain(outputs)
+    }
+
+    /// How many outputs are open.
     pub(super) fn open(&self) -> usize {
         usize::from(self.stdout.is_some()) + usize::from(self.stderr.is_some())
     }
 
-    /// It has told how its import went. What it had written.
-    pub(super) fn take_said(&mut self) -> Vec<u8> {
-        self.said.take().unwrap_or_default()
+    /// It is known how its import went: the tail of its output until now.
+    pub(super) fn take_boot_output(&mut self) -> Vec<u8> {
+        self.boot_output.take().unwrap_or_default()
     }
 
-    /// Reads once what is there. None: nothing now; empty: the end.
+    /// Reads once. None: nothing is there now; 0: the end.
     pub(super) fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> Option<usize> {
         let output = self.output(stream).as_ref()?;
         let count = loop {
@@ -121,8 +151,8 @@ impl Pipes {
                 read => break read.unwrap_or(0),
             }
         };
-        if let Some(said) = &mut self.said {
-            import::keep_tail(said, &buffer[..count]);
+        if let Some(output) = &mut self.boot_output {
+            import::keep_tail(output, &buffer[..count]);
         }
         if count == 0 {
             *self.output(stream) = None;

@@ -1,20 +1,24 @@
 //! `Workers`: the Python side of a front: the pool, the preloaders, and the private wire to them.
 //!
-//! Takes requests and puts out what becomes of them. Knows no protocol of web servers, and nothing of how a change on
-//! disk goes live.
+//! Requests go in; parts of responses come out. Knows nothing of web servers' protocols, nor of how a change on disk goes
+//! live.
 
 pub mod action;
+mod agenda;
 pub mod channel;
 pub mod context;
+mod control;
 mod crew;
 mod election;
 mod generation;
 pub mod generations;
 pub mod import;
+pub mod kept;
 mod launch;
+mod lost;
 mod output;
 pub mod pool;
-pub mod preloader;
+mod preloader;
 pub mod process;
 pub mod queue;
 mod quota;
@@ -27,24 +31,22 @@ pub mod wire;
 
 pub use action::Action;
 pub use context::LaunchContext;
+pub use generation::First;
 pub use output::Output;
 pub use scaling::threads;
 
+use crate::codes::{place, worker};
 use crate::config::Config;
-use crate::failure::Failure;
-use crate::log::Level;
-use crate::pairs::Pairs;
-use crate::poller::Poller;
 use crate::request::{Request, RequestNo, Stream};
 use crate::rundir::RuntimeDir;
+use crate::{failure::Failure, log::Level, pairs::Pairs, poller::Poller};
+use control::{Message, ToPreloader};
 use crew::{Crew, Event};
-use generation::Told;
-use generations::{Generations, Stepped};
-use nix::sys::epoll::EpollFlags;
-use nix::sys::wait::WaitStatus;
+use generation::Step;
+use generations::Generations;
+use nix::sys::{epoll::EpollFlags, wait::WaitStatus};
 use nix::unistd::Pid;
 use pool::Pool;
-use preloader::Link;
 use process::{ProcessNo, SlotNo};
 use quota::Quota;
 use reclaim::is_refusal;
@@ -55,12 +57,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// So many workers that do not start, and are ended by somebody else, are no accident.
-const FALSE_STARTS: u32 = 8;
-
-/// See above.
+/// The Python side of a front.
 #[derive(Debug)]
 pub struct Workers {
+    context: LaunchContext,
     poller: Rc<Poller>,
     quota: Quota,
     crew: Crew,
@@ -69,63 +69,60 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// No worker yet. `link` is the tie to the preloader of what serves, which may have been handed over.
+    /// Begins without workers. The first generation is of this version.
     pub fn new(
         context: LaunchContext,
         poller: Rc<Poller>,
         config: Rc<Config>,
-        link: Link,
+        (version, first): (String, First),
         seed: u64,
         now: Instant,
-    ) -> Workers {
-        let alone = context.alone;
-        let mut generations = Generations::new(context, config.clone(), link, now);
-        generations.current.watch(&poller);
-        Workers {
-            quota: Quota::new(alone),
+    ) -> io::Result<Workers> {
+        let shared = context.dir.is_some();
+        let mut generations = Generations::new(version, config.clone(), shared, first, now)?;
+        generations.watch(&poller);
+        Ok(Workers {
+            quota: Quota::new(context.alone),
             crew: Crew::new(poller.clone(), config, seed),
+            context,
             poller,
             generations,
             outputs: VecDeque::new(),
-        }
+        })
     }
 
-    /// What comes out.
+    /// The next output.
     pub fn poll(&mut self) -> Option<Output> {
-        self.crew.poll().or_else(|| self.outputs.pop_front())
+        let output = self.crew.poll().or_else(|| self.outputs.pop_front())?;
+        Some(self.quota.explain(output, self.generations.current()))
     }
 
     /// Where the processes of the site meet.
     pub fn dir(&self) -> Option<&RuntimeDir> {
-        self.generations.context.dir.as_ref()
+        self.context.dir.as_ref()
     }
 
-    /// What everything is started with.
-    pub fn context(&mut self) -> &mut LaunchContext {
-        &mut self.generations.context
+    /// Keeps the app's standard output apart from its standard error, from the next launch on.
+    pub fn keep_output_apart(&mut self, outlog: bool) {
+        self.context.outlog = outlog;
     }
 
-    /// What serves, and what may come after it.
+    /// The version of the code that serves, and the candidate.
     pub fn generations(&self) -> &Generations {
         &self.generations
     }
 
-    /// The processes, and where the requests stand.
+    /// The processes and the requests.
     pub fn pool(&self) -> &Pool {
         &self.crew.pool
     }
 
     /// How many processes there may be.
     pub fn sizes(&self) -> Sizes {
-        self.quota.sizes(&self.generations.current.config)
+        self.quota.sizes(self.generations.current().config())
     }
 
-    /// Whether a worker has said that it runs.
-    pub fn runs(&self, process: ProcessNo) -> bool {
-        self.crew.pool.roster().runs(process)
-    }
-
-    /// The variables of a request that waits or is with a worker.
+    /// The environment of a request that waits or is with a worker.
     pub fn environ(&self, request: RequestNo) -> Option<&Pairs> {
         self.crew.request(request).map(|request| &*request.environ)
     }
@@ -136,57 +133,56 @@ impl Workers {
         self.run(now);
     }
 
-    /// Nobody waits for the answer any more.
+    /// Nobody waits for the response any more.
     pub fn abort(&mut self, request: RequestNo, now: Instant) {
         self.crew.pool.abort(request);
         self.run(now);
     }
 
-    /// The answer is not taken: stop reading what its worker sends; or go on.
+    /// `held`: stop reading from the worker, because the peer is not draining its response; else go on.
     pub fn hold(&mut self, request: RequestNo, held: bool) {
         self.crew.hold(request, held);
     }
 
-    /// Fails all that wait.
+    /// Fails all waiting requests.
     pub fn fail_queued(&mut self, failure: &Failure, now: Instant) {
         self.crew.pool.fail_queued(failure);
         self.run(now);
     }
 
-    /// Why no request is served now.
+    /// Why no request can be served now.
     pub fn unavailable_reason(&self) -> Option<String> {
-        let reason = self.generations.current.unavailable_reason()?;
+        let reason = self.generations.current().unavailable_reason()?;
         let served = self.crew.pool.roster().serves(self.crew.pool.current());
         (!served).then_some(reason)
     }
 
-    /// What is to serve cannot be imported, and another version may take its place.
+    /// The current version cannot be imported, and the one that last worked may take its place.
     pub fn may_fall_back(&self) -> bool {
-        let current = &self.generations.current;
-        current.failure().is_some()
-            && current.link.connect_only.is_none()
-            && self.crew.pool.roster().is_empty()
+        let current = self.generations.current();
+        current.failure().is_some() && !current.is_fallback() && self.crew.pool.roster().is_empty()
     }
 
-    /// This version serves from now on, if it has a preloader.
+    /// The version that last worked serves from now on, if it has a preloader.
     pub fn fall_back(&mut self, version: String, config: Rc<Config>, now: Instant) {
         self.generations.fall_back(version, config, now);
         self.went_live(now);
     }
 
-    /// What is to serve cannot be imported, for this reason.
+    /// The current version cannot be imported, for this reason.
     pub fn fail(&mut self, reason: String) {
-        self.generations.current.link.fail(reason);
+        self.generations.fail(reason);
     }
 
-    /// Has this version imported, as the candidate, while the other one serves.
+    /// Imports this version as the candidate, while the current one serves.
     pub fn import(&mut self, version: String, config: Rc<Config>, now: Instant) {
-        self.generations.add(version, config, now);
+        let shared = self.context.dir.is_some();
+        self.generations.add(version, config, shared, now);
     }
 
-    /// The candidate is not wanted any more.
+    /// Drops the candidate.
     pub fn abandon(&mut self, now: Instant) {
-        if let Some(number) = self.generations.abandon() {
+        if let Some(number) = self.generations.abandon(&self.context) {
             self.crew.pool.end_trial(number, now);
             self.run(now);
         }
@@ -194,75 +190,73 @@ impl Workers {
 
     /// The candidate serves from now on, if it is of this version. Old workers go on until a new one has started.
     pub fn promote(&mut self, version: &str, now: Instant) -> bool {
-        let promoted = self.generations.promote(version);
+        let promoted = self.generations.promote(version, &self.context);
         if promoted {
             self.went_live(now);
-            self.works();
+            self.put(Output::Works);
         }
         promoted
     }
 
-    /// Asks for the worker that shows whether the candidate can be imported. Where there is no room for one more, it shows
-    /// when the candidate is live.
+    /// Starts a worker to try the candidate's import. Without room for one more, it turns out when the candidate is live.
     pub fn start_trial(&mut self, now: Instant) {
-        if let Some(candidate) = &mut self.generations.candidate {
-            candidate.tried = true;
-            let slots = threads(&candidate.config) as usize;
-            self.crew.pool.start(candidate.number, slots, now);
+        if let Some(candidate) = self.generations.begin_trial() {
+            let slots = threads(candidate.config()) as usize;
+            self.crew.pool.start(candidate.number(), slots, now);
             self.run(now);
         }
     }
 
-    /// Nothing is started from now on but for those who wait already.
+    /// From now on starts workers only for requests that wait already.
     pub fn drain(&mut self) {
         self.crew.pool.drain();
     }
 
-    /// No worker is kept that has nothing to do, until a request needs one.
-    pub fn give_up_idle(&mut self, now: Instant) {
-        self.crew.pool.retire_idle(now);
+    /// Retires idle workers, and starts none until a request needs one.
+    pub fn retire_idle(&mut self, now: Instant) {
+        self.crew.pool.give_up_idle(now, false, now);
         self.run(now);
     }
 
-    /// Gives a worker back if another front wishes for one.
-    pub fn look_for_wish(&mut self, now: Instant) {
-        let can_give = |soon| self.crew.pool.could_give_back(soon, now);
-        if let Some(dir) = &self.generations.context.dir
-            && can_give(true)
-            && reclaim::take_wish(dir, can_give)
-        {
-            self.crew.pool.give_back(now);
-            self.run(now);
+    /// Gives a worker back if another front has asked for one.
+    pub fn reclaim(&mut self, now: Instant) {
+        reclaim::answer(self.context.dir.as_ref(), &mut self.crew.pool, now);
+        if self.context.alone {
+            reclaim::keep_idle(&mut self.crew.pool, now);
         }
+        self.run(now);
     }
 
-    /// Ends all. The control socket and the version of a candidate that was imported, for the next image.
-    pub fn end(&mut self) -> Option<(OwnedFd, String)> {
-        let handed = self.generations.hand_over();
+    /// Ends all workers, and closes the links to preloaders. Returns the control socket and the version of a candidate that
+    /// was imported, for the next image.
+    pub fn end(&mut self, now: Instant) -> Option<(OwnedFd, String)> {
+        if !self.generations.has_candidate() {
+            self.crew.pool.give_up_idle(now, true, now);
+            self.run(now);
+        }
+        let control = self.generations.end(&self.context);
         self.crew.end();
-        self.generations.current.link = Link::idle();
-        handed
+        control
     }
 
     /// When `on_time` has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let links = self.generations.deadline(self.crew.pool.wanted() > 0);
-        links.into_iter().chain(self.crew.pool.deadline()).min()
+        let links = self.generations.deadline(|| self.crew.pool.wanted() > 0);
+        links.into_iter().chain(self.crew.deadline()).min()
     }
 
-    /// Does what time asks for.
+    /// Does what is due.
     pub fn on_time(&mut self, now: Instant) {
+        self.crew.on_time(now);
         loop {
             self.step_generations(now);
-            let startable = self.generations.current.can_start();
-            self.crew.pool.set_startable(startable);
-            if !self.crew.pool.is_due(now) {
+            let (pool, current) = (&mut self.crew.pool, self.generations.current());
+            pool.set_startable(current.can_start(), current.can_keep());
+            if !pool.is_due(now) {
                 return;
             }
-            let config = self.generations.current.config.clone();
-            let pool = &mut self.crew.pool;
-            if let Some(text) = self.quota.bound(pool, &config, startable, now) {
-                self.note(Level::Warning, text);
+            if let Some(text) = self.quota.bound(pool, current, now) {
+                self.note(Level::Warning(place::MORE_THAN_ALLOWED), text);
             }
             self.crew.pool.on_time(now);
             self.run(now);
@@ -275,93 +269,94 @@ impl Workers {
         self.run(now);
     }
 
-    /// A worker has written something, or has let go of what it writes to.
+    /// An output of a worker is ready.
     pub fn on_pipe(&mut self, process: ProcessNo, stream: Stream) {
         self.crew.on_pipe(process, stream);
     }
 
-    /// A preloader has something to tell.
+    /// The control socket of a preloader is ready.
     pub fn on_control(&mut self, generation: u64, now: Instant) {
-        for told in self.generations.read(generation, now) {
-            self.on_told(generation, told, now);
+        for message in self.generations.read(generation, now) {
+            self.on_message(generation, message, now);
         }
-        self.see_failure(now);
+        self.drop_failed_candidate(now);
     }
 
     /// A child of ours has ended.
     pub fn on_exit(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
-        self.generations.ended(status, now);
-        self.on_child_end(pid, status, now);
+        self.generations.child_ended(status, now);
+        self.crew.child_ended(pid, status, now);
+        self.run(now);
         if status != WaitStatus::Exited(pid, 0) {
-            self.on_worker_exit(pid.as_raw(), import::describe(status));
+            self.on_worker_exit(pid.as_raw(), import::describe(status), now);
         }
     }
 
-    fn on_told(&mut self, number: u64, told: Told, now: Instant) {
-        match told {
-            Told::Imported(story) => {
+    fn on_message(&mut self, number: u64, message: Message, now: Instant) {
+        match message {
+            Message::Imported { facts, here } => {
+                let Some(generation) = self.generations.get(number) else {
+                    return;
+                };
+                let report = generation.ready(&facts, here, &self.context);
                 self.imported(number);
-                for (level, text) in story.lines {
+                for (level, text) in report.lines {
                     self.note(level, text);
                 }
-                if let Some(status) = story.status {
-                    self.put(Output::Status(status));
-                }
+                self.outputs.extend(report.status.map(Output::Status));
             }
-            Told::Failed(reason, here) => {
-                if here || self.generations.is_candidate(number) {
-                    self.note_failure(&reason);
-                }
-                self.put(Output::ImportFailed(reason));
-            }
-            Told::Refused(process, reason) => {
+            // Why a candidate has failed is told when it is dropped.
+            Message::Failed { .. } if self.generations.is_candidate(number) => (),
+            Message::Failed { reason, here } => self.put(Output::ImportFailed(reason, here)),
+            Message::Refused(process, reason) => {
                 self.note_limit(format!("the system refused a worker: {reason}"), now);
                 self.crew.pool.no_room(process, now);
-                self.run(now);
             }
-            Told::Release => {
-                self.crew.pool.give_back(now);
-                self.run(now);
+            Message::Forked(process) => self.crew.pool.forked(process, now),
+            Message::Waiting(processes, why) => {
+                self.quota.bounded(why);
+                self.crew.pool.wait_in_line(&processes, now);
             }
-            Told::Exited(pid, how) => self.on_worker_exit(pid, how),
-            Told::Nonsense(what) => {
-                self.note(Level::Error, format!("the preloader sent {what}"));
+            Message::Given(process, kept) => {
+                self.quota.started();
+                if let Some(kept) = self.crew.adopt(process, kept, now) {
+                    self.generations.keep(number, kept);
+                }
+            }
+            Message::Release(urgent) => {
+                if !self.crew.pool.give_back(Some(number), urgent, now) {
+                    self.generations.send(number, &ToPreloader::busy());
+                }
+            }
+            Message::Exited(pid, how) => self.on_worker_exit(pid, how, now),
+            Message::Invalid(what) => {
+                self.note(
+                    Level::Error(worker::BROKEN_WIRE),
+                    format!("the preloader sent {what}"),
+                );
             }
         }
-    }
-
-    /// A child of ours has ended: a worker that has not told yet whether it could import the app?
-    fn on_child_end(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
-        let ended = self.crew.child_ended(pid, now);
         self.run(now);
-        let Some((process, number, said)) = ended else {
-            return;
-        };
-        let reason = import::reason(&said, &import::describe(status));
-        if !import::is_from_outside(status) || self.crew.pool.failed_starts() >= FALSE_STARTS {
-            return self.boot_failed(process, number, reason, now);
-        }
-        self.note(Level::Warning, reason);
-        if let Some(generation) = self.generations.get(number) {
-            generation.tried = false;
-        }
     }
 
-    /// A worker, ours or of another front, has ended in an unusual way; of those that we ended ourselves we know.
-    fn on_worker_exit(&mut self, pid: i32, how: String) {
-        let unexpected = self.crew.pool.roster().is_to_go_on(pid);
-        self.put(Output::Exited(pid, how, unexpected));
+    /// A worker of this site has ended in an unusual way. It is unexpected if it is ours and we did not end it.
+    fn on_worker_exit(&mut self, pid: i32, how: String, now: Instant) {
+        let unexpected = self.crew.pool.roster().ends_unexpectedly(pid);
+        let told = self.crew.ended(pid, &how, now);
+        self.put(Output::Exited(pid, how, unexpected, told));
+        self.run(now);
     }
 
-    /// A worker of the plain form could not import the app.
+    /// A worker could not import the app.
     fn boot_failed(&mut self, process: ProcessNo, number: u64, reason: String, now: Instant) {
-        self.note_failure(&reason);
-        self.put(Output::ImportFailed(reason.clone()));
+        if !self.generations.is_candidate(number) {
+            self.put(Output::ImportFailed(reason.clone(), true));
+        }
         if let Some(generation) = self.generations.get(number) {
-            generation.link.fail(reason);
+            generation.fail(reason);
         }
         self.crew.pool.retire(process, now);
-        self.see_failure(now);
+        self.drop_failed_candidate(now);
     }
 
     /// The app of a generation was imported.
@@ -372,26 +367,21 @@ impl Workers {
         if let Some(generation) = self.generations.get(number) {
             generation.works();
         }
-        if number == self.generations.current.number {
-            self.works();
-        }
-    }
-
-    fn works(&mut self) {
-        if self.generations.current.link.connect_only.is_none() {
+        let current = self.generations.current();
+        if number == current.number() && !current.is_fallback() {
             self.put(Output::Works);
         }
     }
 
     fn went_live(&mut self, now: Instant) {
-        let current = &self.generations.current;
-        self.crew.configure(&current.config);
-        self.crew.pool.promote(current.number, now);
+        let current = self.generations.current();
+        self.crew.configure(current.config());
+        self.crew.pool.promote(current.number(), now);
         self.run(now);
     }
 
-    /// The candidate has failed: the old goes on.
-    fn see_failure(&mut self, now: Instant) {
+    /// If the candidate has failed, the current version goes on.
+    fn drop_failed_candidate(&mut self, now: Instant) {
         if let Some((number, reason)) = self.generations.take_failed() {
             self.crew.pool.end_trial(number, now);
             self.put(Output::Imported(Err(reason)));
@@ -400,24 +390,25 @@ impl Workers {
     }
 
     fn step_generations(&mut self, now: Instant) {
-        let wanted = self.crew.pool.wanted() > 0;
-        for stepped in self.generations.step(wanted, &self.poller, now) {
-            match stepped {
-                Stepped::Note(text) => self.note(Level::Error, text),
-                Stepped::Failed(reason) => self.put(Output::ImportFailed(reason)),
-                Stepped::NoRoom(text) => {
-                    // Those who wait go on waiting, up to their time, and who has an idle worker ends it.
+        let (wanted, context) = (|| self.crew.pool.wanted() > 0, &self.context);
+        for step in self.generations.step(wanted, context, &self.poller, now) {
+            match step {
+                Step::Note(code, text) => self.note(Level::Error(code), text),
+                Step::Failed(number, ..) if self.generations.is_candidate(number) => (),
+                Step::Failed(_, reason, here) => self.put(Output::ImportFailed(reason, here)),
+                Step::NoRoom(text) => {
+                    // Requests go on waiting, up to their timeout, for a front with an idle worker to end it.
                     self.note_limit(text, now);
-                    self.crew.pool.give_back(now);
-                    reclaim::wish(self.dir(), &self.crew.pool);
+                    self.crew.pool.give_back(None, true, now);
+                    reclaim::ask(self.dir(), &self.crew.pool);
                     self.run(now);
                 }
             }
         }
-        self.see_failure(now);
+        self.drop_failed_candidate(now);
     }
 
-    /// Has the crew do what is to be done, and does what it leaves to others.
+    /// Lets the crew act, and handles its events.
     fn run(&mut self, now: Instant) {
         loop {
             self.crew.act(now);
@@ -427,66 +418,75 @@ impl Workers {
                     self.start(process, number, &slots, now);
                 }
                 Some(Event::Started(number, first)) => {
+                    self.quota.started();
                     if first {
                         self.put(Output::Started);
                     }
-                    if self.generations.get(number).is_some_and(|g| g.plain) {
+                    if self.generations.get(number).is_some_and(|g| g.is_plain()) {
                         self.imported(number);
                     }
                 }
                 Some(Event::BootFailed(process, number, reason)) => {
                     self.boot_failed(process, number, reason, now);
                 }
+                Some(Event::ImportKilled(number, reason)) => {
+                    self.note(Level::Warning(worker::IMPORT_KILLED), reason);
+                    if let Some(generation) = self.generations.get(number) {
+                        generation.repeat_trial();
+                    }
+                }
                 Some(Event::Unstarted(number, seconds)) => self.unstarted(number, seconds, now),
+                Some(Event::Keep(number, kept)) => self.generations.keep(number, kept),
             }
         }
     }
 
     fn start(&mut self, process: ProcessNo, number: u64, slots: &[SlotNo], now: Instant) {
-        let launched = self.generations.launch(number, process, slots.len());
-        let launched = launched.and_then(|l| self.crew.launched(process, slots, l));
+        let others = self.crew.pool.counts().processes.saturating_sub(1);
+        let generation = self.generations.get(number);
+        let launched = generation
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+            .and_then(|g| launch::launch(&self.context, g, process, slots.len(), others))
+            .and_then(|l| self.crew.launched(process, slots, l));
         let Err(error) = launched else { return };
         self.crew.pool.not_started(process);
         let text = format!("a worker cannot be started: {error}");
         match (self.generations.is_candidate(number), is_refusal(&error)) {
             (true, true) => self.imported(number),
             (true, false) => {
-                if let Some(candidate) = &mut self.generations.candidate {
-                    candidate.link.fail(text);
+                if let Some(candidate) = self.generations.get(number) {
+                    candidate.fail(text);
                 }
-                self.see_failure(now);
+                self.drop_failed_candidate(now);
             }
             (false, true) => {
-                reclaim::wish(self.dir(), &self.crew.pool);
+                reclaim::ask(self.dir(), &self.crew.pool);
                 self.note_limit(text, now);
                 self.crew.pool.no_room(None, now);
             }
             (false, false) => {
                 if error.kind() != io::ErrorKind::NotConnected {
-                    self.note(Level::Warning, text);
+                    self.note(Level::Warning(worker::NOT_STARTED), text);
                 }
                 self.crew.pool.start_failed(now);
             }
         }
     }
 
-    /// Whoever was to start a worker is stuck.
+    /// A worker has not started in time: the preloader hangs, or the import does.
     fn unstarted(&mut self, number: u64, seconds: u64, now: Instant) {
         let text = format!("a worker has not started within {seconds} s");
-        self.note(Level::Error, text.clone());
-        self.generations.unstarted(number, text, now);
-        self.see_failure(now);
+        self.note(Level::Error(worker::SLOW_START), text.clone());
+        if let Some(generation) = self.generations.get(number) {
+            generation.unstarted(text, &self.context, now);
+        }
+        self.drop_failed_candidate(now);
     }
 
-    fn note_failure(&mut self, reason: &str) {
-        let text = format!("the app cannot be imported\n{}", reason.trim_end());
-        self.note(Level::Error, text);
-    }
-
-    /// A line that would come several times a second while the account is at its limits.
+    /// Notes that the account is at its limits, but not several times a second.
     fn note_limit(&mut self, text: String, now: Instant) {
-        if self.quota.tells(now) {
-            self.note(Level::Warning, text);
+        if let Some(text) = self.quota.refused(&text, now) {
+            self.note(Level::Warning(worker::NO_ROOM), text);
         }
     }
 

@@ -1,12 +1,14 @@
-//! `Pool`: the workers of this front: who serves what, how many there should be, and when one has to go.
+//! `Pool`: decides which worker serves which request, how many workers there should be, and when one has to end.
 //!
-//! Knows numbers only: no socket, no clock. Events come in, actions go out, and whoever does them tells what came of it.
-//! Where a request, a process and its slots stand: `queue`, `process`.
+//! Knows only numbers: no socket, no clock. Events come in, actions go out, and their outcomes come in as events. The states
+//! of requests, processes and slots are in `queue` and `process`.
 
 use super::action::Action;
-use super::process::{Process, ProcessNo, Slot, SlotNo, Why};
+use super::agenda::Agenda;
+use super::kept::Facts;
+use super::process::{LAST_WORDS, Process, ProcessNo, Slot, SlotNo, Why};
 use super::queue::{Late, Queue};
-use super::roster::{LAST_WORDS, Roster};
+use super::roster::Roster;
 use super::scaling::{Counts, Scaling, Sizes};
 use crate::bytes::fnv_more;
 use crate::config::Config;
@@ -17,14 +19,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How long a worker may take for its exit functions before it is killed.
-const EXIT_WITHIN: Duration = Duration::from_secs(3);
-/// So long may the other requests of a process go on that is killed for one of them.
-const OTHERS_FINISH: Duration = Duration::from_secs(5);
-
 type Finished = (RequestNo, Duration);
 
-/// See above.
+/// The scheduler of requests and worker processes.
 #[derive(Debug)]
 pub struct Pool {
     config: Rc<Config>,
@@ -35,53 +32,58 @@ pub struct Pool {
     queue: Queue,
     /// The generation was promoted, and none of its workers has started yet.
     fresh: bool,
-    /// Something has happened that may ask for more processes, or less.
-    changed: bool,
+    agenda: Agenda,
     startable: bool,
+    /// An idle worker of the current generation can be kept for other fronts.
+    keeps: bool,
     seed: u64,
     actions: VecDeque<Action>,
 }
 
 impl Pool {
-    /// No workers yet; generation 1 serves. `seed` spreads what should not happen in several fronts at the same moment.
+    /// No workers yet; generation 1 serves. `seed` differs from front to front, to spread the replacement of workers.
     pub fn new(config: Rc<Config>, seed: u64) -> Pool {
         Pool {
+            queue: Queue::new(&config),
             config,
             scaling: Scaling::default(),
             current: 1,
             roster: Roster::default(),
-            queue: Queue::default(),
             fresh: false,
             startable: false,
-            changed: true,
+            keeps: false,
+            agenda: Agenda::new(),
             seed,
             actions: VecDeque::new(),
         }
     }
 
-    /// These settings hold from now on.
+    /// Applies new settings.
     pub fn configure(&mut self, config: Rc<Config>) {
+        self.queue.configure(&config);
         self.config = config;
-        self.changed = true;
+        self.agenda.change();
     }
 
-    /// So many processes, in this room for processes and threads.
+    /// Sets the bounds: of processes, and of processes and threads together.
     pub fn set_bounds(&mut self, sizes: Sizes, room: Option<usize>) {
         self.scaling.set_bounds(sizes, room);
     }
 
-    /// Whether a process of the current generation can be started now.
-    pub fn set_startable(&mut self, startable: bool) {
-        self.changed |= startable && !self.startable;
-        self.startable = startable;
+    /// Whether a process of the current generation can be started now, and be kept for other fronts.
+    pub fn set_startable(&mut self, startable: bool, keeps: bool) {
+        if startable && !self.startable {
+            self.agenda.change();
+        }
+        (self.startable, self.keeps) = (startable, keeps);
     }
 
-    /// Nothing is started from now on but for those who wait already.
+    /// From now on, workers are started only for requests that wait already.
     pub fn drain(&mut self) {
         self.scaling.drain();
     }
 
-    /// This generation serves from now on; the older workers go as soon as one of its own has started.
+    /// This generation serves from now on; older workers retire when one of its own has started.
     pub fn promote(&mut self, generation: u64, now: Instant) {
         self.current = generation;
         self.fresh = true;
@@ -90,20 +92,21 @@ impl Pool {
         self.go_on(now);
     }
 
-    /// This generation does not go live: its workers on trial end.
+    /// This generation does not go live: its workers on trial retire.
     pub fn end_trial(&mut self, generation: u64, now: Instant) {
-        for number in self.roster.numbers(|p| p.generation() == generation) {
-            self.retire(number, now);
-        }
+        self.retire_all(self.roster.numbers(|p| p.generation() == generation), now);
     }
 
     /// A request waits for a worker.
     pub fn submit(&mut self, request: RequestNo, now: Instant) {
         self.queue.push(request, now);
         self.dispatch(now);
+        if self.scaling.keeps_spare() {
+            self.look_for_need(now);
+        }
     }
 
-    /// Nobody waits for the answer any more.
+    /// Nobody waits for the response any more.
     pub fn abort(&mut self, request: RequestNo) {
         match self.queue.abort(request) {
             Some(slot) => self.put(Action::Abort(slot)),
@@ -111,26 +114,26 @@ impl Pool {
         }
     }
 
-    /// Fails all that wait.
+    /// Fails all waiting requests.
     pub fn fail_queued(&mut self, failure: &Failure) {
-        while let Some(request) = self.queue.first() {
-            self.fail(request, failure.clone());
-        }
+        self.actions.extend(self.queue.fail_waiting(failure));
     }
 
-    /// The worker has ended the request on this slot: which, and how long it took. `too_large`: its process takes too
-    /// much memory.
+    /// The worker has ended the request on this slot: which, and how long it took. `too_large`: its process must end.
     pub fn ended(&mut self, slot: SlotNo, too_large: bool, now: Instant) -> Option<Finished> {
         let number = self.roster.owner(slot)?;
-        let process = self.roster.tell(number)?;
+        let process = self.roster.get_mut(number)?;
         let request = process.finish(slot, now)?;
         let leaves = process.is_retiring() || process.is_worn(now);
+        let old_at = process.old_at();
         let since = self.queue.since(request)?;
         self.queue.take(request);
-        if leaves || too_large || self.scaling.is_asked_back(now) {
+        if leaves || too_large {
             self.retire(number, now);
-        } else {
+        } else if !self.give_if_asked(number, now) {
             self.roster.set_free(slot);
+            self.agenda.expect(old_at);
+            self.agenda.expect(self.surplus_until());
         }
         self.dispatch(now);
         Some((request, now.saturating_duration_since(since)))
@@ -138,14 +141,14 @@ impl Pool {
 
     /// The request could not be sent: the worker is gone.
     pub fn send_failed(&mut self, slot: SlotNo, now: Instant) {
-        let process = self.roster.tell_owner(slot);
+        let process = self.roster.owner_mut(slot);
         if let Some(request) = process.and_then(|process| process.take(slot, now)) {
-            self.requeue(request, false);
+            self.actions.extend(self.queue.put_back(request));
         }
         self.lost(slot, now);
     }
 
-    /// Asks for a process of this generation.
+    /// Starts a process of this generation.
     pub fn start(&mut self, generation: u64, slots: usize, now: Instant) {
         let (number, slots) = self.roster.add(slots, |number, slots| {
             let random = fnv_more(self.seed, &number.0.to_le_bytes());
@@ -155,83 +158,98 @@ impl Pool {
         self.go_on(now);
     }
 
-    /// It was asked for. `child`: it is a child of ours; `outputs`: so many descriptors are read of it.
+    /// It was launched. `child`: it is a child of ours; `outputs`: how many of its outputs are read.
     pub fn launched(&mut self, process: ProcessNo, child: Option<Pid>, outputs: usize) {
-        if let Some(process) = self.roster.tell(process) {
-            process.launched(child, outputs);
-        }
+        self.roster.launched(process, child, outputs);
     }
 
-    /// It could not be asked for; then `no_room`, or `start_failed`.
+    /// It could not be launched; `no_room` or `start_failed` follows.
     pub fn not_started(&mut self, process: ProcessNo) {
         self.take_back(process);
         self.roster.remove(process);
     }
 
-    /// Starting a process has failed: something is amiss.
+    /// Launching a process has failed: something is wrong.
     pub fn start_failed(&mut self, now: Instant) {
         self.scaling.failed(now);
         self.go_on(now);
     }
 
-    /// The system has no room for a process: who waits goes on waiting. `process`: one that was asked for.
+    /// The system has refused a process: requests go on waiting. `process`: the one that was to be forked.
     pub fn no_room(&mut self, process: Option<ProcessNo>, now: Instant) {
         if let Some(process) = process {
             self.take_back(process);
-            if let Some(process) = self.roster.tell(process) {
+            if let Some(process) = self.roster.get_mut(process) {
                 process.end(now + LAST_WORDS, Why::Done);
             }
         }
-        if let Some(process) = self.roster.in_the_way(self.current, now) {
-            self.retire(process, now);
-        }
+        self.retire_all(self.roster.in_the_way(self.current, now), now);
         self.scaling.refused(self.queue.waiting(), now);
         self.go_on(now);
     }
 
-    /// STARTED on this slot. Whether it is the first word of its process.
+    /// STARTED on this slot. Whether it is the first one of its process.
     pub fn started(&mut self, slot: SlotNo, pid: i32, now: Instant) -> bool {
-        let Some(process) = self.roster.tell_owner(slot) else {
+        let Some(first) = self.roster.started(slot, pid, self.current, now) else {
             return false;
         };
-        let first = process.started(slot, pid, now);
-        let gets_requests = !process.is_retiring() && process.generation() <= self.current;
-        if gets_requests && matches!(process.slot(slot), Some(Slot::Idle(_))) {
-            self.roster.set_free(slot);
-        }
         self.scaling.succeeded();
         self.go_on(now);
+        if let Some(idle) = self.roster.idle_owner(slot) {
+            self.give_if_asked(idle, now);
+        }
         first
+    }
+
+    /// The preloader has forked it.
+    pub fn forked(&mut self, number: Option<ProcessNo>, now: Instant) {
+        self.roster.forked(number, now);
+        self.go_on(now);
+    }
+
+    /// The site has no room for these processes yet: their requests wait again.
+    pub fn wait_in_line(&mut self, processes: &[ProcessNo], now: Instant) {
+        for request in self.roster.wait_in_line(processes) {
+            self.actions.extend(self.queue.put_back(request));
+        }
+        self.go_on(now);
+    }
+
+    /// In place of the process that was to be started came one that another front had.
+    pub fn adopted(&mut self, number: ProcessNo, facts: &Facts, now: Instant) {
+        self.roster.adopted(number, facts, now);
+        for slot in self.roster.slots(number) {
+            self.started(slot, facts.pid, now);
+        }
     }
 
     /// The socket of a slot has ended.
     pub fn lost(&mut self, slot: SlotNo, now: Instant) {
-        let Some(lost) = self.roster.lose_for_good(slot, now) else {
+        let Some(lost) = self.roster.socket_ended(slot, now) else {
             return;
         };
         if lost.unstarted {
             self.scaling.failed(now);
         }
         self.actions.extend(lost.process.map(Action::Lost));
-        match lost.did {
-            Slot::Starting(Some(request)) => self.requeue(request, true),
-            Slot::Busy(request) => self.fail(request, Failure::WorkerLost(lost.why, lost.pid)),
-            _ => (),
-        }
+        self.actions.extend(match lost.state {
+            Slot::Starting(Some(request)) => self.queue.requeue(request, lost.again),
+            Slot::Busy(request) => self.queue.fail(request, lost.failure),
+            _ => Vec::new(),
+        });
         self.go_on(now);
     }
 
-    /// One of the descriptors that a process writes to has ended.
+    /// An output of a process has ended.
     pub fn output_ended(&mut self, process: ProcessNo) {
-        self.changed = true;
-        let process = self.roster.tell(process).into_iter();
-        process.for_each(Process::output_ended);
+        self.agenda.change();
+        self.roster.output_ended(process);
     }
 
-    /// It is known how the import of a child went. Whether it was not known before.
+    /// The outcome of a child's import is known. Whether this is news.
     pub fn resolve(&mut self, process: ProcessNo) -> bool {
-        self.changed = true;
-        self.roster.tell(process).is_some_and(Process::resolve)
+        self.agenda.change();
+        self.roster.get_mut(process).is_some_and(Process::resolve)
     }
 
     /// The process is gone.
@@ -241,112 +259,103 @@ impl Pool {
             self.lost(slot, now);
         }
         self.roster.remove(number);
-        self.changed = true;
+        self.agenda.change();
     }
 
-    /// The process gets no more requests, and leaves as soon as it has none.
+    /// The process gets no more requests, and ends as soon as it has none.
     pub fn retire(&mut self, number: ProcessNo, now: Instant) {
-        self.changed = true;
-        let Some(process) = self.roster.tell(number) else {
-            return;
-        };
-        let closed = process.retire();
-        if process.slots().next().is_none() {
-            process.end(now + EXIT_WITHIN, Why::Done);
-        }
-        for slot in closed {
-            self.roster.lose(slot);
-            self.put(Action::Close(slot));
-        }
+        self.agenda.change();
+        let closed = self.roster.retire(number, now).into_iter();
+        self.actions.extend(closed.map(Action::Close));
     }
 
-    /// Retires all workers that have nothing to do, until a request needs one.
-    pub fn retire_idle(&mut self, now: Instant) {
-        for process in self.roster.idle_since(now) {
+    fn retire_all(&mut self, processes: impl IntoIterator<Item = ProcessNo>, now: Instant) {
+        for process in processes {
             self.retire(process, now);
         }
-        self.scaling.spare();
     }
 
-    /// Another front of the site needs a process more than this one does.
-    pub fn give_back(&mut self, now: Instant) {
-        let idle = self.roster.idle_since(now).first().copied();
-        let gives = idle.filter(|_| self.queue.waiting() == 0);
-        if let Some(process) = gives {
-            self.retire(process, now);
+    /// Another front needs a worker, of this generation if it is given: parts with an idle one, if no request waits.
+    /// `urgent`: else with the next one that becomes idle. Whether another front gets it.
+    pub fn give_back(&mut self, of: Option<u64>, urgent: bool, now: Instant) -> bool {
+        let may = self.queue.waiting() == 0 && (urgent || self.scaling.has_more(self.counts()));
+        let gives = self.roster.idle_of(of, now).filter(|_| may);
+        let kept = gives.is_some_and(|number| self.part_with(number, true, now));
+        if urgent || gives.is_some() {
+            self.scaling.asked_back(gives.is_some(), now);
         }
-        self.scaling.asked_back(gives.is_some(), now);
+        kept
     }
 
-    /// Whether it could give a worker back; `soon`: one that is busy now counts.
-    pub fn could_give_back(&self, soon: bool, now: Instant) -> bool {
-        self.queue.waiting() == 0
-            && self.roster.any(|p| !p.is_retiring())
-            && (soon || !self.roster.idle_since(now).is_empty())
+    /// Parts with workers idle since then, and starts none until a request needs one. `kept`: others may have them.
+    pub fn give_up_idle(&mut self, since: Instant, kept: bool, now: Instant) {
+        for idle in self.roster.idle_since(since) {
+            self.part_with(idle, kept, now);
+            self.scaling.spare();
+        }
     }
 
-    /// Whether this front does without a worker until a request needs one.
-    pub fn is_spared(&self) -> bool {
-        self.scaling.is_spared(
-            self.queue.waiting(),
-            !self.roster.outdated(self.current).is_empty(),
-        )
+    /// Parts with a worker that another front has asked for. Whether one has.
+    fn give_if_asked(&mut self, number: ProcessNo, now: Instant) -> bool {
+        let asked = self.scaling.is_asked_back(now);
+        if asked && !self.part_with(number, true, now) {
+            self.scaling.make_room(now);
+        }
+        asked
+    }
+
+    /// Retires a worker, or has it kept for other fronts if that `may` be and it is idle. Whether it is kept.
+    fn part_with(&mut self, number: ProcessNo, may: bool, now: Instant) -> bool {
+        let keeps = may && self.keeps && self.roster.leave(number, self.current);
+        self.agenda.change();
+        match keeps {
+            true => self.put(Action::Keep(number)),
+            false => self.retire(number, now),
+        }
+        keeps
+    }
+
+    /// Takes away a process that is to be kept.
+    pub fn take(&mut self, number: ProcessNo, now: Instant) -> Option<Facts> {
+        self.roster.take(number, now)
     }
 
     /// Whether `on_time` has something to do.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.changed || self.deadline().is_some_and(|at| at <= now)
+        self.agenda.is_due(now, || self.next_due())
     }
 
-    /// Does what time asks for, and grows or shrinks.
+    /// Does what is due, and starts or retires workers.
     pub fn on_time(&mut self, now: Instant) {
-        self.changed = false;
-        for late in self.queue.expire(&self.config, now) {
+        self.agenda.begin();
+        for late in self.queue.expire(now) {
             self.expire(late, now);
         }
-        if let Some((process, within)) = self.roster.unstarted(self.start_timeout(), now) {
-            self.put(Action::Unstarted(process, within.as_secs()));
-        }
-        for number in self.roster.numbers(|p| p.is_due(now)) {
-            self.put(Action::Kill(number));
-        }
+        self.actions
+            .extend(self.roster.unstarted(&self.config, now));
+        let gone = self.roster.numbers(|p| p.is_due(now)).into_iter();
+        self.actions.extend(gone.map(Action::Kill));
         self.retire_outdated(now);
-        if self.can_start() {
-            let (outdated, tasks) = (
-                !self.roster.outdated(self.current).is_empty(),
-                self.roster.tasks().1,
-            );
-            let slots = self.scaling.start(self.counts(), outdated, tasks, now);
-            if let Some(slots) = slots {
-                self.start(self.current, slots, now);
-            }
+        if self.can_start()
+            && let Some(slots) = self.scaling.start(self.counts(), now)
+        {
+            self.start(self.current, slots, now);
         }
         self.shrink(now);
+        self.agenda.end(self.next_due());
     }
 
-    /// When `on_time` has something to do.
+    /// When `on_time` has something to do, or a little before.
     pub fn deadline(&self) -> Option<Instant> {
-        let surplus = self.scaling.surplus(self.counts()) > 0;
-        let idle = self.roster.longest_idle().filter(|_| surplus);
-        let may_start = self.can_start() && self.wanted() > 0;
-        let all = [
-            self.roster.deadline(self.start_timeout()),
-            self.queue.deadline(&self.config),
-            idle.map(|since| since + self.idle_timeout()),
-            self.scaling.deadline().filter(|_| may_start),
-        ];
-        all.into_iter().flatten().min()
+        self.agenda.deadline(|| self.next_due())
     }
 
-    /// How many processes are to be started, as soon as one can be.
+    /// How many processes are missing.
     pub fn wanted(&self) -> usize {
-        self.scaling.wanted(
-            self.counts(),
-            !self.roster.outdated(self.current).is_empty(),
-        )
+        self.scaling.wanted(self.counts())
     }
 
-    /// The numbers of the moment.
+    /// The present numbers.
     pub fn counts(&self) -> Counts {
         self.roster.counts(self.current, self.queue.waiting())
     }
@@ -366,24 +375,24 @@ impl Pool {
         &self.queue
     }
 
-    /// Starts that have failed, one after the other.
-    pub fn failed_starts(&self) -> u32 {
-        self.scaling.failed_starts()
+    /// How many processes there should be.
+    pub fn scaling(&self) -> &Scaling {
+        &self.scaling
     }
 
-    /// Whether a request would go to a worker at once.
+    /// Whether a worker would get a request at once.
     pub fn has_free_slot(&self) -> bool {
         self.roster.pick(self.current).is_some()
     }
 
-    /// What is to be done next.
+    /// The next action.
     pub fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// There are other processes than before, or they may be started again.
+    /// Processes have changed, or may be started again.
     fn go_on(&mut self, now: Instant) {
-        self.changed = true;
+        self.agenda.change();
         self.dispatch(now);
     }
 
@@ -396,28 +405,43 @@ impl Pool {
             self.roster.give(slot, request);
             self.put(Action::Send(slot, request));
         }
-        self.changed |= self.queue.waiting() > 0 || self.scaling.keeps_spare();
-    }
-
-    /// The worker that the request was given to has not begun with it.
-    fn requeue(&mut self, request: RequestNo, false_start: bool) {
-        if !self.queue.requeue(request, false_start) {
-            self.fail(request, Failure::NoWorker);
+        self.agenda.expect(Some(self.queue.soonest(now)));
+        if self.queue.waiting() > 0 {
+            self.look_for_need(now);
         }
     }
 
-    fn fail(&mut self, request: RequestNo, failure: Failure) {
-        if self.queue.take(request).is_some() {
-            self.put(Action::Fail(request, failure));
+    /// Requests wait, or idle processes have got some: is another process to be started?
+    fn look_for_need(&mut self, now: Instant) {
+        match self.scaling.next_look(self.counts(), now) {
+            at if at > now => self.agenda.expect(Some(at)),
+            _ => self.agenda.change(),
         }
-        self.put(Action::Forget(request));
     }
 
-    /// Takes the requests of a process back that will never start.
+    /// When something is due, all being looked at.
+    fn next_due(&self) -> Option<Instant> {
+        let may_start = self.can_start() && self.wanted() > 0;
+        let all = [
+            self.roster.deadline(&self.config),
+            self.queue.deadline(),
+            self.surplus_until(),
+            self.scaling.deadline().filter(|_| may_start),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// When the first of the idle processes ends that are more than what is kept.
+    fn surplus_until(&self) -> Option<Instant> {
+        let since = self.roster.surplus_since(self.current, self.scaling.kept());
+        Some(since? + Duration::from_secs(self.config.server.idle_timeout))
+    }
+
+    /// Takes back the requests of a process that will never start.
     fn take_back(&mut self, number: ProcessNo) {
         for slot in self.roster.slots(number) {
             if let Some((_, Slot::Starting(Some(request)))) = self.roster.lose(slot) {
-                self.requeue(request, false);
+                self.actions.extend(self.queue.put_back(request));
             }
             self.put(Action::Close(slot));
         }
@@ -426,72 +450,47 @@ impl Pool {
     fn expire(&mut self, late: Late, now: Instant) {
         match late {
             Late::InQueue(request, waited) => {
-                self.fail(request, Failure::QueueTimeout(waited.as_secs()));
+                let failure = Failure::QueueTimeout(waited.as_secs());
+                self.actions.extend(self.queue.fail(request, failure));
             }
             Late::Slow(request, slot, waited) => {
                 self.put(Action::Slow(request, waited));
-                let pid = self.roster.pid(slot);
-                self.actions.extend(pid.map(Action::WriteStack));
+                self.actions
+                    .extend(self.roster.pid(slot).map(Action::WriteStack));
             }
             Late::Running(request, slot, waited) => {
                 let failure = Failure::RequestTimeout(waited.as_secs());
                 self.put(Action::Fail(request, failure));
                 if let Some((process, pid)) = self.roster.too_slow(slot) {
                     self.put(Action::WriteStack(pid));
-                    self.end_too_slow(process, slot, now);
+                    self.retire(process, now);
+                    self.roster.end_too_slow(slot, now);
                 }
             }
         }
     }
 
-    /// A request on this slot has run for too long: its process is ended.
-    fn end_too_slow(&mut self, number: ProcessNo, slot: SlotNo, now: Instant) {
-        self.retire(number, now);
-        if let Some(process) = self.roster.tell(number) {
-            let grace = match process.serves_others(slot) {
-                true => OTHERS_FINISH,
-                false => LAST_WORDS,
-            };
-            process.end_for(now + grace, Why::TooSlow);
-        }
-    }
-
     fn retire_outdated(&mut self, now: Instant) {
-        if !self.roster.has_started(self.current) {
-            return;
-        }
-        if std::mem::take(&mut self.fresh) {
-            self.put(Action::Live);
-        }
-        for number in self.roster.outdated(self.current) {
-            self.retire(number, now);
-        }
-    }
-
-    /// Retires a process that is too old, and those that nobody has needed for `idle_timeout`.
-    fn shrink(&mut self, now: Instant) {
-        if let Some(process) = self.roster.old_and_idle(now) {
-            self.retire(process, now);
-        }
-        let surplus = self.scaling.surplus(self.counts());
-        if let Some(since) = now.checked_sub(self.idle_timeout()).filter(|_| surplus > 0) {
-            for process in self.roster.idle_since(since).into_iter().take(surplus) {
-                self.retire(process, now);
+        if self.roster.has_started(self.current) {
+            if std::mem::take(&mut self.fresh) {
+                self.put(Action::Live);
             }
+            self.retire_all(self.roster.outdated(self.current), now);
         }
     }
 
-    /// Whether a process may be started: not while it is unknown why the last one could not import the app.
+    /// Retires a process that is too old, and surplus ones that have been idle for `idle_timeout`.
+    fn shrink(&mut self, now: Instant) {
+        self.retire_all(self.roster.old_and_idle(now), now);
+        if let Some(since) = now.checked_sub(Duration::from_secs(self.config.server.idle_timeout)) {
+            let kept = self.scaling.kept();
+            self.retire_all(self.roster.surplus(self.current, kept, since), now);
+        }
+    }
+
+    /// Whether a process may be started: not before the exit status of one that died in its import is known.
     fn can_start(&self) -> bool {
         self.startable && !self.roster.any(Process::is_mute)
-    }
-
-    fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(self.config.server.idle_timeout)
-    }
-
-    fn start_timeout(&self) -> Duration {
-        Duration::from_secs(self.config.limits.start_timeout)
     }
 
     fn put(&mut self, action: Action) {

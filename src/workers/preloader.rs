@@ -1,67 +1,74 @@
-//! `Link`: a front's tie to the preloader of one code version, and the election that makes sure there is just one.
+//! `Link`: a front's connection to the preloader of one code version, and the election of the one front that starts it.
 //!
 //! ```text
 //! Electing ─connected, or started by us─▶ Waiting ─READY─▶ Ready ─end of stream─▶ Electing (when a fork is needed)
-//!    ▲                                      │ └─FAILED, or too late─▶ Failed
-//!    ├──end of stream, or it stands still───┤                            ▲
-//!    └──it was ended by somebody else── Ended, if we started it ─by itself─┘
+//!    ▲                                      │ ├─timeout─▶ Stuck ─▶ Failed
+//!    │                                      │ └─FAILED─▶ Failed
+//!    ├──end of stream, or it hangs──────────┤              ▲
+//!    └──killed by somebody else── Ended, if we started it ─┴─by itself             any ─close─▶ Closed
 //! ```
-//! The lock file's lock belongs to an open file description that only the preloader keeps, and until the app is imported
-//! the front that started it: lock free means no preloader. Whoever gets the lock listens *before* it starts Python, so
-//! the other fronts wait in the backlog while the app is imported. Nobody but the holder of the lock removes the socket.
+//! The lock on the lock file belongs to an open file description that only the preloader keeps and, until the app is
+//! imported, the front that started it: if the lock is free, there is no preloader. The holder listens *before* it starts
+//! Python, so other fronts wait in the backlog during the import. Only the holder of the lock removes the socket.
 //! Takes `now` as an argument; never blocks.
 
 use super::channel::Channel;
+use super::context::LaunchContext;
+use super::control::{Message, ToPreloader};
 use super::election::{self, Elected};
-use super::import::{self, Import};
+use super::import::{self, Import, Note};
+use super::kept::Kept;
 use super::process::ProcessNo;
-use super::roster::{ANSWERS_WITHIN, STATUS_WITHIN};
-use super::spawn::Start;
-use super::wire;
-use crate::pairs::Pairs;
+use super::roster::{ANSWERS_WITHIN, STACK_WITHIN, STATUS_WITHIN};
+use super::wire::{self, Frame};
+use crate::codes::worker;
+use crate::config::Config;
+use crate::poller::{Poller, Token};
 use crate::rundir::{Entry, RuntimeDir, holder};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// First pause of a front that finds the lock taken and nobody listening yet; doubles up to `MAX_PAUSE`.
 const PAUSE: Duration = Duration::from_millis(3);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
-/// So many imports that end with their process, and nobody knows why, are no accident.
+/// Pause after the system has refused a process for the preloader.
+const REFUSED_PAUSE: Duration = Duration::from_millis(200);
+/// This many unexplained deaths during the import, one after the other, are a failure.
 const DEATHS: u32 = 8;
 /// The longest pause between two of them.
 const DEATH_PAUSE: Duration = Duration::from_millis(500);
 
-/// A front's tie to one preloader.
+/// A front's connection to the preloader of one code version.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// Names the code version, and the files of its preloader.
-    pub version: String,
-    /// Where it stands.
-    pub state: State,
-    /// The control socket, once there is one.
-    pub channel: Option<Channel>,
-    /// Whether we started this preloader.
-    pub started_here: bool,
-    /// The process that we started, until it has told how the import went.
-    pub import: Option<Import>,
-    /// Never start one, since its code is not there any more; with the reason why it would be needed.
-    pub connect_only: Option<String>,
-    /// Preloaders that ended, one after the other, before they told how the import went.
-    pub deaths: u32,
-    /// Workers that it was asked for and has not answered for yet: it answers in turn.
-    pub asked: VecDeque<ProcessNo>,
+    version: String,
+    state: State,
+    /// The control socket, while there is one.
+    channel: Option<Channel>,
+    /// The process that we started, until it is known how the import went.
+    import: Option<Import>,
+    /// Never start a preloader, because the code of this version may be gone; fail with this reason instead.
+    connect_only: Option<String>,
+    /// Preloaders in a row that ended during the import.
+    deaths: u32,
+    /// The process that this front started for the import has ended without a word.
+    pub(super) ended_here: bool,
+    /// Workers requested by FORK and not yet answered; answers come in the same order.
+    requested: VecDeque<ProcessNo>,
 }
 
 /// See the diagram above.
-#[derive(Debug, Clone, PartialEq)]
-pub enum State {
-    /// Looking for the preloader, or for the right to start it, not before `next`.
+#[derive(Debug)]
+enum State {
+    /// Looks for the preloader, or for the right to start it.
     Electing {
         /// When to look again.
         next: Instant,
@@ -70,167 +77,194 @@ pub enum State {
     },
     /// The app is being imported.
     Waiting {
-        /// When to see whether it stands still.
-        look: Instant,
+        /// When to check whether it hangs.
+        check: Instant,
         /// When to give up.
+        until: Instant,
+    },
+    /// The import took too long, and was told to write its stack.
+    Stuck {
+        /// When to kill it.
         until: Instant,
     },
     /// The process that we started has ended, or its connection has.
     Ended {
-        /// When to do without its exit status.
+        /// When to go on without its exit status.
         until: Instant,
     },
     /// It forks on demand.
     Ready,
     /// The app cannot be imported.
     Failed {
-        /// The last lines of the reason.
+        /// The last lines of the traceback, or why there is none.
         reason: String,
     },
-}
-
-/// What a preloader must know of the front that asks.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Hello {
-    /// The process that spawned the front; 0: none whose end would matter.
-    pub spawner: i32,
-    /// Its start time in clock ticks since boot.
-    pub spawner_start: u64,
-    /// Seconds to outlive the last front.
-    pub linger: u64,
+    /// The front is leaving.
+    Closed,
 }
 
 impl Link {
-    /// A tie that is still to be made.
-    pub fn new(version: String, now: Instant) -> Link {
+    /// Connects to the preloader of this version, or starts it, from `now` on.
+    pub(super) fn new(version: String, now: Instant) -> Link {
         Link {
             version,
-            state: State::Electing {
-                next: now,
-                pause: PAUSE,
-            },
-            ..Link::idle()
-        }
-    }
-
-    /// A tie that does nothing.
-    pub fn idle() -> Link {
-        Link {
-            version: String::new(),
-            state: State::Ready,
+            state: State::electing(now, PAUSE),
             channel: None,
-            started_here: false,
             import: None,
             connect_only: None,
             deaths: 0,
-            asked: VecDeque::new(),
+            ended_here: false,
+            requested: VecDeque::new(),
         }
     }
 
-    /// A tie that the image before this one made.
-    pub fn adopted(version: String, control: OwnedFd) -> io::Result<Link> {
+    /// The same, but never starts one: fails with this reason if there is none.
+    pub(super) fn connect_only(version: String, reason: String, now: Instant) -> Link {
+        Link {
+            connect_only: Some(reason),
+            ..Link::new(version, now)
+        }
+    }
+
+    /// Takes over the control socket of a preloader that has imported the app.
+    pub(super) fn adopt(version: String, control: OwnedFd, now: Instant) -> io::Result<Link> {
         Ok(Link {
-            version,
+            state: State::Ready,
             channel: Some(Channel::new(control)?),
-            ..Link::idle()
+            ..Link::new(version, now)
         })
     }
 
-    /// When `step` has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            State::Electing { next, .. } => Some(next),
-            State::Waiting { look, until } => Some(look.min(until)),
-            State::Ended { until } => Some(until),
-            State::Failed { .. } | State::Ready => None,
+    /// The app is not imported, and nobody has begun to.
+    pub(super) fn is_electing(&self) -> bool {
+        matches!(self.state, State::Electing { .. })
+    }
+
+    /// It forks on demand.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// The app is being imported.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
+    /// Why the app cannot be imported.
+    pub(super) fn failure(&self) -> Option<&str> {
+        match &self.state {
+            State::Failed { reason } => Some(reason),
+            _ => None,
         }
     }
 
-    /// Goes on with what is due. What the log should know of it.
-    pub fn step(
+    /// When `step` has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Electing { next, .. } => Some(next),
+            State::Waiting { check, until } => Some(check.min(until)),
+            State::Stuck { until } | State::Ended { until } => Some(until),
+            State::Failed { .. } | State::Ready | State::Closed => None,
+        }
+    }
+
+    /// Does what is due. Returns a line for the log.
+    pub(super) fn step(
         &mut self,
-        now: Instant,
         dir: &RuntimeDir,
-        start: Start<'_>,
-        hello: Hello,
-    ) -> io::Result<Option<String>> {
-        match self.state.clone() {
+        context: &LaunchContext,
+        config: &Config,
+        now: Instant,
+    ) -> io::Result<Option<Note>> {
+        match self.state {
             State::Electing { next, pause } if next <= now => {
-                let (control, import) = match election::elect(
-                    &self.version,
-                    self.connect_only.is_some(),
-                    dir,
-                    start,
-                )? {
-                    Elected::Connected(control) => (control, None),
-                    Elected::Started(control, import) => (control, Some(import)),
-                    Elected::Told(reason) => {
-                        self.fail(reason);
-                        return Ok(None);
-                    }
-                    Elected::Nobody => {
-                        if let Some(reason) = self.connect_only.clone() {
-                            self.fail(reason);
-                            return Ok(None);
-                        }
-                        let later = (pause * 2).min(MAX_PAUSE);
-                        self.state = State::Electing {
-                            next: now + pause,
-                            pause: later,
-                        };
-                        return Ok(None);
-                    }
-                };
-                self.channel = Some(Channel::new(control)?);
-                self.greet(hello);
-                self.started_here = import.is_some();
-                self.import = import;
-                let limit = Duration::from_secs(start.config.limits.start_timeout);
-                self.state = State::Waiting {
-                    look: now + limit.min(ANSWERS_WITHIN),
-                    until: now + limit,
-                };
+                self.elect(pause, dir, context, config, now)?;
                 Ok(None)
             }
-            State::Waiting { look, until } if look.min(until) <= now => {
-                let seconds = start.config.limits.start_timeout;
-                if self.holder(dir).1 {
-                    self.end_stuck(dir);
-                    self.lost(now);
-                    let text = "the preloader does not answer: it is ended, and another one takes its place";
-                    return Ok(Some(text.to_owned()));
-                }
-                if now < until {
-                    self.state = State::Waiting { look: until, until };
-                    return Ok(None);
-                }
-                self.end_stuck(dir);
-                self.fail(format!(
-                    "the app was not imported within {seconds} s ([limits] start_timeout)"
-                ));
+            State::Waiting { check, until } if check.min(until) <= now => {
+                Ok(self.check(until, dir, now))
+            }
+            State::Stuck { until } if until <= now => {
+                self.give_up(dir, config);
                 Ok(None)
             }
-            State::Ended { until } => {
-                let import = self.import.take();
-                let status = import.as_ref().and_then(|import| import.ended);
-                if status.is_none() && now < until {
-                    self.import = import;
-                    return Ok(None);
-                }
-                Ok(self.conclude(import, status, now))
-            }
+            State::Ended { until } => Ok(self.conclude(until, now)),
             _ => Ok(None),
         }
     }
 
-    /// The process that we started has ended before it told how the import went.
-    fn conclude(
+    fn elect(
         &mut self,
-        import: Option<Import>,
-        status: Option<WaitStatus>,
+        pause: Duration,
+        dir: &RuntimeDir,
+        context: &LaunchContext,
+        config: &Config,
         now: Instant,
-    ) -> Option<String> {
-        let import = import?;
+    ) -> io::Result<()> {
+        let may_start = self.connect_only.is_none();
+        let elected = election::elect(&self.version, may_start, dir, context, config)?;
+        let (control, import) = match elected {
+            Elected::Connected(control) => (control, None),
+            Elected::Started(control, import) => (control, Some(import)),
+            Elected::Failed(reason) => {
+                self.fail(reason);
+                return Ok(());
+            }
+            Elected::Nobody => {
+                match self.connect_only.clone() {
+                    Some(reason) => self.fail(reason),
+                    None => self.state = State::electing(now + pause, (pause * 2).min(MAX_PAUSE)),
+                }
+                return Ok(());
+            }
+        };
+        self.channel = Some(Channel::new(control)?);
+        self.import = import;
+        self.send(&ToPreloader::hello(&context.hello(context.linger(config))));
+        let limit = Duration::from_secs(config.limits.start_timeout);
+        self.state = State::Waiting {
+            check: now + limit.min(ANSWERS_WITHIN),
+            until: now + limit,
+        };
+        Ok(())
+    }
+
+    /// Checks whether the preloader hangs, or the import takes too long.
+    fn check(&mut self, until: Instant, dir: &RuntimeDir, now: Instant) -> Option<Note> {
+        if self.holder(dir).1 {
+            self.replace_stuck(dir, now);
+            let text = "the preloader does not answer: killing it and starting another".into();
+            return Some((worker::MUTE_PRELOADER, text));
+        }
+        if now < until {
+            let check = until;
+            self.state = State::Waiting { check, until };
+            return None;
+        }
+        let wait = self.import.as_ref().map_or(Duration::ZERO, |import| {
+            import.ask_for_stack();
+            STACK_WITHIN
+        });
+        self.state = State::Stuck { until: now + wait };
+        None
+    }
+
+    /// Kills an import that took too long, and says where it was.
+    fn give_up(&mut self, dir: &RuntimeDir, config: &Config) {
+        let import = self.import.as_ref();
+        let reason = import.map_or_else(
+            || import::too_long(config, &[]),
+            |import| import.too_long(config),
+        );
+        self.kill_stuck(dir);
+        self.fail(reason);
+    }
+
+    /// The process that we started has ended before it said how the import went.
+    fn conclude(&mut self, until: Instant, now: Instant) -> Option<Note> {
+        let is_known = |import: &mut Import| import.status().is_some() || until <= now;
+        let import = self.import.take_if(is_known)?;
+        let status = import.status();
         let how = status.map_or_else(|| String::from("has ended"), import::describe);
         let by_itself = match status {
             Some(WaitStatus::Exited(_, 0)) => !import.is_succeeded(),
@@ -241,128 +275,189 @@ impl Link {
         if !by_itself {
             if self.deaths + 1 < DEATHS {
                 self.die(now);
-                return Some(reason + "; another one takes its place");
+                return Some((worker::IMPORT_KILLED, reason + "; starting another one"));
             }
-            reason.push_str(&format!(", like {} before it", DEATHS - 1));
+            reason += &format!(", like {} before it", DEATHS - 1);
         }
-        import.tell_others(&reason);
-        self.fail(reason.clone());
-        Some(format!("the app cannot be imported\n{reason}"))
+        import.publish(&reason);
+        self.fail(reason);
+        self.ended_here = true;
+        None
     }
 
-    /// A child of ours has ended: the one that imports the app? Whether there is something to be done.
-    pub fn ended(&mut self, status: WaitStatus, now: Instant) -> bool {
-        let Some(import) = self
-            .import
-            .as_mut()
-            .filter(|import| status.pid() == Some(import.pid))
-        else {
+    /// A child of ours has ended. Whether it is the one that imports the app.
+    pub(super) fn child_ended(&mut self, status: WaitStatus, now: Instant) -> bool {
+        if !self.import.as_mut().is_some_and(|i| i.child_ended(status)) {
             return false;
-        };
-        import.ended = Some(status);
+        }
         match &self.state {
-            // One that left with 0 may have a successor: then the connection goes on.
-            State::Waiting { .. } if !matches!(status, WaitStatus::Exited(_, 0)) => {
+            // One that exited with 0 may have a successor: then the connection goes on.
+            State::Waiting { .. } if matches!(status, WaitStatus::Exited(_, 0)) => (),
+            State::Waiting { .. } | State::Ended { .. } => {
                 self.state = State::Ended { until: now };
             }
-            State::Ended { .. } => self.state = State::Ended { until: now },
-            State::Failed { reason } => {
-                let reason = reason.clone();
-                if let Some(import) = self.import.take() {
-                    import.tell_others(&reason);
-                }
-            }
-            _ => (),
+            _ => self.publish(),
         }
         true
     }
 
-    /// READY.
-    pub fn imported(&mut self) {
-        self.state = State::Ready;
-        self.deaths = 0;
-        self.import = None;
-    }
-
-    /// Tells the preloader of this front, or what has changed.
-    pub fn greet(&mut self, hello: Hello) {
+    /// Sends this to the preloader, if there is one.
+    pub(super) fn send(&mut self, message: &ToPreloader) {
         if let Some(channel) = &mut self.channel {
-            let mut frame = Vec::new();
-            wire::put_frame(&mut frame, wire::HELLO, hello.pairs().as_bytes());
-            let _ = channel.send(&frame, &[]);
+            let descriptors: Vec<_> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            let _ = channel.send(&message.frame, &descriptors);
         }
     }
 
-    /// The control socket has ended: look anew, after a moment.
-    pub fn lost(&mut self, now: Instant) {
+    /// Has epoll watch the control socket.
+    pub(super) fn watch(&mut self, poller: &Poller, token: Token) {
+        if let Some(channel) = &mut self.channel {
+            let _ = channel.watch(poller, token, EpollFlags::EPOLLIN);
+        }
+    }
+
+    /// Reads the control socket once.
+    pub(super) fn read(&mut self, scratch: &mut [u8], now: Instant) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let Some(channel) = &mut self.channel else {
+            return messages;
+        };
+        let count = match channel.receive(scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return messages,
+            Ok(0) | Err(_) => {
+                self.lost(now);
+                return messages;
+            }
+            Ok(count) => count,
+        };
+        let mut input = &scratch[..count];
+        while let Some(channel) = &mut self.channel {
+            match channel.decoder.decode(&mut input) {
+                Ok(None) => break,
+                Ok(Some(frame)) => messages.extend(self.on_frame(frame)),
+                Err(error) => {
+                    self.lost(now);
+                    messages.push(Message::Invalid(error.to_string()));
+                }
+            }
+        }
+        messages
+    }
+
+    fn on_frame(&mut self, frame: Frame<'_>) -> Option<Message> {
+        let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        Some(match frame {
+            Frame::Ready(facts) => {
+                self.state = State::Ready;
+                self.deaths = 0;
+                let here = self.import.take().is_some();
+                Message::Imported { facts, here }
+            }
+            Frame::Failed(reason) => {
+                let (reason, here) = (text(&reason), self.import.is_some());
+                self.fail(reason.clone());
+                Message::Failed { reason, here }
+            }
+            Frame::Refused(reason) => Message::Refused(self.requested.pop_front(), text(&reason)),
+            Frame::Forked { .. } => Message::Forked(self.requested.pop_front()),
+            Frame::Waiting(why) => {
+                Message::Waiting(self.requested.iter().copied().collect(), text(&why))
+            }
+            Frame::Given(facts) => {
+                let (process, received) = (self.requested.pop_front(), &mut self.channel);
+                let next = || received.as_mut()?.received.pop_front();
+                match Kept::received(&facts, next) {
+                    Some(kept) => Message::Given(process, kept),
+                    None => Message::Invalid(String::from("a worker that is not whole")),
+                }
+            }
+            Frame::Release { urgent } => Message::Release(urgent),
+            Frame::Exited { pid, how } => Message::Exited(pid, how),
+            _ => return None,
+        })
+    }
+
+    /// The control socket has ended: look again after a moment.
+    fn lost(&mut self, now: Instant) {
         self.channel = None;
-        self.asked.clear();
-        match &self.import {
-            _ if matches!(self.state, State::Failed { .. } | State::Ended { .. }) => (),
-            Some(import) => {
-                let within = import.ended.map_or(STATUS_WITHIN, |_| Duration::ZERO);
+        self.requested.clear();
+        match (&self.state, &self.import) {
+            (State::Failed { .. } | State::Ended { .. } | State::Closed, _) => (),
+            (_, Some(import)) => {
+                let within = import.status().map_or(STATUS_WITHIN, |_| Duration::ZERO);
                 self.state = State::Ended {
                     until: now + within,
                 };
             }
-            None if matches!(self.state, State::Waiting { .. }) => self.die(now),
-            None => {
-                self.state = State::Electing {
-                    next: now + PAUSE,
-                    pause: PAUSE,
-                };
-            }
+            (State::Waiting { .. }, None) => self.die(now),
+            (_, None) => self.state = State::electing(now + PAUSE, PAUSE),
         }
     }
 
-    /// It has ended before it told how the import went. An app that ends its process does so again and again.
+    /// It has ended before it said how the import went. An app that ends its process does so again and again.
     fn die(&mut self, now: Instant) {
         if self.deaths + 1 >= DEATHS {
-            let text =
-                format!("the process that imports the app ended {DEATHS} times without a word");
-            return self.fail(text);
+            return self.fail(format!(
+                "the process that imports the app ended {DEATHS} times without a word"
+            ));
         }
         self.channel = None;
         let pause = (PAUSE * (1 << (2 * self.deaths))).min(DEATH_PAUSE);
         self.deaths += 1;
-        self.state = State::Electing {
-            next: now + pause,
-            pause: PAUSE,
-        };
+        self.state = State::electing(now + pause, PAUSE);
+    }
+
+    /// The system has refused a process for the preloader: try again after a moment.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.state = State::electing(now + REFUSED_PAUSE, REFUSED_PAUSE);
     }
 
     /// The import has failed.
-    pub fn fail(&mut self, reason: String) {
+    pub(super) fn fail(&mut self, reason: String) {
         self.channel = None;
-        self.asked.clear();
+        self.requested.clear();
         self.state = State::Failed { reason };
         self.deaths = 0;
+        self.publish();
     }
 
-    /// Asks for a worker with these descriptors: lifeline, standard error, slots.
-    pub fn fork(&mut self, descriptors: &[RawFd]) -> io::Result<()> {
-        let mut frame = Vec::new();
-        wire::put_frame(&mut frame, wire::FORK, &[]);
-        match &mut self.channel {
-            Some(channel) if self.state == State::Ready => channel.send(&frame, descriptors),
-            _ => Err(io::ErrorKind::NotConnected.into()),
+    /// After a failure, and once our process has ended: tells the other fronts, and gives the lock back.
+    fn publish(&mut self) {
+        if let State::Failed { reason } = &self.state
+            && let Some(import) = self.import.take_if(|import| import.status().is_some())
+        {
+            import.publish(reason);
         }
     }
 
-    /// `process` is the worker that was just asked for.
-    pub fn has_asked_for(&mut self, process: ProcessNo) {
-        self.asked.push_back(process);
+    /// Requests a worker with these descriptors for a new one: lifeline, standard output and error, slots. `payload`: as
+    /// of FORK.
+    pub(super) fn fork(
+        &mut self,
+        worker: ProcessNo,
+        payload: &str,
+        descriptors: &[RawFd],
+    ) -> io::Result<()> {
+        let mut frame = Vec::new();
+        wire::put_frame(&mut frame, wire::FORK, payload.as_bytes());
+        match (&self.state, &mut self.channel) {
+            (State::Ready, Some(channel)) => channel.send(&frame, descriptors)?,
+            _ => return Err(io::ErrorKind::NotConnected.into()),
+        }
+        self.requested.push_back(worker);
+        Ok(())
     }
 
-    /// It has forked a worker, or the system refused one: which.
-    pub fn answered(&mut self) -> Option<ProcessNo> {
-        self.asked.pop_front()
+    /// Kills a preloader that does not answer, and looks for another one.
+    pub(super) fn replace_stuck(&mut self, dir: &RuntimeDir, now: Instant) {
+        self.kill_stuck(dir);
+        self.lost(now);
     }
 
-    /// Ends a preloader that does not come to an end with its import, or does not fork. Its pid is in the file whose lock it holds.
-    pub fn end_stuck(&self, dir: &RuntimeDir) {
-        if let Some(import) = self.import.as_ref().filter(|import| import.ended.is_none()) {
-            let _ = kill(import.pid, Signal::SIGKILL);
+    /// Kills a preloader that does not finish its import, or does not fork: our child, or the holder of the lock.
+    fn kill_stuck(&self, dir: &RuntimeDir) {
+        if let Some(import) = self.import.as_ref().filter(|i| i.status().is_none()) {
+            let _ = kill(import.pid(), Signal::SIGKILL);
             return;
         }
         let path = dir.file(Entry::Lock(&self.version));
@@ -380,25 +475,33 @@ impl Link {
         let path = dir.file(Entry::Lock(&self.version));
         holder(&fs::read_to_string(path).unwrap_or_default())
     }
+
+    /// The control socket of a preloader that forks on demand, for the next image.
+    pub(super) fn into_control(self) -> Option<OwnedFd> {
+        let ready = self.is_ready();
+        self.channel.filter(|_| ready).map(OwnedFd::from)
+    }
+
+    /// Closes the control socket, and gives the lock back.
+    pub(super) fn close(&mut self) {
+        (self.channel, self.import) = (None, None);
+        self.state = State::Closed;
+    }
 }
 
-impl Hello {
-    fn pairs(self) -> Pairs {
-        let mut pairs = Pairs::new();
-        let mut put = |name: &str, value: String| pairs.push(name.as_bytes(), value.as_bytes());
-        put("pid", std::process::id().to_string());
-        put("spawner", self.spawner.to_string());
-        put("spawner_start", self.spawner_start.to_string());
-        put("linger", self.linger.to_string());
-        pairs
+impl State {
+    fn electing(next: Instant, pause: Duration) -> State {
+        State::Electing { next, pause }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::scratch::Scratch;
     use crate::workers::election::listen;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
     use std::process::{Child, Command};
 
     /// A process that listens and never says a word, with this in its lock file; and a front that waits for it.
@@ -417,20 +520,15 @@ mod tests {
         (dir, child, lock, listener, link, now)
     }
 
-    fn step(link: &mut Link, now: Instant, dir: &RuntimeDir) -> Option<String> {
-        let start = Start {
-            config: &Config::default(),
-            exe: std::path::Path::new("/nonexistent"),
-            cache: None,
-            cgi: false,
-            outlog: false,
-        };
-        let hello = Hello {
-            spawner: 0,
-            spawner_start: 0,
-            linger: 0,
-        };
-        link.step(now, dir, start, hello).unwrap()
+    fn send(socket: &UnixStream, kind: u8, payload: &[u8]) {
+        let mut frame = Vec::new();
+        wire::put_frame(&mut frame, kind, payload);
+        (&*socket).write_all(&frame).unwrap();
+    }
+
+    fn step(link: &mut Link, now: Instant, dir: &RuntimeDir) -> Option<Note> {
+        let (context, config) = (LaunchContext::default(), Config::default());
+        link.step(dir, &context, &config, now).unwrap()
     }
 
     fn finish(dir: &RuntimeDir, mut child: Child) {
@@ -453,23 +551,86 @@ mod tests {
     }
 
     #[test]
-    fn answers_belong_to_those_asked_for_in_turn() {
+    fn answers_belong_to_requests_in_order() {
         let now = Instant::now();
-        let mut link = Link::new(String::from("v"), now);
+        let link =
+            |channel: UnixStream| Link::adopt(String::from("v"), channel.into(), now).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut link = link(ours);
         for number in 1..=3 {
-            link.has_asked_for(ProcessNo(number));
+            link.fork(ProcessNo(number), "1", &[]).unwrap();
         }
-        // FORKED, then REFUSED: it is the second one that was refused.
-        assert_eq!(link.answered(), Some(ProcessNo(1)));
-        assert_eq!(link.answered(), Some(ProcessNo(2)));
-        link.lost(now);
-        link.has_asked_for(ProcessNo(4));
+        let refused = |link: &mut Link| {
+            let mut messages = link.read(&mut [0; 100], now);
+            match messages.pop() {
+                Some(Message::Refused(worker, reason)) => (worker, reason),
+                other => panic!("{other:?}"),
+            }
+        };
+        send(&theirs, wire::FORKED, &7u32.to_be_bytes());
+        send(&theirs, wire::WAITING, b"why");
+        let messages = link.read(&mut [0; 100], now);
+        let [Message::Forked(forked), Message::Waiting(waiting, why)] = &messages[..] else {
+            panic!("{messages:?}")
+        };
+        assert_eq!((*forked, why.as_str()), (Some(ProcessNo(1)), "why"));
+        assert_eq!(waiting, &[ProcessNo(2), ProcessNo(3)]);
+        send(&theirs, wire::REFUSED, b"no room");
+        let reason = String::from("no room");
+        assert_eq!(refused(&mut link), (Some(ProcessNo(2)), reason.clone()));
+        drop(theirs);
+        assert!(link.read(&mut [0; 100], now).is_empty());
+        assert!(link.is_electing());
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (link.state, link.channel) = (State::Ready, Some(Channel::new(ours.into()).unwrap()));
+        link.fork(ProcessNo(4), "1", &[]).unwrap();
+        send(&theirs, wire::REFUSED, b"no room");
+        let forgotten = "the third one is forgotten";
         assert_eq!(
-            link.answered(),
-            Some(ProcessNo(4)),
-            "the third is forgotten"
+            refused(&mut link),
+            (Some(ProcessNo(4)), reason),
+            "{forgotten}"
         );
-        assert_eq!(link.answered(), None);
+    }
+
+    #[test]
+    fn a_failure_frees_the_lock_whether_the_message_or_the_exit_comes_first() {
+        for exit_first in [false, true] {
+            let scratch = Scratch::new("link-lock");
+            scratch.mode("", 0o700);
+            let dir = RuntimeDir::open(Some(&scratch), &scratch, b"").unwrap();
+            let path = scratch.write("v.lock", "", 0o600);
+            let open = || File::options().write(true).open(&path).unwrap();
+            let lock = open();
+            lock.lock().unwrap();
+            let pid = Pid::from_raw(4711);
+            let now = Instant::now();
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut link = Link::new(String::from("v"), now);
+            link.state = State::Waiting {
+                check: now,
+                until: now,
+            };
+            link.channel = Some(Channel::new(ours.into()).unwrap());
+            link.import = Some(Import::new(pid, lock, dir, path.clone(), Vec::new()));
+            send(&theirs, wire::FAILED, b"no interpreter");
+            let status = WaitStatus::Exited(pid, 1);
+            if exit_first {
+                assert!(link.child_ended(status, now));
+            }
+            let messages = link.read(&mut [0; 100], now);
+            assert!(matches!(
+                &messages[..],
+                [Message::Failed { here: true, .. }]
+            ));
+            assert_eq!(link.failure(), Some("no interpreter"));
+            if !exit_first {
+                assert!(open().try_lock().is_err());
+                assert!(link.child_ended(status, now));
+            }
+            assert!(open().try_lock().is_ok(), "exit first: {exit_first}");
+        }
     }
 
     #[test]
@@ -480,6 +641,7 @@ mod tests {
         assert_eq!(child.try_wait().unwrap(), None);
         let limit = Duration::from_secs(Config::default().limits.start_timeout);
         assert_eq!(link.deadline(), Some(now + limit));
+        step(&mut link, now + limit, &dir);
         step(&mut link, now + limit, &dir);
         assert!(matches!(link.state, State::Failed { .. }));
         assert!(!child.wait().unwrap().success(), "it was ended");

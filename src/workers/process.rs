@@ -2,30 +2,38 @@
 //!
 //! ```text
 //! Slot:     Starting ─STARTED─▶ Idle ⇄ Busy                     any ─end of stream, closed─▶ gone
-//! Process:  Starting ─STARTED─▶ Serving ─worn, replaced, too many─▶ Retiring ─its slots are closed─▶ Ending
-//!              └─no answer─────────┴─lost, too slow────────────────────┴────────────────────────────▶ Ending
-//!           Ending ─its outputs have ended, or `kill_at`─▶ gone
+//! Process:  Requested ─WAITING─▶ InLine
+//!              └─FORKED, or it is our child─┴▶ Starting ─STARTED─▶ Serving
+//!              └─GIVEN──────────────────────┴────────────────────────▲
+//!           Serving ─worn, replaced, too many, kept for others─▶ Retiring ─its slots are closed─▶ Ending
+//!           any ─no answer, lost, too slow─▶ Ending ─its outputs have ended, or `kill_at`─▶ gone
 //! ```
-//! A slot is a socket on which one request at a time is served; a process has one (prefork) or several (threaded).
+//! A slot is a socket that serves one request at a time; a process has one (prefork) or several (threaded).
 
+use super::kept::Facts;
 use super::scaling::less_up_to_a_tenth;
 use crate::config::Config;
 use crate::request::RequestNo;
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// Numbers a worker process; counted up, never used again.
+/// How long a worker that is to be killed may still write to the log.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long the other requests of a process may take when it is to be killed for one of them.
+const OTHERS_FINISH: Duration = Duration::from_secs(5);
+
+/// A worker process; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessNo(pub u64);
 
-/// Numbers a slot; counted up, never used again.
+/// A slot; numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotNo(pub u64);
 
-/// What a slot does.
+/// The state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// Not heard of yet; a request may already be in its socket, and can be taken back if it never starts.
+    /// No STARTED yet; a request may already be in its socket, and can be taken back if it never starts.
     Starting(Option<RequestNo>),
     /// Waits for a request, since then.
     Idle(Instant),
@@ -33,23 +41,27 @@ pub enum Slot {
     Busy(RequestNo),
 }
 
-/// Where a process stands.
+/// See the diagram above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Asked for.
+    /// Requested from the preloader, which has not answered.
+    Requested,
+    /// The same, and the site has no room for it yet.
+    InLine,
+    /// Forked by the preloader, or launched as a child of ours.
     Starting,
-    /// It has said that it runs.
+    /// STARTED has come.
     Serving,
     /// It gets no more requests.
     Retiring,
-    /// It is killed at this moment, or goes before by itself.
+    /// It is killed at this time, unless it exits before.
     Ending { kill_at: Instant, why: Why },
 }
 
 /// Why a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It has nothing to do any more, or has let go of its sockets.
+    /// It has no slots any more: we closed them, or it did.
     Done,
     /// One of its requests ran too long.
     TooSlow,
@@ -57,7 +69,7 @@ pub enum Why {
     Unstarted,
 }
 
-/// See above.
+/// A worker process, its state and its slots.
 #[derive(Debug)]
 pub struct Process {
     generation: u64,
@@ -73,8 +85,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// It is being asked for. After how many requests and how long it is replaced, the settings say, and `random` how much
-    /// sooner.
+    /// A process that is about to be launched. `config` limits its requests and its lifetime, less up to a tenth by `random`.
     pub(super) fn new(
         generation: u64,
         slots: &[SlotNo],
@@ -86,7 +97,7 @@ impl Process {
         let lifetime = Duration::from_secs(config.server.max_lifetime);
         Process {
             generation,
-            state: State::Starting,
+            state: State::Requested,
             pid: None,
             child: None,
             open_outputs: 0,
@@ -103,12 +114,12 @@ impl Process {
         self.generation
     }
 
-    /// The id of the process, once it has started.
+    /// The pid, once it has started.
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }
 
-    /// Our child, as long as it has not told how its import went, and that matters.
+    /// Our child, while it imports the app and the outcome matters.
     pub fn child(&self) -> Option<Pid> {
         self.child
     }
@@ -118,17 +129,28 @@ impl Process {
         self.served
     }
 
-    /// When it was asked for, or went live.
+    /// When it was launched, or went live.
     pub fn born(&self) -> Instant {
         self.born
     }
 
-    /// It was asked for, and no word has come of it.
+    /// STARTED has not come yet.
     pub fn is_starting(&self) -> bool {
-        self.state == State::Starting
+        self.is_unanswered() || self.state == State::Starting
     }
 
-    /// It serves, and gets requests.
+    /// It was requested from the preloader, whose answer has not come.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self.state, State::Requested | State::InLine)
+    }
+
+    /// It should have started by now.
+    pub(super) fn is_late(&self, start_within: Duration, now: Instant) -> bool {
+        let awaited = self.is_starting() && self.state != State::InLine;
+        awaited && now.saturating_duration_since(self.born) >= start_within
+    }
+
+    /// It has started and gets requests.
     pub fn is_serving(&self) -> bool {
         self.state == State::Serving
     }
@@ -138,7 +160,7 @@ impl Process {
         matches!(self.state, State::Retiring | State::Ending { .. })
     }
 
-    /// It is ended for this.
+    /// It is ending for this reason.
     pub fn ends_for(&self, reason: Why) -> bool {
         matches!(self.state, State::Ending { why, .. } if why == reason)
     }
@@ -146,6 +168,16 @@ impl Process {
     /// Its slots.
     pub fn slots(&self) -> impl Iterator<Item = SlotNo> {
         self.slots.iter().map(|(number, _)| *number)
+    }
+
+    /// What another front has to know of it. None: it has not started.
+    pub(super) fn facts(&self, now: Instant) -> Option<Facts> {
+        Some(Facts {
+            pid: self.pid?,
+            served: self.served,
+            served_limit: self.served_limit,
+            old_in: self.old_at.map(|at| at.saturating_duration_since(now)),
+        })
     }
 
     /// Its requests.
@@ -167,15 +199,27 @@ impl Process {
         }
     }
 
-    /// The request that it may be writing about.
+    /// The request that its output may belong to.
     pub fn writes_of(&self) -> Option<RequestNo> {
-        // Before its first word it imports; later another of its threads may have been the first to say that it runs.
+        // Without a pid it still imports. Not the slot's state: another thread may have sent the first STARTED.
         self.requests().next().filter(|_| self.pid.is_some())
     }
 
-    /// Processes and threads: what a host counts.
+    /// Its processes and threads, as a host counts them.
     pub fn tasks(&self) -> usize {
         self.slots.len().max(1)
+    }
+
+    /// Whether all of its slots are idle.
+    pub fn is_idle(&self) -> bool {
+        let idle = |(_, slot): &(SlotNo, Slot)| matches!(slot, Slot::Idle(_));
+        !self.slots.is_empty() && self.slots.iter().all(idle)
+    }
+
+    /// It has not said that it runs, and will serve.
+    pub fn has_not_started(&self) -> bool {
+        let free = |(_, slot): &(SlotNo, Slot)| *slot == Slot::Starting(None);
+        self.pid.is_none() && self.slots.iter().any(free)
     }
 
     /// Since when all of its slots are idle.
@@ -193,12 +237,17 @@ impl Process {
         self.served_limit > 0 && self.served >= self.served_limit || self.is_old(now)
     }
 
+    /// When it is too old, if ever.
+    pub fn old_at(&self) -> Option<Instant> {
+        self.old_at
+    }
+
     /// It is too old.
     pub fn is_old(&self, now: Instant) -> bool {
         self.old_at.is_some_and(|at| at <= now)
     }
 
-    /// Nothing is left of it that could still tell something, or its time is over.
+    /// Kill it now: nothing more can come from it, or its time is over.
     pub fn is_due(&self, now: Instant) -> bool {
         let State::Ending { kill_at, .. } = self.state else {
             return false;
@@ -207,32 +256,36 @@ impl Process {
         gone || kill_at <= now
     }
 
-    /// It has ended before it could tell of its import, and how is not known yet.
+    /// Its import has failed, and it is not known yet how: it closed its sockets, or took too long.
     pub fn is_mute(&self) -> bool {
-        self.child.is_some() && self.slots.is_empty()
+        self.child.is_some() && (self.slots.is_empty() || self.ends_for(Why::Unstarted))
     }
 
-    /// When something is due; it must have started within this time.
+    /// When something is due. It must start within `start_within`.
     pub(super) fn deadline(&self, start_within: Duration) -> Option<Instant> {
         match self.state {
-            State::Starting => Some(self.born + start_within),
+            State::Requested | State::Starting => Some(self.born + start_within),
+            State::InLine => None,
             State::Serving => self.old_at.filter(|_| self.idle_since().is_some()),
             State::Retiring => None,
             State::Ending { kill_at, .. } => Some(kill_at),
         }
     }
 
-    // --- what happens to it ---
+    // --- events ---
 
-    /// It was asked for: `child`, if it is a child of ours; `outputs`: so many descriptors are read of it.
+    /// It was launched. `child`: it is a child of ours; `outputs`: how many of its outputs are read.
     pub(super) fn launched(&mut self, child: Option<Pid>, outputs: usize) {
         (self.child, self.open_outputs) = (child, outputs);
+        if child.is_some() {
+            self.state = State::Starting;
+        }
     }
 
-    /// STARTED on a slot. Whether this was its first word.
+    /// STARTED on a slot. Whether it was the first one.
     pub(super) fn started(&mut self, slot: SlotNo, pid: i32, now: Instant) -> bool {
         self.child = None;
-        if self.state == State::Starting {
+        if self.is_starting() {
             self.state = State::Serving;
         }
         if let Some(slot) = self.slot(slot)
@@ -243,31 +296,62 @@ impl Process {
         self.pid.replace(pid).is_none()
     }
 
-    /// Its generation goes live: its time begins now.
+    /// Its generation goes live: its lifetime begins now.
     pub(super) fn goes_live(&mut self, now: Instant) {
         self.born = now;
     }
 
-    /// What one of its slots does.
+    /// The site has no room for it yet: takes its requests back.
+    pub(super) fn wait_in_line(&mut self) -> Vec<RequestNo> {
+        if self.state != State::Requested {
+            return Vec::new();
+        }
+        self.state = State::InLine;
+        let requests = self.requests().collect();
+        for (_, slot) in &mut self.slots {
+            *slot = Slot::Starting(None);
+        }
+        requests
+    }
+
+    /// The preloader has forked it.
+    pub(super) fn forked(&mut self, now: Instant) {
+        if self.is_unanswered() {
+            (self.state, self.born) = (State::Starting, now);
+        }
+    }
+
+    /// It is one that another front had.
+    pub(super) fn adopted(&mut self, facts: &Facts, now: Instant) {
+        (self.served, self.served_limit) = (facts.served, facts.served_limit);
+        self.old_at = facts.old_in.map(|left| now + left);
+    }
+
+    /// It gets no more requests here: another front is to have it.
+    pub(super) fn leave(&mut self) {
+        self.state = State::Retiring;
+    }
+
+    /// One of its slots.
     pub(super) fn slot(&mut self, number: SlotNo) -> Option<&mut Slot> {
         let mut slots = self.slots.iter_mut();
         slots.find(|(n, _)| *n == number).map(|(_, slot)| slot)
     }
 
-    /// The slots that wait for a request.
+    /// Its idle slots.
     pub(super) fn free(&self) -> impl Iterator<Item = SlotNo> {
         let idle = |(_, slot): &&(SlotNo, Slot)| matches!(slot, Slot::Idle(_));
         self.slots.iter().filter(idle).map(|(number, _)| *number)
     }
 
-    /// A slot of it that is just starting and has no request yet.
+    /// A slot that is starting and has no request yet.
     pub(super) fn starting_slot(&self) -> Option<SlotNo> {
-        let mut slots = self.slots.iter();
+        let mut slots = self.slots.iter().filter(|_| self.state != State::InLine);
         let found = slots.find(|(_, slot)| *slot == Slot::Starting(None));
         found.map(|(number, _)| *number)
     }
 
-    /// A slot gets this request.
+    /// Gives a slot this request.
     pub(super) fn give(&mut self, slot: SlotNo, request: RequestNo) {
         if let Some(slot) = self.slot(slot) {
             *slot = match slot {
@@ -277,7 +361,7 @@ impl Process {
         }
     }
 
-    /// The request of a slot was not sent: it is free again, as far as it is there.
+    /// The request of a slot could not be sent: takes it back.
     pub(super) fn take(&mut self, slot: SlotNo, now: Instant) -> Option<RequestNo> {
         let slot = self.slot(slot)?;
         let (request, free) = match *slot {
@@ -289,7 +373,7 @@ impl Process {
         request
     }
 
-    /// The request on a slot is over, which one.
+    /// The request on a slot is over; returns it.
     pub(super) fn finish(&mut self, slot: SlotNo, now: Instant) -> Option<RequestNo> {
         let found = self.slot(slot)?;
         let Slot::Busy(request) = *found else {
@@ -300,23 +384,23 @@ impl Process {
         Some(request)
     }
 
-    /// A slot is gone: what it did.
+    /// A slot is gone; returns its state.
     pub(super) fn lose(&mut self, slot: SlotNo) -> Option<Slot> {
         let at = self.slots.iter().position(|(n, _)| *n == slot)?;
         Some(self.slots.remove(at).1)
     }
 
-    /// One of the descriptors that it writes to has ended.
+    /// One of its outputs has ended.
     pub(super) fn output_ended(&mut self) {
         self.open_outputs = self.open_outputs.saturating_sub(1);
     }
 
-    /// It is known how its import went, or does not matter any more. Whether it was not known before.
+    /// The outcome of its import is known, or does not matter any more. Whether this is news.
     pub(super) fn resolve(&mut self) -> bool {
         self.child.take().is_some()
     }
 
-    /// It gets no more requests. The slots that have nothing to do are to be closed.
+    /// It gets no more requests. Returns the idle slots, which are to be closed.
     pub(super) fn retire(&mut self) -> Vec<SlotNo> {
         if !self.is_retiring() {
             self.state = State::Retiring;
@@ -330,21 +414,21 @@ impl Process {
         closed.into_iter().map(|(number, _)| number).collect()
     }
 
-    /// It is killed at this moment, unless that was settled before.
+    /// Has it killed at this time, unless it is ending already.
     pub(super) fn end(&mut self, kill_at: Instant, why: Why) {
         if !matches!(self.state, State::Ending { .. }) {
             self.state = State::Ending { kill_at, why };
         }
     }
 
-    /// It is killed at this moment, whatever was settled before.
-    pub(super) fn end_for(&mut self, kill_at: Instant, why: Why) {
-        self.state = State::Ending { kill_at, why };
-    }
-
-    /// Whether one of its slots but this one serves a request.
-    pub(super) fn serves_others(&self, slot: SlotNo) -> bool {
+    /// The request on this slot ran too long: has the process killed, after a time for its other requests.
+    pub(super) fn end_too_slow(&mut self, slot: SlotNo, now: Instant) {
         let mut slots = self.slots.iter();
-        slots.any(|(n, s)| *n != slot && matches!(s, Slot::Busy(_)))
+        let grace = match slots.any(|(n, s)| *n != slot && matches!(s, Slot::Busy(_))) {
+            true => OTHERS_FINISH,
+            false => LAST_WORDS,
+        };
+        let (kill_at, why) = (now + grace, Why::TooSlow);
+        self.state = State::Ending { kill_at, why };
     }
 }

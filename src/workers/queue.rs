@@ -1,17 +1,29 @@
-//! `Queue`: the requests that wait for a worker, or are with one, and for how long.
+//! `Queue`: the requests that wait for a worker or are with one, and since when.
 //!
 //! ```text
 //! Queued ─a slot is free─▶ Running ─END─▶ gone         (Queued again, if its worker never starts)
 //! ```
 
+use super::action::Action;
 use super::process::SlotNo;
 use crate::config::Config;
+use crate::failure::Failure;
+use crate::numbered::Numbered;
 use crate::request::RequestNo;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Workers that end before they start on a request, after which the request fails.
-const FALSE_STARTS: u32 = 3;
+/// Why the worker of a request has not started on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The preloader has ended before it answered.
+    Unanswered,
+    /// The worker has ended.
+    FalseStart,
+}
+
+/// A request fails after three false starts, or nine preloaders that ended.
+const MOST_FAULTS: u32 = 9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -23,51 +35,74 @@ enum Phase {
 struct Job {
     phase: Phase,
     queued: Instant,
-    /// When it was put into the queue, or given to a worker.
+    /// When it was queued, or given to a worker.
     since: Instant,
-    slow_told: bool,
-    false_starts: u32,
-    /// Nobody waits for its answer: it was aborted, or has failed.
+    slow_logged: bool,
+    faults: u32,
+    /// Nobody waits for its response: it was aborted, or has failed.
     over: bool,
 }
 
 /// What takes too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Late {
-    /// It has waited for so long.
+    /// It has waited too long.
     InQueue(RequestNo, Duration),
-    /// It has run for so long on this slot.
+    /// It has run too long on this slot.
     Running(RequestNo, SlotNo, Duration),
-    /// The same, and the log is to be told.
+    /// It has run long enough on this slot to be logged.
     Slow(RequestNo, SlotNo, Duration),
 }
 
-/// See above.
-#[derive(Debug, Default)]
+/// All requests that have no complete response yet, and the limits on them.
+#[derive(Debug)]
 pub struct Queue {
-    jobs: BTreeMap<RequestNo, Job>,
+    jobs: Numbered<RequestNo, Job>,
     waiting: VecDeque<RequestNo>,
+    limits: Limits,
+}
+
+/// How long a request may wait and run, and after how long a run is slow.
+#[derive(Debug)]
+struct Limits {
+    queue: Duration,
+    run: Option<Duration>,
+    slow: Option<Duration>,
 }
 
 impl Queue {
+    /// Nothing waits.
+    pub(super) fn new(config: &Config) -> Queue {
+        Queue {
+            jobs: Numbered::default(),
+            waiting: VecDeque::new(),
+            limits: Limits::new(config),
+        }
+    }
+
+    /// These settings hold from now on.
+    pub(super) fn configure(&mut self, config: &Config) {
+        self.limits = Limits::new(config);
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// The one that waits at the front.
+    /// The first in the queue.
     pub fn first(&self) -> Option<RequestNo> {
         self.waiting.front().copied()
     }
 
     /// When the request began to wait, or to run.
     pub fn since(&self, request: RequestNo) -> Option<Instant> {
-        Some(self.jobs.get(&request)?.since)
+        Some(self.jobs.get(request)?.since)
     }
 
     /// The slot that serves the request.
     pub fn slot(&self, request: RequestNo) -> Option<SlotNo> {
-        match self.jobs.get(&request)?.phase {
+        match self.jobs.get(request)?.phase {
             Phase::Running(slot) => Some(slot),
             Phase::Queued => None,
         }
@@ -78,99 +113,134 @@ impl Queue {
             phase: Phase::Queued,
             queued: now,
             since: now,
-            slow_told: false,
-            false_starts: 0,
+            slow_logged: false,
+            faults: 0,
             over: false,
         };
         self.jobs.insert(request, job);
         self.waiting.push_back(request);
     }
 
-    /// The first one goes to this slot.
+    /// Gives the first one to this slot.
     pub(super) fn run_first(&mut self, slot: SlotNo, now: Instant) {
         if let Some(request) = self.waiting.pop_front()
-            && let Some(job) = self.jobs.get_mut(&request)
+            && let Some(job) = self.jobs.get_mut(request)
         {
             (job.phase, job.since) = (Phase::Running(slot), now);
         }
     }
 
-    /// The worker that the request was given to has not begun with it. `false`: not again.
-    pub(super) fn requeue(&mut self, request: RequestNo, false_start: bool) -> bool {
-        let Some(job) = self.jobs.get_mut(&request) else {
-            return true;
-        };
-        job.false_starts += u32::from(false_start);
-        if job.over || job.false_starts >= FALSE_STARTS {
-            return false;
+    /// The request's worker has not started on it: it waits again, or fails after too many. Returns what to do.
+    pub(super) fn requeue(&mut self, request: RequestNo, why: Again) -> Vec<Action> {
+        if let Some(job) = self.jobs.get_mut(request) {
+            job.faults += match why {
+                Again::Unanswered => 1,
+                Again::FalseStart => MOST_FAULTS / 3,
+            };
         }
-        // The one that waits at the front has waited the longest.
-        (job.phase, job.since) = (Phase::Queued, job.queued);
-        self.waiting.push_front(request);
-        true
+        self.put_back(request)
     }
 
-    /// Nobody waits for the answer any more. The slot whose worker is to be told.
+    /// The request is taken back from its worker: it waits again, unless it has failed too often. Returns what to do.
+    pub(super) fn put_back(&mut self, request: RequestNo) -> Vec<Action> {
+        let Some(job) = self.jobs.get_mut(request) else {
+            return Vec::new();
+        };
+        if job.over || job.faults >= MOST_FAULTS {
+            return self.fail(request, Failure::NoWorker);
+        }
+        // The first in the queue must be the one that has waited longest.
+        (job.phase, job.since) = (Phase::Queued, job.queued);
+        self.waiting.push_front(request);
+        Vec::new()
+    }
+
+    /// The request fails. Returns what to do.
+    pub(super) fn fail(&mut self, request: RequestNo, failure: Failure) -> Vec<Action> {
+        let failed = self.take(request).map(|_| Action::Fail(request, failure));
+        let last = [Action::Forget(request)];
+        failed.into_iter().chain(last).collect()
+    }
+
+    /// All waiting requests fail. Returns what to do.
+    pub(super) fn fail_waiting(&mut self, failure: &Failure) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while let Some(request) = self.first() {
+            actions.extend(self.fail(request, failure.clone()));
+        }
+        actions
+    }
+
+    /// Nobody waits for the response any more. Returns the slot of its worker.
     pub(super) fn abort(&mut self, request: RequestNo) -> Option<SlotNo> {
         let slot = self.slot(request);
         match slot {
-            Some(_) => self.is_over(request),
+            Some(_) => self.set_over(request),
             None => drop(self.take(request)),
         }
         slot
     }
 
-    /// Nobody waits for the answer any more.
-    pub(super) fn is_over(&mut self, request: RequestNo) {
-        if let Some(job) = self.jobs.get_mut(&request) {
+    /// Whether nobody waits for the response any more.
+    pub(super) fn is_over(&self, request: RequestNo) -> bool {
+        self.jobs.get(request).is_some_and(|job| job.over)
+    }
+
+    /// Nobody waits for the response any more.
+    pub(super) fn set_over(&mut self, request: RequestNo) {
+        if let Some(job) = self.jobs.get_mut(request) {
             job.over = true;
         }
     }
 
-    /// The request is gone. Since when it waited or ran, if somebody waits for its answer.
+    /// Removes the request. Returns since when it waited or ran, if somebody waits for its response.
     pub(super) fn take(&mut self, request: RequestNo) -> Option<Instant> {
-        let job = self.jobs.remove(&request)?;
+        let job = self.jobs.remove(request)?;
         if job.phase == Phase::Queued {
             self.waiting.retain(|waiting| *waiting != request);
         }
         Some(job.since).filter(|_| !job.over)
     }
 
-    /// When something takes too long.
-    pub(super) fn deadline(&self, config: &Config) -> Option<Instant> {
-        let first = self.first().and_then(|first| self.jobs.get(&first));
-        let queue = first.map(|job| job.since + Duration::from_secs(config.limits.queue_timeout));
-        let run = Duration::from_secs(config.limits.request_timeout);
-        let slow = slow_after(config);
+    /// When the next request is late.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let Limits { queue, run, slow } = self.limits;
+        let first = self.first().and_then(|first| self.jobs.get(first));
+        let first = first.map(|job| job.since + queue);
         let running = self.jobs.values().filter_map(|job| {
             let runs = !job.over && job.phase != Phase::Queued;
-            let of = [(run, runs), (slow, runs && !job.slow_told)];
-            let of = of
-                .iter()
-                .filter(|(after, counts)| *counts && !after.is_zero());
-            Some(job.since + of.map(|(after, _)| *after).min()?)
+            let of = [
+                run.filter(|_| runs),
+                slow.filter(|_| runs && !job.slow_logged),
+            ];
+            Some(job.since + of.into_iter().flatten().min()?)
         });
-        running.chain(queue).min()
+        running.chain(first).min()
     }
 
-    /// What takes too long now; each is told once.
-    pub(super) fn expire(&mut self, config: &Config, now: Instant) -> Vec<Late> {
-        let queue = Duration::from_secs(config.limits.queue_timeout);
-        let run = Duration::from_secs(config.limits.request_timeout);
-        let slow = slow_after(config);
+    /// Nothing that begins to wait or to run now takes too long before.
+    pub(super) fn soonest(&self, now: Instant) -> Instant {
+        let Limits { queue, run, slow } = self.limits;
+        now + [run, slow].into_iter().flatten().fold(queue, Duration::min)
+    }
+
+    /// Requests that are late now; each is returned once.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Late> {
+        let Limits { queue, run, slow } = self.limits;
         let mut late = Vec::new();
         for (number, job) in self.jobs.iter_mut().filter(|(_, job)| !job.over) {
             let waited = now.saturating_duration_since(job.since);
+            let after = |limit: Option<Duration>| limit.is_some_and(|limit| waited >= limit);
             match job.phase {
-                Phase::Queued if waited >= queue => late.push(Late::InQueue(*number, waited)),
+                Phase::Queued if waited >= queue => late.push(Late::InQueue(number, waited)),
                 Phase::Queued => (),
-                Phase::Running(slot) if !run.is_zero() && waited >= run => {
+                Phase::Running(slot) if after(run) => {
                     job.over = true;
-                    late.push(Late::Running(*number, slot, waited));
+                    late.push(Late::Running(number, slot, waited));
                 }
-                Phase::Running(slot) if !slow.is_zero() && waited >= slow && !job.slow_told => {
-                    job.slow_told = true;
-                    late.push(Late::Slow(*number, slot, waited));
+                Phase::Running(slot) if after(slow) && !job.slow_logged => {
+                    job.slow_logged = true;
+                    late.push(Late::Slow(number, slot, waited));
                 }
                 Phase::Running(_) => (),
             }
@@ -180,6 +250,15 @@ impl Queue {
     }
 }
 
-fn slow_after(config: &Config) -> Duration {
-    Duration::try_from_secs_f64(config.log.slow_log).unwrap_or_default()
+impl Limits {
+    fn new(config: &Config) -> Limits {
+        let slow = Duration::try_from_secs_f64(config.log.slow_log).unwrap_or_default();
+        let run = Duration::from_secs(config.limits.request_timeout);
+        let limit = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+        Limits {
+            queue: Duration::from_secs(config.limits.queue_timeout),
+            run: limit(run),
+            slow: limit(slow),
+        }
+    }
 }

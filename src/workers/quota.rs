@@ -1,29 +1,39 @@
-//! `Quota`: what the account has room for, looked at before one more worker is started.
+//! `Quota`: what the account has room for, checked before another worker is started.
 
+use super::generation::Generation;
+use super::output::Output;
 use super::pool::Pool;
 use super::scaling::{self, Sizes};
 use crate::account::Account;
 use crate::config::Config;
+use crate::failure::Failure;
 use std::time::{Duration, Instant};
 
-/// How often the log is told that the account is at its limits.
-const TOLD: Duration = Duration::from_secs(10);
+/// How often the log says that the account is at its limits.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
 
-/// See above.
+/// The account, and when the log last said that it is at its limits.
 #[derive(Debug)]
 pub(super) struct Quota {
     account: Account,
-    /// The front is given one request at a time.
+    /// The front gets one request at a time.
     alone: bool,
-    told: Option<Instant>,
+    noted: Option<Instant>,
+    /// Why the system refused the last process, if it refused it.
+    refusal: Option<String>,
 }
 
 impl Quota {
     pub(super) fn new(alone: bool) -> Quota {
         Quota {
-            account: Account::read(),
+            // A front that gets one request at a time has one worker, whatever the account has room for.
+            account: match alone {
+                true => Account::default(),
+                false => Account::read(),
+            },
             alone,
-            told: None,
+            noted: None,
+            refusal: None,
         }
     }
 
@@ -32,34 +42,68 @@ impl Quota {
         Sizes::new(config, &self.account, self.alone)
     }
 
-    /// Bounds the pool. `can_start`: a worker can be started now; before, what starts a preloader passes by. What the log
-    /// is to be told.
+    /// Sets the bounds of the pool. Looks at the account only if a worker can be started now: a preloader that is just
+    /// starting would be counted. Returns a line for the log.
     pub(super) fn bound(
         &mut self,
         pool: &mut Pool,
-        config: &Config,
-        can_start: bool,
+        current: &Generation,
         now: Instant,
     ) -> Option<String> {
+        let config = current.config();
         let sizes = Sizes::new(config, &Account::default(), self.alone);
         let more = scaling::growth(sizes, pool.counts()) > 0;
         let mut text = None;
-        if more && !self.alone && can_start {
-            let (started, urgent) = (pool.roster().tasks().0, pool.queue().waiting() > 0);
-            self.account.look(started, urgent, now);
-            text = self.account.tell_cut(config);
+        if more && !self.alone && current.can_start() {
+            let (started, urgent) = (pool.roster().tasks(), pool.queue().waiting() > 0);
+            self.account.refresh(started, urgent, now);
+            text = self.account.cut_once(config);
         }
         pool.set_bounds(self.sizes(config), self.account.tasks());
         text
     }
 
-    /// Whether the log is to be told now that the account is at its limits: not several times a second.
-    pub(super) fn tells(&mut self, now: Instant) -> bool {
-        let recent = |at: Instant| now.saturating_duration_since(at) < TOLD;
-        let tells = !self.told.is_some_and(recent);
-        if tells {
-            self.told = Some(now);
+    /// The system refused a process. Returns what to log, unless that was logged a moment ago.
+    pub(super) fn refused(&mut self, what: &str, now: Instant) -> Option<String> {
+        let why = match self.account.reached() {
+            Some(limit) => format!("{what}; {limit}"),
+            None => what.to_owned(),
+        };
+        self.refusal = Some(why.clone());
+        self.is_note_due(now).then_some(why)
+    }
+
+    /// The site has no room for a further worker.
+    pub(super) fn bounded(&mut self, why: String) {
+        self.refusal = Some(why);
+    }
+
+    /// A process has started.
+    pub(super) fn started(&mut self) {
+        self.refusal = None;
+    }
+
+    /// If no worker was free in time, adds the reason, if it is known.
+    pub(super) fn explain(&self, output: Output, current: &Generation) -> Output {
+        let Output::Fail(request, Failure::QueueTimeout(seconds)) = output else {
+            return output;
+        };
+        let failure = match &self.refusal {
+            _ if current.is_importing() => {
+                Failure::NoMoreWorkers(seconds, String::from("the app is still being imported"))
+            }
+            Some(why) => Failure::NoMoreWorkers(seconds, why.clone()),
+            None => Failure::QueueTimeout(seconds),
+        };
+        Output::Fail(request, failure)
+    }
+
+    fn is_note_due(&mut self, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) < NOTE_EVERY;
+        let due = !self.noted.is_some_and(recent);
+        if due {
+            self.noted = Some(now);
         }
-        tells
+        due
     }
 }

@@ -1,40 +1,51 @@
-//! `Roster`: every worker process that is not gone, by its number and by its slots.
+//! `Roster`: all worker processes, by number and by slot.
 
-use super::process::{Process, ProcessNo, Slot, SlotNo, Why};
+use super::action::Action;
+use super::kept::Facts;
+use super::process::{LAST_WORDS, Process, ProcessNo, Slot, SlotNo, Why};
+use super::queue::Again;
 use super::scaling::Counts;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::numbered::Numbered;
 use crate::request::RequestNo;
-use std::collections::BTreeMap;
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// A preloader that is silent for so long is stuck.
+/// A preloader that does not answer for so long hangs.
 pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A child whose sockets have ended has itself ended within this time.
+/// How long Python may take to write its stack, on a busy machine too.
+pub(super) const STACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why a request is lost, as far as its socket shows.
+pub(super) const DIED: &str = "the worker died in the middle of the request";
+/// How long the exit functions of a worker may take before it is killed.
+const EXIT_WITHIN: Duration = Duration::from_secs(3);
+/// How long to wait for the exit status of a child whose sockets have ended.
 pub(super) const STATUS_WITHIN: Duration = Duration::from_secs(1);
-/// A worker that ran too long, or has lost its sockets, may still write its last words.
-pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// A slot whose socket has ended.
 pub(super) struct Lost {
-    /// What it did.
-    pub did: Slot,
-    /// The id of its process, if that has started.
-    pub pid: i32,
+    /// Its state.
+    pub state: Slot,
     /// Why a request on it has failed.
-    pub why: &'static str,
-    /// It was the last of a process that had not started.
+    pub failure: Failure,
+    /// For a request whose worker has not started on it.
+    pub again: Again,
+    /// It was the last one of a process that had not started.
     pub unstarted: bool,
-    /// It was the last of this process, which served.
+    /// It was the last one of the process with this pid, which served.
     pub process: Option<i32>,
 }
 
-/// See above.
+/// All worker processes, and which of their slots are free.
 #[derive(Debug, Default)]
 pub struct Roster {
-    processes: BTreeMap<ProcessNo, Process>,
-    /// Whose each open slot is.
-    owners: BTreeMap<SlotNo, ProcessNo>,
-    /// Free slots; the one used last is on top, so that its caches are warm and the others can be ended.
+    processes: Numbered<ProcessNo, Process>,
+    /// The process of each open slot.
+    owners: Numbered<SlotNo, ProcessNo>,
+    /// Free slots, the one used last on top: its caches are warm, and the others can be retired.
     free: Vec<SlotNo>,
     last_process: u64,
     last_slot: u64,
@@ -43,25 +54,31 @@ pub struct Roster {
 impl Roster {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (ProcessNo, &Process)> {
-        self.processes.iter().map(|(number, p)| (*number, p))
+        self.processes.iter()
     }
 
     /// One of them.
     pub fn get(&self, number: ProcessNo) -> Option<&Process> {
-        self.processes.get(&number)
+        self.processes.get(number)
     }
 
-    /// Whether one of them has said that it runs.
+    /// Whether one of them has started.
     pub fn runs(&self, number: ProcessNo) -> bool {
         self.get(number).is_some_and(|p| p.pid().is_some())
     }
 
-    /// Whose slot it is.
-    pub fn owner(&self, slot: SlotNo) -> Option<ProcessNo> {
-        self.owners.get(&slot).copied()
+    /// The process of a slot, if it is idle.
+    pub(super) fn idle_owner(&self, slot: SlotNo) -> Option<ProcessNo> {
+        let is_idle = |number: &ProcessNo| self.get(*number).is_some_and(Process::is_idle);
+        self.owner(slot).filter(is_idle)
     }
 
-    /// The id of the process whose slot it is.
+    /// The process of a slot.
+    pub fn owner(&self, slot: SlotNo) -> Option<ProcessNo> {
+        self.owners.get(slot).copied()
+    }
+
+    /// The pid of the process of a slot.
     pub fn pid(&self, slot: SlotNo) -> Option<i32> {
         self.get(self.owner(slot)?)?.pid()
     }
@@ -71,12 +88,12 @@ impl Roster {
         self.get(self.owner(slot)?)?.request_on(slot)
     }
 
-    /// Whether there is one such as `which` picks.
+    /// Whether there is one that `which` accepts.
     pub fn any(&self, which: impl Fn(&Process) -> bool) -> bool {
         self.processes.values().any(which)
     }
 
-    /// Whether one of them gets requests, while this generation is live.
+    /// Whether one of them gets requests while this generation serves.
     pub fn serves(&self, current: u64) -> bool {
         self.any(|p| !p.is_retiring() && p.generation() <= current)
     }
@@ -86,8 +103,8 @@ impl Roster {
         self.any(|p| p.requests().next().is_some())
     }
 
-    /// Whether the process with this id is one of them, and was not to be ended.
-    pub fn is_to_go_on(&self, pid: i32) -> bool {
+    /// Whether the process with this pid is one of them, and its end was not our doing.
+    pub fn ends_unexpectedly(&self, pid: i32) -> bool {
         self.any(|p| p.pid() == Some(pid) && !p.ends_for(Why::TooSlow))
     }
 
@@ -96,13 +113,13 @@ impl Roster {
         self.processes.is_empty()
     }
 
-    /// Those that `which` picks.
+    /// Those that `which` accepts.
     pub fn numbers(&self, which: impl Fn(&Process) -> bool) -> Vec<ProcessNo> {
         let found = self.iter().filter(|(_, p)| which(p));
         found.map(|(number, _)| number).collect()
     }
 
-    /// Processes with all slots idle since before `since`, the longest idle first.
+    /// Processes that have been idle since `since` or longer, the longest idle first.
     pub fn idle_since(&self, since: Instant) -> Vec<ProcessNo> {
         let serving = self.iter().filter(|(_, p)| !p.is_retiring());
         let idle = serving.filter_map(|(number, p)| Some((p.idle_since()?, number)));
@@ -111,32 +128,42 @@ impl Roster {
         found.into_iter().map(|(_, number)| number).collect()
     }
 
-    /// The numbers of the moment.
-    pub fn counts(&self, generation: u64, queued: usize) -> Counts {
+    /// The one that is idle for longest, of this generation if it is given.
+    pub(super) fn idle_of(&self, generation: Option<u64>, now: Instant) -> Option<ProcessNo> {
+        let of = |number: &ProcessNo| Some(self.get(*number)?.generation());
+        let mut idle = self.idle_since(now).into_iter();
+        idle.find(|number| generation.is_none() || of(number) == generation)
+    }
+
+    /// The present numbers, while this generation is live.
+    pub fn counts(&self, current: u64, queued: usize) -> Counts {
         let mut counts = Counts {
             queued,
             ..Counts::default()
         };
-        let serves = |p: &&Process| !p.is_retiring() && p.generation() == generation;
-        for process in self.processes.values().filter(serves) {
-            counts.processes += 1;
-            match process.pid() {
-                None => counts.starting += usize::from(process.starting_slot().is_some()),
-                Some(_) => counts.idle += usize::from(process.idle_since().is_some()),
+        for process in self.processes.values() {
+            counts.tasks += process.tasks();
+            if process.is_retiring() {
+                continue;
+            }
+            counts.outdated |= process.generation() < current;
+            if process.generation() == current {
+                counts.processes += 1;
+                counts.idle += usize::from(process.pid().is_some() && process.is_idle());
+                counts.starting += usize::from(process.has_not_started());
             }
         }
         counts
     }
 
-    /// Processes and threads of those that have started, and of all.
-    pub fn tasks(&self) -> (usize, usize) {
+    /// Processes and threads of those that have started.
+    pub fn tasks(&self) -> usize {
         let started = self.processes.values().filter(|p| p.pid().is_some());
-        let all = self.processes.values().map(Process::tasks);
-        (started.map(Process::tasks).sum(), all.sum())
+        started.map(Process::tasks).sum()
     }
 
-    /// The slot for the next request: a free one, else one that is just starting. Those of a generation that is not live
-    /// yet (`current`) get none.
+    /// The slot for the next request: a free one, else a starting one. A generation after `current` is on trial and gets
+    /// none.
     pub fn pick(&self, current: u64) -> Option<SlotNo> {
         let gets_requests = |p: &&Process| !p.is_retiring() && p.generation() <= current;
         let mut starting = self.processes.values().filter(gets_requests);
@@ -144,34 +171,46 @@ impl Roster {
         free.or_else(|| starting.find_map(Process::starting_slot))
     }
 
-    /// Those that serve with code from before this generation.
+    /// Those that serve with older code.
     pub fn outdated(&self, current: u64) -> Vec<ProcessNo> {
         self.numbers(|p| p.generation() < current && !p.is_retiring())
     }
 
-    /// Whether one of this generation runs.
+    /// Whether one of this generation has started.
     pub fn has_started(&self, generation: u64) -> bool {
         self.any(|p| p.generation() == generation && p.pid().is_some() && !p.is_retiring())
     }
 
-    /// Since when one of them has nothing to do.
-    pub fn longest_idle(&self) -> Option<Instant> {
+    /// Since when the longest idle one is idle, if more than `kept` are.
+    pub fn surplus_since(&self, current: u64, kept: usize) -> Option<Instant> {
+        // Each that is idle has a free slot.
+        if self.free.len() <= kept || self.counts(current, 0).idle <= kept {
+            return None;
+        }
         let serving = self.processes.values().filter(|p| !p.is_retiring());
         serving.filter_map(Process::idle_since).min()
     }
 
-    /// An idle worker with old code, in whose place the first one with new code can come: there may be no other room.
-    /// One, so that the others go on serving whoever takes that room; and none once a new one comes.
+    /// Those that have been idle since `since` or longer, of the idle ones beyond `kept`.
+    pub(super) fn surplus(&self, current: u64, kept: usize, since: Instant) -> Vec<ProcessNo> {
+        let mut idle = self.idle_since(since);
+        idle.truncate(self.counts(current, 0).idle.saturating_sub(kept));
+        idle
+    }
+
+    /// An idle worker with old code that can make room for the first one with new code. Only one, since another front may
+    /// take that room; and none if a new one is starting.
     pub(super) fn in_the_way(&self, current: u64, now: Instant) -> Option<ProcessNo> {
         let comes = |p: &Process| p.generation() == current && !p.is_retiring();
-        let outdated = |number: &ProcessNo| self.processes[number].generation() < current;
+        let outdated =
+            |number: &ProcessNo| self.get(*number).is_some_and(|p| p.generation() < current);
         let mut idle = self.idle_since(now).into_iter();
         idle.find(outdated).filter(|_| !self.any(comes))
     }
 
-    /// One that is too old, and has nothing to do.
+    /// One that is too old, and idle.
     pub(super) fn old_and_idle(&self, now: Instant) -> Option<ProcessNo> {
-        let old = |number: &ProcessNo| self.processes[number].is_old(now);
+        let old = |number: &ProcessNo| self.get(*number).is_some_and(|p| p.is_old(now));
         self.idle_since(now).into_iter().find(old)
     }
 
@@ -181,15 +220,32 @@ impl Roster {
         process.map_or_else(Vec::new, |process| process.slots().collect())
     }
 
-    /// The slot waits for the next request.
+    /// STARTED on this slot, which is free then unless it has a request. Whether it is the first one of its process.
+    pub(super) fn started(
+        &mut self,
+        slot: SlotNo,
+        pid: i32,
+        current: u64,
+        now: Instant,
+    ) -> Option<bool> {
+        let process = self.owner_mut(slot)?;
+        let first = process.started(slot, pid, now);
+        let gets_requests = !process.is_retiring() && process.generation() <= current;
+        if gets_requests && matches!(process.slot(slot), Some(Slot::Idle(_))) {
+            self.set_free(slot);
+        }
+        Some(first)
+    }
+
+    /// The slot can take a request.
     pub(super) fn set_free(&mut self, slot: SlotNo) {
         self.free.push(slot);
     }
 
-    /// The slot gets this request.
+    /// Gives the slot this request.
     pub(super) fn give(&mut self, slot: SlotNo, request: RequestNo) {
         self.free.retain(|free| *free != slot);
-        if let Some(process) = self.tell_owner(slot) {
+        if let Some(process) = self.owner_mut(slot) {
             process.give(slot, request);
         }
     }
@@ -203,8 +259,8 @@ impl Roster {
         }
     }
 
-    /// A request on this slot has run for too long: its process is to be ended. Its number and its
-    /// process id; None: it is being ended already.
+    /// A request on this slot has run too long. Returns the number and the pid of its process, unless that is ending for
+    /// this reason already.
     pub(super) fn too_slow(&self, slot: SlotNo) -> Option<(ProcessNo, i32)> {
         let number = self.owner(slot)?;
         let process = self.get(number)?;
@@ -212,23 +268,30 @@ impl Roster {
         process.pid().filter(|_| !known).map(|pid| (number, pid))
     }
 
-    /// The first that has not started in time, and that time: whoever was to start it is stuck. `imports`: how long an
-    /// import may take.
-    pub(super) fn unstarted(
-        &mut self,
-        imports: Duration,
-        now: Instant,
-    ) -> Option<(ProcessNo, Duration)> {
-        let late = |p: &Process| {
-            p.is_starting() && now.saturating_duration_since(p.born()) >= start_within(p, imports)
-        };
-        let number = self.numbers(late).first().copied()?;
-        let process = self.tell(number)?;
-        process.end(now, Why::Unstarted);
-        Some((number, start_within(process, imports)))
+    /// Has the process of this slot killed for it, after a time for its other requests.
+    pub(super) fn end_too_slow(&mut self, slot: SlotNo, now: Instant) {
+        if let Some(process) = self.owner_mut(slot) {
+            process.end_too_slow(slot, now);
+        }
     }
 
-    /// A process that is asked for: its number, which is the next one, and its slots.
+    /// What to do about one that has not started in time. A child of ours imports the app: it may write where it is
+    /// before it is killed.
+    pub(super) fn unstarted(&mut self, config: &Config, now: Instant) -> Option<Action> {
+        let imports = Duration::from_secs(config.limits.start_timeout);
+        let late = |p: &Process| p.is_late(start_within(p, imports), now);
+        let number = self.numbers(late).first().copied()?;
+        let process = self.get_mut(number)?;
+        let Some(child) = process.child() else {
+            process.end(now, Why::Unstarted);
+            let within = start_within(process, imports);
+            return Some(Action::Unstarted(number, within.as_secs()));
+        };
+        process.end(now + STACK_WITHIN, Why::Unstarted);
+        Some(Action::WriteStack(child.as_raw()))
+    }
+
+    /// Adds a process: the next number, and its slots.
     pub(super) fn add(
         &mut self,
         slots: usize,
@@ -239,40 +302,46 @@ impl Roster {
         let first = self.last_slot + 1;
         self.last_slot += slots as u64;
         let slots: Vec<_> = (first..=self.last_slot).map(SlotNo).collect();
-        self.owners.extend(slots.iter().map(|slot| (*slot, number)));
+        for slot in &slots {
+            self.owners.insert(*slot, number);
+        }
         self.processes.insert(number, process(number, &slots));
         (number, slots)
     }
 
-    /// One of them, to tell it what happens.
-    pub(super) fn tell(&mut self, number: ProcessNo) -> Option<&mut Process> {
-        self.processes.get_mut(&number)
+    /// One of them, for an event.
+    pub(super) fn get_mut(&mut self, number: ProcessNo) -> Option<&mut Process> {
+        self.processes.get_mut(number)
     }
 
-    /// The one whose slot it is, to tell it what happens.
-    pub(super) fn tell_owner(&mut self, slot: SlotNo) -> Option<&mut Process> {
+    /// The process of a slot, for an event.
+    pub(super) fn owner_mut(&mut self, slot: SlotNo) -> Option<&mut Process> {
         let owner = self.owner(slot)?;
-        self.tell(owner)
+        self.get_mut(owner)
     }
 
-    /// The slot is closed, or lost: whose it was and what it did.
+    /// The slot is closed, or lost: returns its process and its state.
     pub(super) fn lose(&mut self, slot: SlotNo) -> Option<(ProcessNo, Slot)> {
         self.free.retain(|free| *free != slot);
-        let number = self.owners.remove(&slot)?;
-        Some((number, self.tell(number)?.lose(slot)?))
+        let number = self.owners.remove(slot)?;
+        Some((number, self.get_mut(number)?.lose(slot)?))
     }
 
-    /// The socket of a slot has ended: with its last one the process ends, too.
-    pub(super) fn lose_for_good(&mut self, slot: SlotNo, now: Instant) -> Option<Lost> {
-        let (number, did) = self.lose(slot)?;
-        let process = self.tell(number)?;
+    /// The socket of a slot has ended. With its last one, the process ends, too.
+    pub(super) fn socket_ended(&mut self, slot: SlotNo, now: Instant) -> Option<Lost> {
+        let (number, state) = self.lose(slot)?;
+        let process = self.get_mut(number)?;
         let last = process.slots().next().is_none();
+        let why = match process.ends_for(Why::TooSlow) {
+            true => "its worker was killed for another request that ran too long",
+            false => DIED,
+        };
         let lost = Lost {
-            did,
-            pid: process.pid().unwrap_or(0),
-            why: match process.ends_for(Why::TooSlow) {
-                true => "its worker had to be ended for a request that ran too long",
-                false => "the worker died in the middle of the request",
+            state,
+            failure: Failure::WorkerLost(why.to_owned(), process.pid().unwrap_or(0)),
+            again: match process.is_unanswered() {
+                true => Again::Unanswered,
+                false => Again::FalseStart,
             },
             unstarted: last && process.is_starting(),
             process: process.pid().filter(|_| last && process.is_serving()),
@@ -284,13 +353,89 @@ impl Roster {
         Some(lost)
     }
 
-    /// It is gone.
-    pub(super) fn remove(&mut self, number: ProcessNo) {
-        self.processes.remove(&number);
+    /// It gets no more requests, and ends as soon as it has none. Returns the slots to be closed.
+    pub(super) fn retire(&mut self, number: ProcessNo, now: Instant) -> Vec<SlotNo> {
+        let Some(process) = self.get_mut(number) else {
+            return Vec::new();
+        };
+        let closed = process.retire();
+        if process.slots().next().is_none() {
+            process.end(now + EXIT_WITHIN, Why::Done);
+        }
+        for slot in &closed {
+            self.lose(*slot);
+        }
+        closed
     }
 
-    /// When something is due. `imports`: how long an import may take.
-    pub(super) fn deadline(&self, imports: Duration) -> Option<Instant> {
+    /// It was launched; see `Process::launched`.
+    pub(super) fn launched(&mut self, number: ProcessNo, child: Option<Pid>, outputs: usize) {
+        if let Some(process) = self.get_mut(number) {
+            process.launched(child, outputs);
+        }
+    }
+
+    /// One of its outputs has ended.
+    pub(super) fn output_ended(&mut self, number: ProcessNo) {
+        if let Some(process) = self.get_mut(number) {
+            process.output_ended();
+        }
+    }
+
+    /// It is one that another front had.
+    pub(super) fn adopted(&mut self, number: ProcessNo, facts: &Facts, now: Instant) {
+        if let Some(process) = self.get_mut(number) {
+            process.adopted(facts, now);
+        }
+    }
+
+    /// The preloader has forked it.
+    pub(super) fn forked(&mut self, number: Option<ProcessNo>, now: Instant) {
+        if let Some(process) = number.and_then(|number| self.get_mut(number)) {
+            process.forked(now);
+        }
+    }
+
+    /// The site has no room for these yet: takes back their requests.
+    pub(super) fn wait_in_line(&mut self, processes: &[ProcessNo]) -> Vec<RequestNo> {
+        let mut requests = Vec::new();
+        for number in processes {
+            let process = self.get_mut(*number);
+            requests.extend(process.map_or_else(Vec::new, Process::wait_in_line));
+        }
+        requests
+    }
+
+    /// If it is idle and of this generation, it gets no more requests, and waits to be taken. Whether it does.
+    pub(super) fn leave(&mut self, number: ProcessNo, current: u64) -> bool {
+        let usable = |p: &&mut Process| p.generation() == current && p.is_idle();
+        let Some(process) = self.get_mut(number).filter(usable) else {
+            return false;
+        };
+        process.leave();
+        let slots = self.slots(number);
+        self.free.retain(|free| !slots.contains(free));
+        true
+    }
+
+    /// Takes an idle process away, for another front.
+    pub(super) fn take(&mut self, number: ProcessNo, now: Instant) -> Option<Facts> {
+        let facts = self.get(number)?.facts(now);
+        for slot in self.slots(number) {
+            self.lose(slot);
+        }
+        self.remove(number);
+        facts
+    }
+
+    /// Forgets a process that is gone.
+    pub(super) fn remove(&mut self, number: ProcessNo) {
+        self.processes.remove(number);
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let imports = Duration::from_secs(config.limits.start_timeout);
         let all = self.processes.values();
         all.filter_map(|p| p.deadline(start_within(p, imports)))
             .min()

@@ -1,22 +1,23 @@
-//! `Sockets`: what connects the front with its workers: a socket for each slot, and pipes for what they write.
+//! `Sockets`: the front's ends of the sockets and pipes to its workers: a socket for each slot, a pipe for each output.
 
 use super::channel::Channel;
 use super::launch::{Launched, Pipes};
 use super::process::{ProcessNo, SlotNo};
 use super::wire::{self, Frame};
 use crate::body::Body;
+use crate::failure::Exception;
+use crate::numbered::Numbered;
 use crate::poller::{Poller, Token, Watched};
 use crate::request::{Request, Stream};
 use nix::sys::epoll::EpollFlags;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-/// Bytes read at a time.
-const SCRATCH: usize = 64 << 10;
-/// Pieces of a worker's text that are read at a time, and their size.
+/// Bytes read at a time. See `SCRATCH` of `server/sockets`.
+const SCRATCH: usize = 128 << 10;
+/// How many pieces of a worker's output are read at a time, and their size in bytes.
 const PIECES: usize = 8;
 const PIECE: usize = 8 << 10;
 
@@ -29,20 +30,21 @@ pub(super) enum Reply {
     Data(Vec<u8>),
     File(File, u64, u64),
     Text(Stream, Vec<u8>),
-    Exception(String),
+    Exception(Box<Exception>),
+    Caught(Box<Exception>),
     End { truncated: bool },
 }
 
-/// The socket of a slot has ended; or what came out of it is not of the wire: then this is wrong with it.
+/// The socket of a slot has ended; or the worker has sent something invalid, described here.
 #[derive(Debug)]
 pub(super) struct Ended(pub Option<String>);
 
-/// See above.
+/// The front's ends of all sockets and pipes to its workers.
 #[derive(Debug)]
 pub(super) struct Sockets {
     poller: Rc<Poller>,
-    channels: BTreeMap<SlotNo, Channel>,
-    pipes: BTreeMap<ProcessNo, Pipes>,
+    channels: Numbered<SlotNo, Channel>,
+    pipes: Numbered<ProcessNo, Pipes>,
     scratch: Vec<u8>,
     message: Vec<u8>,
 }
@@ -51,14 +53,14 @@ impl Sockets {
     pub(super) fn new(poller: Rc<Poller>) -> Sockets {
         Sockets {
             poller,
-            channels: BTreeMap::new(),
-            pipes: BTreeMap::new(),
+            channels: Numbered::default(),
+            pipes: Numbered::default(),
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
         }
     }
 
-    /// Those of a worker that was asked for. How many pipes are read.
+    /// Adds those of a worker that was launched. Returns how many pipes are read.
     pub(super) fn add(
         &mut self,
         process: ProcessNo,
@@ -86,7 +88,7 @@ impl Sockets {
 
     /// Sends a request. `false`: the worker is gone.
     pub(super) fn send(&mut self, slot: SlotNo, request: &Request) -> bool {
-        let Some(channel) = self.channels.get_mut(&slot) else {
+        let Some(channel) = self.channels.get_mut(slot) else {
             return false;
         };
         self.message.clear();
@@ -109,9 +111,9 @@ impl Sockets {
         sent.is_ok()
     }
 
-    /// Tells a worker that nobody waits for its answer.
+    /// Tells a worker that nobody waits for its response.
     pub(super) fn abort(&mut self, slot: SlotNo) {
-        if let Some(channel) = self.channels.get_mut(&slot) {
+        if let Some(channel) = self.channels.get_mut(slot) {
             let mut frame = Vec::new();
             wire::put_abort(&mut frame);
             let _ = channel.send(&frame, &[]);
@@ -119,9 +121,9 @@ impl Sockets {
         }
     }
 
-    /// Has epoll watch for what the worker sends, if `reading`, and for room for what waits to be sent.
+    /// Has epoll watch for input, if `reading`, and for room to send what is waiting.
     pub(super) fn watch(&mut self, slot: SlotNo, reading: bool) {
-        if let Some(channel) = self.channels.get_mut(&slot) {
+        if let Some(channel) = self.channels.get_mut(slot) {
             let mut flags = EpollFlags::empty();
             flags.set(EpollFlags::EPOLLIN, reading);
             flags.set(EpollFlags::EPOLLOUT, channel.is_waiting());
@@ -129,18 +131,18 @@ impl Sockets {
         }
     }
 
-    /// Sends what waits.
+    /// Sends what is waiting.
     pub(super) fn flush(&mut self, slot: SlotNo) -> Result<(), Ended> {
-        if let Some(channel) = self.channels.get_mut(&slot) {
+        if let Some(channel) = self.channels.get_mut(slot) {
             channel.flush().map_err(|_| Ended(None))?;
             self.watch(slot, true);
         }
         Ok(())
     }
 
-    /// Reads once. What came in before the end is in `replies` all the same.
+    /// Reads once. `replies` gets what came in before an error, too.
     pub(super) fn read(&mut self, slot: SlotNo, replies: &mut Vec<Reply>) -> Result<(), Ended> {
-        let Some(channel) = self.channels.get_mut(&slot) else {
+        let Some(channel) = self.channels.get_mut(slot) else {
             return Ok(());
         };
         let count = match channel.receive(&mut self.scratch) {
@@ -167,21 +169,22 @@ impl Sockets {
                 },
                 Frame::Log(bytes) => Reply::Text(Stream::Stderr, bytes.to_vec()),
                 Frame::Output(bytes) => Reply::Text(Stream::Stdout, bytes.to_vec()),
-                Frame::Exception(traceback) => Reply::Exception(text(&traceback)),
+                Frame::Exception(told) => Reply::Exception(Box::new(Exception::from_wire(&told))),
+                Frame::Caught(told) => Reply::Caught(Box::new(Exception::from_wire(&told))),
                 Frame::End { truncated } => Reply::End { truncated },
                 _ => continue,
             });
         }
     }
 
-    /// Reads what a worker has written. `true`: this was the end.
+    /// Reads the output of a worker. `true`: it has ended.
     pub(super) fn read_pipe(
         &mut self,
         process: ProcessNo,
         stream: Stream,
         text: &mut Vec<u8>,
     ) -> bool {
-        let Some(pipes) = self.pipes.get_mut(&process) else {
+        let Some(pipes) = self.pipes.get_mut(process) else {
             return false;
         };
         let mut buffer = [0; PIECE];
@@ -195,23 +198,47 @@ impl Sockets {
         false
     }
 
-    /// What a worker has written until it has told how its import went: from now on it has.
-    pub(super) fn take_said(&mut self, process: ProcessNo) -> Vec<u8> {
-        let pipes = self.pipes.get_mut(&process);
-        pipes.map(Pipes::take_said).unwrap_or_default()
+    /// It is known how the import of a worker went: the tail of its output until now.
+    pub(super) fn take_boot_output(&mut self, process: ProcessNo) -> Vec<u8> {
+        let pipes = self.pipes.get_mut(process);
+        pipes.map(Pipes::take_boot_output).unwrap_or_default()
+    }
+
+    /// Gives up those of an idle worker, so that another front can have it. None: it is of no use, and is killed.
+    pub(super) fn withdraw(
+        &mut self,
+        process: ProcessNo,
+        slots: &[SlotNo],
+    ) -> Option<(Pipes, Vec<Channel>)> {
+        let mut pipes = self.pipes.remove(process)?;
+        // One that has closed its standard error does not have the shape that others ask for.
+        let mut is_idle = pipes.output(Stream::Stderr).is_some();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(output) = pipes.output(stream) {
+                let mut watched = Watched::new(EpollFlags::EPOLLIN);
+                is_idle &= self.poller.forget(output, &mut watched).is_ok();
+            }
+        }
+        let mut channels = Vec::new();
+        for slot in slots {
+            let mut channel = self.channels.remove(*slot)?;
+            is_idle &= channel.withdraw(&self.poller);
+            channels.push(channel);
+        }
+        is_idle.then_some((pipes, channels))
     }
 
     /// Closes a slot.
     pub(super) fn close(&mut self, slot: SlotNo) {
-        self.channels.remove(&slot);
+        self.channels.remove(slot);
     }
 
-    /// Ends a worker for good.
+    /// Kills a worker, by closing its lifeline.
     pub(super) fn kill(&mut self, process: ProcessNo) {
-        self.pipes.remove(&process);
+        self.pipes.remove(process);
     }
 
-    /// Ends all.
+    /// Kills all workers.
     pub(super) fn clear(&mut self) {
         self.channels.clear();
         self.pipes.clear();

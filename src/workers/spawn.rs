@@ -1,9 +1,9 @@
-//! Starts a Python with our package in it: nothing on disk is needed, and nothing of the web server's is inherited.
+//! Starts a Python process with our package: it needs no file of ours, and inherits nothing from the web server.
 //!
-//! The child's fd 0 is a private socket, over which come what to launch, the package `bridge` and then one `SETUP`
-//! frame with descriptors. Which interpreter it is, the child finds out by itself (`python::Launch`), so the front never
-//! waits.
+//! The child's descriptor 0 is a private socket. It brings what to launch, the package `bridge`, and a `SETUP` frame with
+//! descriptors. The child looks for the interpreter itself (`python::Launch`), so the front never waits.
 
+use super::context::LaunchContext;
 use super::wire;
 use crate::config::{Config, ScriptName};
 use crate::pairs::Pairs;
@@ -26,20 +26,21 @@ macro_rules! modules {
     };
 }
 
-/// The Python side, a package that is sent to each interpreter that is started.
+/// The package `bridge`, which is sent to each interpreter.
 const PACKAGE: &[(&str, &str)] = modules![
-    "__init__" "importer" "wire" "output" "private" "processes" "head" "request" "app" "opened" "chance" "warm"
-    "worker" "files" "preloader" "check" "start"
+    "__init__" "importer" "wire" "output" "private" "processes" "head" "app" "packages" "hints" "failures" "request"
+    "opened" "chance" "warm" "frameworks" "kept" "room" "control" "site_pool"
+    "audit" "worker" "files" "preloader" "check" "start"
 ];
 
-/// What `python -c` is given: it reads the package from fd 0 and has its module `importer` run it.
-pub const LOADER: &str = include_str!("loader.py");
+/// Reads the package from descriptor 0 and runs its module `importer`.
+const LOADER: &str = include_str!("loader.py");
 
-/// The name by which our own executable is called to find an interpreter and become it. What makes it do so is the
-/// socket on descriptor 0; the name only keeps all others from looking there.
+/// `argv[0]` of our own executable when it is to find an interpreter and execute it. What decides is the socket on
+/// descriptor 0; the name only keeps other processes from looking there.
 pub const LAUNCHER: &str = "runfcgi-launch";
 
-/// Libraries that start a thread for each core unless told otherwise; an account's process limit counts those.
+/// Some libraries start a thread per core unless these say otherwise, and threads count for the account's process limit.
 const THREAD_VARIABLES: [&str; 5] = [
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -48,7 +49,7 @@ const THREAD_VARIABLES: [&str; 5] = [
     "VECLIB_MAXIMUM_THREADS",
 ];
 
-/// What a web server gives to a CGI program for one request must not stay in a process that outlives it; these may.
+/// Variables of a CGI environment that may stay in a process which outlives the request.
 const KEPT_FROM_CGI: [&str; 9] = [
     "PATH",
     "HOME",
@@ -61,22 +62,7 @@ const KEPT_FROM_CGI: [&str; 9] = [
     "LD_LIBRARY_PATH",
 ];
 
-/// The same for all that is started for a site.
-#[derive(Debug, Clone, Copy)]
-pub struct Start<'a> {
-    /// The site.
-    pub config: &'a Config,
-    /// Our own executable.
-    pub exe: &'a Path,
-    /// Where the interpreter that was found is remembered.
-    pub cache: Option<&'a Path>,
-    /// The environment is that of a CGI request.
-    pub cgi: bool,
-    /// What the app writes to standard output is kept apart from what it writes to standard error.
-    pub outlog: bool,
-}
-
-/// What a Python writes to.
+/// Where a Python process writes.
 #[derive(Debug)]
 pub struct Outputs {
     /// Its standard output.
@@ -85,21 +71,21 @@ pub struct Outputs {
     pub stderr: File,
 }
 
-/// Starts Python in the mode that `setup` names, with `descriptors` for it. `fail_frame` is the frame by which the launcher tells that no interpreter fits. Returns our end of its socket, and its process id; how it ends is told to whoever waits for that.
-pub fn start(
-    start: Start<'_>,
+/// Starts Python with this SETUP and its descriptors. `fail_frame`: the frame that the launcher sends if it finds no
+/// interpreter. Returns our end of its socket, and its pid, for which the caller must wait.
+pub(super) fn start(
+    context: &LaunchContext,
+    config: &Config,
     setup: &Pairs,
     descriptors: &[RawFd],
     outputs: Outputs,
     fail_frame: u8,
 ) -> io::Result<(OwnedFd, Pid)> {
     let (mut ours, theirs) = UnixStream::pair()?;
-    let app = start.config.app.clone();
-    let mut command = Command::new(start.exe);
+    let app = config.app.clone();
+    let mut command = Command::new(&context.image);
     command.arg0(LAUNCHER);
-    command
-        .env_clear()
-        .envs(environment(start.config, start.cgi));
+    command.env_clear().envs(environment(config, context.cgi));
     if let Some(path) = &app.path {
         command.current_dir(path);
     }
@@ -112,13 +98,13 @@ pub fn start(
         settings: app.settings,
         wsgi: app.wsgi,
         python: app.python,
-        owner: start.config.owner,
-        cache: start.cache.map(Path::to_path_buf),
+        owner: config.owned_by,
+        cache: context.python_cache.clone(),
         fail_frame: Some(fail_frame),
-        args: vec!["-c".into(), LOADER.into()],
+        args: vec!["-c".into(), program(config.app.path.as_deref()).into()],
     };
     if let Err(error) = hand_over(&mut ours, &launch, setup, descriptors)
-        // Else it has ended already, and its exit status says more.
+        // These mean that it has ended; its exit status says more.
         && !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
     {
         return Err(error);
@@ -126,12 +112,20 @@ pub fn start(
     Ok((ours.into(), pid))
 }
 
-/// All that a Python reads which gets no descriptors: the package and SETUP.
+/// The argument of `python -c`. Its first line tells whoever looks at the account's processes whose app this one runs;
+/// interpreters in the C locale refuse other characters than ASCII there.
+pub fn program(app_path: Option<&Path>) -> String {
+    let path = app_path.unwrap_or(Path::new("")).to_string_lossy();
+    let path = path.replace(|c: char| !c.is_ascii_graphic() && c != ' ', "?");
+    format!("# runfcgi runs the app in {path}\n{LOADER}")
+}
+
+/// The package and SETUP, for a Python process that gets no descriptors.
 pub fn input(setup: &Pairs) -> Vec<u8> {
     [package(), setup_frame(setup)].concat()
 }
 
-/// The package as the loader reads it: eight hexadecimal digits of length, then the modules as pairs.
+/// The package as the loader reads it: its length in eight hexadecimal digits, then the modules as pairs.
 fn package() -> Vec<u8> {
     let mut pairs = Pairs::new();
     for (name, source) in PACKAGE {
@@ -168,13 +162,12 @@ fn hand_over(
     ours.write_all(&frame[sent..])
 }
 
-/// The pairs of `SETUP` that say which app and how.
-pub fn setup(start: Start<'_>, mode: &str, threads: u32, multiprocess: bool) -> Pairs {
+/// The pairs of `SETUP`. `outlog`: standard output is kept apart from standard error.
+pub fn setup(config: &Config, outlog: bool, mode: &str, threads: u32) -> Pairs {
     let mut pairs = Pairs::new();
     let mut put = |name: &str, value: &[u8]| {
         pairs.push(name.as_bytes(), value);
     };
-    let config = start.config;
     let app = &config.app;
     put("mode", mode.as_bytes());
     if let Some(path) = &app.path {
@@ -193,13 +186,13 @@ pub fn setup(start: Start<'_>, mode: &str, threads: u32, multiprocess: bool) -> 
         put("script_name", format!("{prefix}/").as_bytes());
     }
     put("threads", threads.to_string().as_bytes());
-    put("multiprocess", if multiprocess { b"1" } else { b"0" });
-    put("pycache", if mode == "check" { b"0" } else { b"1" }); // it changes nothing
-    put("outlog", if start.outlog { b"1" } else { b"0" });
+    put("multiprocess", b"1");
+    put("pycache", if mode == "check" { b"0" } else { b"1" }); // a check writes nothing
+    put("outlog", if outlog { b"1" } else { b"0" });
     pairs
 }
 
-/// The environment of the app: ours as far as it may go on, what mod_fcgid and suexec leave out, and `[env]`.
+/// The environment of the app: ours without what is not for it, defaults for what mod_fcgid and suexec omit, and `[env]`.
 pub fn environment(config: &Config, cgi: bool) -> Vec<(OsString, OsString)> {
     let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
         .filter(|(name, _)| {
@@ -236,9 +229,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::fs;
+    use std::path::Path;
 
     #[test]
-    fn the_package_is_all_that_its_folder_holds() {
+    fn the_package_has_all_modules_of_its_folder() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(file!())
             .with_file_name("bridge");

@@ -1,15 +1,16 @@
 //! The private wire between front, preloader and workers: frames, as pure functions of bytes.
 //!
-//! Made for pure Python to decode at C speed: fixed headers, NUL-separated pairs. `bridge/` is the other side. All
-//! integers are big-endian. Descriptors travel beside the first byte of a frame (SCM_RIGHTS); this module only says
-//! how many a frame carries.
+//! Designed for Python to decode at C speed: fixed headers, NUL-separated pairs. `bridge/` is the other side. All integers
+//! are big-endian. Descriptors are attached to the first byte of a frame (SCM_RIGHTS); this module only documents them.
 //!
 //! Three channels use it:
 //! - *slot* (front <-> worker): one request at a time. Down: `REQUEST`, `ABORT`. Up: `STARTED` or `BOOT_FAILED` once,
-//!   then for each request `HEAD (DATA | FILE)* END` or `EXCEPTION END`, with `LOG` and `OUTPUT` anywhere before `END`.
-//! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`; up `FORKED` or `REFUSED`
-//!   for each `FORK`, in order; `RELEASE` and `EXITED` at any time.
-//! - *setup* (front -> a Python just started, once): `SETUP`.
+//!   then for each request `HEAD (DATA | FILE)* END`, broken off anywhere by `EXCEPTION END`; `CAUGHT` may come before
+//!   `HEAD`, and `LOG` and `OUTPUT` anywhere before `END`.
+//! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`, `KEEP`; up `FORKED`, `GIVEN`
+//!   or `REFUSED` for each `FORK`, in order; up `WAITING`, `RELEASE` and `EXITED` at any time; down `KEEP` or `BUSY` for
+//!   `RELEASE`.
+//! - *setup* (front -> a new Python process, once): `SETUP`.
 
 use crate::pairs::Pairs;
 use std::borrow::Cow;
@@ -19,7 +20,7 @@ use std::borrow::Cow;
 pub const REQUEST: u8 = b'R';
 /// Front to worker: the visitor has gone; 16 bytes, all but the type zero. A worker between requests ignores it.
 pub const ABORT: u8 = b'A';
-/// Flag of `REQUEST`: the body is a file, whose descriptor comes along, at offset 0.
+/// Flag of `REQUEST`: the body is a file; its descriptor is attached, at offset 0.
 pub const BODY_FD: u8 = 1;
 
 /// Length of the header of `REQUEST` and `ABORT`.
@@ -27,37 +28,46 @@ pub const REQUEST_HEADER: usize = 16;
 /// Length of the header of all other frames: type, flags, two zero bytes, length of the payload (u32).
 pub const FRAME_HEADER: usize = 8;
 
-/// Worker to front, first: payload pid (u32). From here on a request handed over can no longer be taken back.
+/// Worker to front, first: payload pid (u32). From here on, a request that was sent cannot be taken back.
 pub const STARTED: u8 = b'W';
-/// Worker to front, first, when the app could not be imported (only without preloader): payload text.
+/// Worker to front, first: it could not import the app (only without preloader); payload text.
 pub const BOOT_FAILED: u8 = b'B';
 /// Worker to front: payload `status line NUL (name NUL value NUL)*`.
 pub const HEAD: u8 = b'H';
 /// Worker to front: a piece of the body.
 pub const DATA: u8 = b'D';
-/// Worker to front: a piece of a file as body: payload offset (u64), length (u64); its descriptor comes along.
+/// Worker to front: a piece of a file as body: payload offset (u64), length (u64); its descriptor is attached.
 pub const FILE: u8 = b'F';
 /// Worker to front: text of the app for its log (wsgi.errors, sys.stderr during a request; sys.stdout unless `outlog`).
 pub const LOG: u8 = b'L';
 /// Worker to front: what the app wrote to sys.stdout during a request, when `SETUP` said `outlog`.
 pub const OUTPUT: u8 = b'O';
-/// Worker to front: the app raised before its head was sent; payload the traceback. `END` follows.
+/// Worker to front: the app raised; payload pairs: `kind`, `summary`, `place`, `hint`, `traceback`. `END` follows.
 pub const EXCEPTION: u8 = b'X';
+/// Worker to front: the app caught an exception, and answers for it itself; payload as of `EXCEPTION`.
+pub const CAUGHT: u8 = b'C';
 /// Worker to front: the request is over, also when it failed; the worker waits for the next one.
 pub const END: u8 = b'E';
 /// Flag of `END`: the body is not complete (the app raised after the head, or was cut short).
 pub const TRUNCATED: u8 = 1;
 
-/// Front to Python, once: payload pairs, see `bridge/`; descriptors as the mode demands.
+/// Front to Python, once: payload pairs, see `bridge/start.py`; descriptors as the mode requires.
 pub const SETUP: u8 = b'S';
 /// Front to preloader: payload pairs `pid`, `spawner` (pid), `spawner_start` (clock ticks since boot, as in
 /// /proc/PID/stat), `linger` (seconds).
 pub const HELLO: u8 = b'h';
-/// Front to preloader: fork a worker. Descriptors: lifeline (read end), stdout and stderr (write ends, or the same one
-/// twice), then one slot socket for each thread that the worker shall have.
+/// Front to preloader: a worker is needed. Payload: its shape, see `kept`, NUL, how many workers of this front serve.
+/// Descriptors for a new one: lifeline (read end), stdout and stderr (write ends, or the same one twice), then a slot
+/// socket for each thread of the worker.
 pub const FORK: u8 = b'f';
-/// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`,
-/// `errors`, `output`: what was written meanwhile to standard error, and to standard output if that is kept apart).
+/// Front to preloader: keep this idle worker for the next front that needs one. Payload pairs: see `kept`. Descriptors:
+/// lifeline (write end), stdout if that is kept apart, stderr (read ends), then the slots.
+pub const KEEP: u8 = b'p';
+/// Front to preloader: answer to `RELEASE`: no worker of this front is idle.
+pub const BUSY: u8 = b'y';
+/// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`; `open`: what the import
+/// left open; `known`: an earlier preloader found that; `errors`, `output`: what the import wrote to standard error, and
+/// to standard output if that is kept apart).
 pub const READY: u8 = b'r';
 /// Preloader to front: the app could not be imported; payload text, the last lines of the log.
 pub const FAILED: u8 = b'b';
@@ -65,13 +75,19 @@ pub const FAILED: u8 = b'b';
 pub const FORKED: u8 = b'k';
 /// Preloader to front: answer to `FORK` when the system refused; payload text.
 pub const REFUSED: u8 = b'n';
-/// Preloader to front: another front is in need of a process: give an idle worker back.
+/// Preloader to front: there is no room for a further worker now; whoever has sent `FORK` waits in line for the answer.
+/// Payload text: why.
+pub const WAITING: u8 = b'w';
+/// Preloader to front: answer to `FORK`: a kept worker; payload and descriptors as of `KEEP`.
+pub const GIVEN: u8 = b'g';
+/// Preloader to front: another front needs a worker: `KEEP` an idle one, or say `BUSY`.
 pub const RELEASE: u8 = b'l';
-/// Preloader to front: a worker that it had asked for has ended in an unusual way; payload pid (u32), then the way in
-/// words.
+/// Flag of `RELEASE`: there is no room for a new one, so give the next one that becomes idle, too.
+pub const URGENT: u8 = 1;
+/// Preloader to front: a worker of this front has ended in an unusual way; payload pid (u32), then a description.
 pub const EXITED: u8 = b'q';
 
-/// Length at which a frame that must be kept whole (all but `DATA`, `LOG` and `OUTPUT`) is refused.
+/// Limit for the payload of all frames but `DATA`, `LOG` and `OUTPUT`, which come in pieces; in bytes.
 pub const MAX_WHOLE: usize = 1 << 20;
 
 /// A frame from Python.
@@ -86,9 +102,9 @@ pub enum Frame<'a> {
     BootFailed(Cow<'a, [u8]>),
     /// Status and fields, for `ResponseHead::from_wire`.
     Head(Cow<'a, [u8]>),
-    /// A piece of the body, or of a frame of it.
+    /// A piece of the body.
     Data(&'a [u8]),
-    /// A piece of a file; the descriptor is the next one received.
+    /// A piece of a file; its descriptor is the next one received.
     File {
         /// Where it starts.
         offset: u64,
@@ -99,11 +115,13 @@ pub enum Frame<'a> {
     Log(&'a [u8]),
     /// A piece of text that was written to standard output.
     Output(&'a [u8]),
-    /// The app raised before its head; its traceback.
-    Exception(Cow<'a, [u8]>),
+    /// The app raised; pairs of what is known of the exception.
+    Exception(Pairs),
+    /// The app caught an exception; pairs of what is known of it.
+    Caught(Pairs),
     /// The request is over.
     End {
-        /// The body is not whole.
+        /// The body is incomplete.
         truncated: bool,
     },
     /// The preloader has the app; pairs of facts.
@@ -117,8 +135,15 @@ pub enum Frame<'a> {
     },
     /// The system refused a fork; its reason.
     Refused(Cow<'a, [u8]>),
+    /// There is no room for the worker yet; why.
+    Waiting(Cow<'a, [u8]>),
+    /// A worker that was kept, in place of a new one; pairs of facts about it. Its descriptors are the next ones received.
+    Given(Pairs),
     /// Give an idle worker back.
-    Release,
+    Release {
+        /// Or the next one that becomes idle.
+        urgent: bool,
+    },
     /// A worker has ended.
     Exited {
         /// Its process id.
@@ -128,7 +153,7 @@ pub enum Frame<'a> {
     },
 }
 
-/// Bytes that are not of this wire: ends the worker or preloader that sent them.
+/// Bytes that are not of this wire; closes the connection to the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireError(pub String);
 
@@ -140,7 +165,7 @@ impl std::fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// Takes frames out of a stream of bytes. Keeps at most one header and one whole frame.
+/// Splits a stream of bytes into frames. Buffers at most one frame.
 #[derive(Default, Debug)]
 pub struct FrameDecoder {
     kept: Vec<u8>,
@@ -148,8 +173,8 @@ pub struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// Eats from the front of `input` up to and including the next frame, or the next piece of a `DATA`, `LOG` or
-    /// `OUTPUT` frame. `Ok(None)`: all eaten.
+    /// Consumes `input` up to the end of the next frame, or of the next piece of a `DATA`, `LOG` or `OUTPUT` frame.
+    /// `Ok(None)`: all is consumed.
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, WireError> {
         loop {
             if let Some((kind, left)) = self.streaming {
@@ -202,7 +227,12 @@ impl FrameDecoder {
         }
     }
 
-    /// The next frame's type, flags and length, when all of its header is there; else what there is of it is kept.
+    /// Whether no frame is incomplete.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.streaming.is_none()
+    }
+
+    /// Type, flags and length of the next frame. An incomplete header is buffered.
     fn header(&mut self, input: &mut &[u8]) -> Result<Option<(u8, u8, usize)>, WireError> {
         if !self.kept.is_empty() && self.kept.len() < FRAME_HEADER {
             let take = (FRAME_HEADER - self.kept.len()).min(input.len());
@@ -260,7 +290,8 @@ fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireE
                 length: u64::from_be_bytes(length.try_into().map_err(|_| bad())?),
             }
         }
-        EXCEPTION => Frame::Exception(payload),
+        EXCEPTION => Frame::Exception(Pairs::from_bytes(payload.into_owned()).ok_or_else(bad)?),
+        CAUGHT => Frame::Caught(Pairs::from_bytes(payload.into_owned()).ok_or_else(bad)?),
         END => Frame::End {
             truncated: flags & TRUNCATED != 0,
         },
@@ -270,7 +301,11 @@ fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireE
             pid: pid(&payload).ok_or_else(bad)?,
         },
         REFUSED => Frame::Refused(payload),
-        RELEASE => Frame::Release,
+        WAITING => Frame::Waiting(payload),
+        GIVEN => Frame::Given(Pairs::from_bytes(payload.into_owned()).ok_or_else(bad)?),
+        RELEASE => Frame::Release {
+            urgent: flags & URGENT != 0,
+        },
         EXITED => {
             let (number, how) = payload.split_at_checked(4).ok_or_else(bad)?;
             Frame::Exited {
@@ -293,8 +328,8 @@ fn pid(payload: &[u8]) -> Option<i32> {
         .filter(|pid| *pid > 0)
 }
 
-/// Appends the header of a `REQUEST` and its environment. A body of `body` bytes is to follow, unless it goes as a
-/// descriptor.
+/// Appends the header of a `REQUEST` and its environment. A body of `body` bytes must follow, unless it is sent
+/// `as_descriptor`.
 pub fn put_request(out: &mut Vec<u8>, environ: &Pairs, body: u64, as_descriptor: bool) {
     let environ = environ.as_bytes();
     out.reserve(REQUEST_HEADER + environ.len());
@@ -376,7 +411,7 @@ mod tests {
             "output printed\n",
             "data body",
             "File { offset: 1, length: 2 }",
-            "Release",
+            "Release { urgent: false }",
             "End { truncated: false }",
         ];
         assert_eq!(read(&[&bytes]), expected);
@@ -392,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn invalid_frames_are_refused() {
         let refused = |bytes: &[u8]| {
             FrameDecoder::default()
                 .decode(&mut &bytes[..])

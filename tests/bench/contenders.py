@@ -23,6 +23,14 @@ from {module} import application
 from flup.server.fcgi{fork} import WSGIServer
 WSGIServer(application{options}).run()
 """
+WSGIREF_CGI = """#!{python} -B
+import os, sys
+sys.path.insert(0, {directory!r})
+os.chdir({directory!r})
+from wsgiref.handlers import CGIHandler
+from {module} import application
+CGIHandler().run(application)
+"""
 MYSITE_TOML = """[app]
 path = "{directory}"
 wsgi = "{module}:application"
@@ -186,8 +194,29 @@ class Floor(Contender):
             return [site.spawn([site.program], stdin=listening) for _ in range(site.workers)]
 
 
+class CgiFloor(Contender):
+    """The same for CGI: a static C program."""
+
+    fronts, apps = ("cgi",), ("hello",)
+
+    def lay(self, site):
+        executable(site.program, self.needs.cgi_floor.read_bytes())
+
+
+class Wsgiref(Contender):
+    """Python's own CGIHandler: what a CGI script is without us."""
+
+    fronts = ("cgi",)
+
+    def lay(self, site):
+        text = WSGIREF_CGI.format(python=self.needs.python, directory=str(site.directory), module=site.module)
+        executable(site.program, text.encode())
+
+
 class Runfcgi(Contender):
-    """Ours. Behind nginx a foreground process with a socket, under mod_fcgid a copy named mysite.fcgi."""
+    """Ours. Behind nginx a foreground process with a socket, under mod_fcgid and as CGI a copy named mysite.fcgi."""
+
+    fronts = ("nginx", "fcgid", "cgi")
 
     def __init__(self, name, needs, binary, settings=""):
         super().__init__(name, needs)
@@ -238,6 +267,8 @@ def all_contenders(needs, binary, before=None):
         Flup("flup-prefork", needs, "prefork"),
         Uwsgi("uwsgi", needs),
         Floor("floor", needs),
+        CgiFloor("cgi-floor", needs),
+        Wsgiref("wsgiref", needs),
         Loop("loop", needs),
     ]
     if binary:

@@ -60,7 +60,8 @@ def brief(record):
 
 
 def throughput(bench, app, front):
-    """requests/s, latency and CPU per 1,000 requests; all contenders are up and take turns."""
+    """requests/s, latency and CPU per 1,000 requests; all contenders are up and take turns, each round in another order:
+    the first slice after a change of the load is slower."""
     sites = [bench.site(c, app, front, bench.workers) for c in bench.who(app, front)]
     loops = [c for c in bench.contenders if isinstance(c, Loop)]
     loop_sites = [bench.site(c, app, "none", 1) for c in loops for _ in range(os.cpu_count())]
@@ -72,8 +73,9 @@ def throughput(bench, app, front):
                 sites.remove(site)
                 yield record
         for number in range(bench.rounds):
+            first = number % max(len(sites), 1)
             for count in bench.connections:
-                for site in sites:
+                for site in sites[first:] + sites[:first]:
                     for record in bench.attempt(slice_of, site.contender, site, count):
                         yield {"connections": count, "round": number, **record}
             for loop in loops:
@@ -233,7 +235,7 @@ def warm(site, workers):
         raise RuntimeError(f"it never answered: {site.log()}")
     deadline = time.monotonic() + WARM_SECONDS
     while time.monotonic() < deadline:
-        all_up = site.front == "nginx" or fronts(site) >= workers
+        all_up = site.front != "fcgid" or fronts(site) >= workers
         result = load.wrk(site.port, workers if all_up else 2 * workers, 1)
         if all_up and result["requests"] and result["p99"] < 500:
             return

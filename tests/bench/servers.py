@@ -42,7 +42,6 @@ ServerName 127.0.0.1
 LoadModule mpm_event_module {modules}/mod_mpm_event.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule alias_module {modules}/mod_alias.so
-LoadModule fcgid_module {modules}/mod_fcgid.so
 {user}
 StartServers 1
 ServerLimit 2
@@ -52,11 +51,20 @@ Suexec Off
 KeepAlive On
 KeepAliveTimeout 60
 MaxKeepAliveRequests 0
+{programs}
+{sites}
+"""
+# What runs the sites' programs.
+FCGID = """
+LoadModule fcgid_module {modules}/mod_fcgid.so
 FcgidIPCDir {directory}/ipc
 FcgidProcessTableFile {directory}/fcgid_shm
 FcgidMaxProcessesPerClass {workers}
 FcgidMinProcessesPerClass {workers}
-{sites}
+"""
+CGID = """
+LoadModule cgid_module {modules}/mod_cgid.so
+ScriptSock {directory}/ipc/cgid
 """
 APACHE_SITE = """
 Listen 127.0.0.1:{port}
@@ -64,7 +72,7 @@ Listen 127.0.0.1:{port}
   Alias / {program}/
   <Directory {directory}>
     Options +ExecCGI
-    SetHandler fcgid-script
+    SetHandler {handler}
     Require all granted
   </Directory>
 </VirtualHost>
@@ -86,10 +94,13 @@ class Nginx:
 class Apache:
     """Apache, event MPM, with each site's program under mod_fcgid behind a port of its own."""
 
+    programs, handler = FCGID, "fcgid-script"
+
     def __init__(self, directory, sites, user):
         self.directory = directory
         blocks = "".join(
-            APACHE_SITE.format(port=site.port, program=site.program, directory=site.directory) for site in sites
+            APACHE_SITE.format(port=site.port, program=site.program, directory=site.directory, handler=self.handler)
+            for site in sites
         )
         role = ""
         (directory / "ipc").mkdir(exist_ok=True)
@@ -97,13 +108,18 @@ class Apache:
             role = f"User {user.pw_name}\nGroup #{user.pw_gid}"
             os.chown(directory / "ipc", user.pw_uid, user.pw_gid)
         conf = directory / "apache.conf"
-        conf.write_text(APACHE.format(
-            directory=directory, modules="/usr/lib/apache2/modules", workers=sites[0].workers, sites=blocks, user=role,
-        ))
+        words = {"directory": directory, "modules": "/usr/lib/apache2/modules", "workers": sites[0].workers}
+        conf.write_text(APACHE.format(**words, programs=self.programs.format(**words), sites=blocks, user=role))
         self.command = ["/usr/sbin/apache2", "-f", str(conf), "-DFOREGROUND"]
 
 
-FRONTS = {"nginx": Nginx, "fcgid": Apache}
+class ApacheCgi(Apache):
+    """The same with mod_cgid: a process for each request."""
+
+    programs, handler = CGID, "cgi-script"
+
+
+FRONTS = {"nginx": Nginx, "fcgid": Apache, "cgi": ApacheCgi}
 
 
 class Stage:

@@ -144,9 +144,11 @@ pub(crate) fn shown_answer(bytes: &[u8]) -> String {
     let between = |from: &str, to: &str| text.split(from).nth(1)?.split(to).next();
     let status = text[..at].lines().next().unwrap_or_default();
     let status = status.trim_start_matches("Status: ");
-    let incident = between("under incident ", ".");
+    let incident = between("<b>incident ", "</b>");
     let incident = incident.map_or(String::new(), |id| format!(" with incident {id}"));
-    let detail = between("<pre>", "</pre>").map(|text| shown_bytes(text.as_bytes()));
+    let what = between("<p class=\"what\">", "</p>").map(str::to_owned);
+    let more = between("<pre>", "</pre>").map(|text| format!("\n{text}"));
+    let detail = what.map(|what| shown_bytes((what + &more.unwrap_or_default()).as_bytes()));
     let detail = detail.map_or(String::new(), |text| format!(", showing {text}"));
     format!("a page {status}{incident}{detail}")
 }

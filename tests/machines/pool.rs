@@ -6,11 +6,12 @@ use runfcgi::config::Config;
 use runfcgi::failure::Failure;
 use runfcgi::request::RequestNo;
 use runfcgi::workers::Action;
+use runfcgi::workers::kept::Facts;
 use runfcgi::workers::pool::Pool;
 use runfcgi::workers::process::{ProcessNo, SlotNo};
 use runfcgi::workers::scaling::Sizes;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// `max 3 minspare 1 request_timeout 30 …`; what is not named is 1 (max, slots) or as in `Config::default`.
 pub(crate) fn begin(words: &str) -> Player {
@@ -64,6 +65,9 @@ impl Player {
                 Action::Kill(process) => Some(process),
                 _ => None,
             };
+            if let Action::Keep(process) = action {
+                self.pool.take(process, now);
+            }
             self.done.push(shown(action));
             if let Some(process) = killed {
                 self.pool.killed(process, now);
@@ -85,8 +89,8 @@ impl Machine for Player {
         let process = || ProcessNo(number(1));
         let pool = &mut self.pool;
         match words[0] {
-            "startable" => pool.set_startable(true),
-            "unstartable" => pool.set_startable(false),
+            "startable" => pool.set_startable(true, words.contains(&"keeps")),
+            "unstartable" => pool.set_startable(false, false),
             "submit" => pool.submit(request(), now),
             "abort" => pool.abort(request()),
             "fail_queued" => pool.fail_queued(&Failure::Unavailable("why".into())),
@@ -95,6 +99,8 @@ impl Machine for Player {
             "not_started" => pool.not_started(process()),
             "start_failed" => pool.start_failed(now),
             "no_room" => pool.no_room(words.get(1).map(|_| process()), now),
+            "forked" => pool.forked(Some(process()), now),
+            "wait_in_line" => pool.wait_in_line(&[process()], now),
             "started" => drop(pool.started(slot(), number(2) as i32, now)),
             "ended" => drop(pool.ended(slot(), words.contains(&"large"), now)),
             "send_failed" => pool.send_failed(slot(), now),
@@ -104,8 +110,19 @@ impl Machine for Player {
             "start" => pool.start(number(1), 1, now),
             "promote" => pool.promote(number(1), now),
             "end_trial" => pool.end_trial(number(1), now),
-            "give_back" => pool.give_back(now),
-            "give_up_idle" => pool.retire_idle(now),
+            "give_back" => drop(pool.give_back(None, true, now)),
+            "release" => drop(pool.give_back(Some(number(1)), false, now)),
+            "keep_idle" => pool.give_up_idle(now, true, now),
+            "adopted" => {
+                let facts = Facts {
+                    pid: number(2) as i32,
+                    served: number(3),
+                    served_limit: number(4),
+                    ..Facts::default()
+                };
+                pool.adopted(process(), &facts, now);
+            }
+            "give_up_idle" => pool.give_up_idle(now, false, now),
             "drain" => pool.drain(),
             _ => panic!("no event {event}"),
         }
@@ -140,6 +157,7 @@ fn shown(action: Action) -> String {
             format!("start p{} of {generation}: {}", process.0, slots.join(" "))
         }
         Action::Send(slot, request) => format!("send s{} r{}", slot.0, request.0),
+        Action::Keep(process) => format!("keep p{}", process.0),
         Action::Abort(slot) => format!("abort s{}", slot.0),
         Action::Close(slot) => format!("close s{}", slot.0),
         Action::WriteStack(pid) => format!("stack {pid}"),
@@ -152,5 +170,48 @@ fn shown(action: Action) -> String {
         Action::Unstarted(process, seconds) => format!("unstarted p{} {seconds}s", process.0),
         Action::Lost(pid) => format!("lost {pid}"),
         Action::Live => "live".into(),
+    }
+}
+
+#[test]
+fn a_request_that_an_idle_worker_takes_leaves_the_pool_at_rest() {
+    let mut player = begin("max 2 minspare 1 queue_timeout 20 request_timeout 30");
+    let mut now = Instant::now();
+    for event in ["startable", "launched p1", "started s1 11"] {
+        player.event(event, now);
+    }
+    for event in ["submit r1", "launched p2", "started s2 12", "ended s1"] {
+        player.event(event, now);
+    }
+    player.outputs();
+    for number in 2..10 {
+        now += Duration::from_millis(10);
+        player.pool.submit(RequestNo(number), now);
+        player.pool.ended(SlotNo(1), false, now);
+        assert!(!player.pool.is_due(now), "request {number}");
+        assert!(player.pool.deadline().is_some_and(|at| at > now));
+    }
+}
+
+#[test]
+fn a_worker_that_becomes_idle_is_looked_at_in_time() {
+    for limits in ["maxspare 0 idle_timeout 5", "max_lifetime 11"] {
+        let mut player = begin(&format!("{limits} slow_log 0"));
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        for event in ["startable", "launched p1", "started s1 11", "submit r1"] {
+            player.event(event, now);
+        }
+        // It is busy when it would be due.
+        player.time(now + 6 * second);
+        player.event("no_room", now + 6 * second);
+        player.event("ended s1", now + 6 * second);
+        player.outputs();
+        let due = now + 11 * second;
+        assert!(
+            player.pool.deadline().is_some_and(|at| at <= due),
+            "{limits}"
+        );
+        player.time(due);
+        assert_eq!(player.outputs()[0], "close s1", "{limits}");
     }
 }

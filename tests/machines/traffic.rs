@@ -18,10 +18,12 @@
 //! > file 1 OFFSET LENGTH BYTES  part of a file that holds BYTES
 //! > stderr 1 BYTES, stdout 1 BYTES
 //! > end 1, truncated 1, forget 1
+//! > caught 1 EXCEPTION         see `exception`
 //! > fail 1 WHY, give_up 1 WHY  see `failure`
 //! > answer 1 BYTES             a page of the front itself
 //! > redact 1 /path
 //! > apply max_body=20          new settings
+//! > told here WHY, told everywhere WHY    why no request can be served is in our log, or in the web server's, too
 //! > freeze, thaw
 //! > ask                        what can be asked
 //! ```
@@ -32,7 +34,7 @@ use super::notation::parse_bytes;
 use super::peer::{Peer, fastcgi, record, request, scgi, shown_bytes};
 use runfcgi::body::Body;
 use runfcgi::config::{Config, Protocol};
-use runfcgi::failure::Failure;
+use runfcgi::failure::{Exception, Failure};
 use runfcgi::pairs::Pairs;
 use runfcgi::request::{RequestNo, Stream};
 use runfcgi::response::ResponseHead;
@@ -99,6 +101,12 @@ impl Machine for Played {
             }
             "freeze" => self.traffic.freeze_idle(true),
             "thaw" => self.traffic.freeze_idle(false),
+            "told" => {
+                let (place, reason) = rest.split_once(' ').expect("where, and what");
+                let reason = reason.replace('|', "\n");
+                let everywhere = place == "everywhere";
+                self.traffic.responses().told(&reason, everywhere);
+            }
             "ask" => self.ask(),
             _ if name.starts_with(|c: char| c.is_ascii_digit()) => self.peer(name, rest),
             _ => self.app(name, rest),
@@ -118,17 +126,17 @@ impl Machine for Played {
                 self.output(output);
             }
             let connections = self.traffic.connections_mut();
-            let mut touched: Vec<ConnNo> =
+            let mut to_flush: Vec<ConnNo> =
                 std::iter::from_fn(|| connections.next_to_flush()).collect();
-            touched.sort();
-            if touched.is_empty() {
+            to_flush.sort();
+            if to_flush.is_empty() {
                 return self
                     .shown
                     .drain(..)
                     .map(|text| hide(text, &self.incidents))
                     .collect();
             }
-            for number in touched {
+            for number in to_flush {
                 self.flush(number);
             }
         }
@@ -239,6 +247,7 @@ impl Played {
             "stdout" => responses.text(number, Stream::Stdout, &bytes(rest), false),
             "end" => responses.end(number, false, now),
             "truncated" => responses.end(number, true, now),
+            "caught" => responses.caught(number, exception(rest)),
             "forget" => responses.forget(number, now),
             "fail" => responses.fail(number, failure(rest), now),
             "give_up" => responses.give_up(number, failure(rest), now),
@@ -353,9 +362,8 @@ impl Played {
                 self.shown.extend(peer.show(number));
                 format!("{} is closed", number.0)
             }
-            Output::Log(level, text) => {
-                let level = format!("{level:?}").to_lowercase();
-                format!("{level}: {}", text.replace('\n', " / "))
+            Output::Log(level, text) | Output::LogCopy(level, text) => {
+                format!("{level}{}", text.replace('\n', " / "))
             }
             Output::Access(access) => {
                 let head = access.head.as_ref();
@@ -376,17 +384,14 @@ impl Played {
                     },
                 )
             }
+            Output::Repeated(text, count, _) => format!("repeated {count}: {text}"),
             Output::Answered(status) => format!("answered {status}"),
             Output::Count(count, more) => format!("count {count:?} {more}").to_lowercase(),
-            Output::Failed {
-                number,
-                environ,
-                failure,
-                incident,
-            } => {
-                let status = failure.status();
-                self.incidents.push((incident, number));
-                format!("failed {} {status}: {}", number.0, line(&environ))
+            Output::Failed(number, failed, told) => {
+                let told = if told { "" } else { "not told: " };
+                let (status, line) = (failed.failure.status(), line(&failed.environ));
+                self.incidents.push((failed.incident, number));
+                format!("{told}failed {} {status}: {line}", number.0)
             }
         };
         self.shown.push(shown);
@@ -425,15 +430,31 @@ fn failure(why: &str) -> Failure {
     let (name, text) = why.split_once(' ').unwrap_or((why, ""));
     let text = text.to_owned();
     match name {
-        "exception" => Failure::Exception(text.replace('|', "\n")),
-        "lost" => Failure::WorkerLost("the worker died", 42),
-        "unavailable" => Failure::Unavailable(text),
+        "exception" => Failure::Exception(exception(&text)),
+        "lost" => Failure::WorkerLost(String::from("the worker died"), 42),
+        "unavailable" => Failure::Unavailable(text.replace('|', "\n")),
         "queue" => Failure::QueueFull(3),
         "late" => Failure::QueueTimeout(30),
         "ran" => Failure::RequestTimeout(240),
         "none" => Failure::NoWorker,
         _ => panic!("no failure {why}"),
     }
+}
+
+/// `Traceback|NameError: x`: the class stands in the last line. `at x.py:1` before it is the place.
+fn exception(text: &str) -> Box<Exception> {
+    let (place, text) = match text.strip_prefix("at ").and_then(|t| t.split_once('|')) {
+        Some((place, text)) => (place, text),
+        None => ("", text),
+    };
+    let summary = text.rsplit('|').next().unwrap_or_default();
+    Box::new(Exception {
+        kind: summary.split(':').next().unwrap_or_default().to_owned(),
+        summary: summary.to_owned(),
+        place: place.to_owned(),
+        traceback: text.replace('|', "\n"),
+        hint: String::new(),
+    })
 }
 
 /// Method and path, as the app sees them when it does.

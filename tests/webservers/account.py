@@ -1,8 +1,11 @@
 """A hosting account on disk: public_html, a Django project, a virtual environment. Knows no web server."""
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +31,7 @@ runtime_dir = "{runtime}"
 class Account:
     """One account, made from a `Model`. Everything in it belongs to the user that the site runs as."""
 
-    def __init__(self, model, binary, htaccess="fcgid", directory=""):
+    def __init__(self, model, binary, htaccess="site", directory=""):
         self.base = new_directory("runfcgi-test-")
         self.home = self.base / "home"
         self.public = self.home / "public_html"
@@ -89,7 +92,8 @@ class Model:
         run(system, "-m", "venv", "--without-pip", self.home / "venv")
         packages = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         # Copied, not installed again, and not linked: the checkout may lie where the site's user cannot read.
-        for name in ("django", "asgiref", "sqlparse", "flup"):
+        names = ("django", "asgiref", "sqlparse", "flup")
+        for name in (*names, "flask", "werkzeug", "jinja2", "markupsafe", "itsdangerous", "click", "blinker"):
             origin = Path(importlib.util.find_spec(name).origin).parent
             shutil.copytree(origin, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(APPS / "djangosite", self.home / "myproject", ignore=shutil.ignore_patterns("__pycache__"))
@@ -103,10 +107,30 @@ class Model:
         self.manage("createsuperuser", "--no-input", "--email=a@example.com", env={**os.environ, **user})
 
     def manage(self, *arguments, env=None):
-        return run(self.python, "-B", self.home / "myproject" / "manage.py", *arguments, env=env)
+        """Leaves Django's bytecode in the environment, which the sites cannot write: each start would compile it again."""
+        env = {**(env or os.environ)}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        return run(self.python, self.home / "myproject" / "manage.py", *arguments, env=env)
 
     def remove(self):
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def copy_distribution(name, directory):
+    """Copies an installed package and what it requires, as `pip install --target` would install them."""
+    distribution = importlib.metadata.distribution(name)
+    for file in distribution.files:
+        if ".." in file.parts or "__pycache__" in file.parts:
+            continue
+        target = directory / file
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(distribution.locate_file(file), target)
+    for requirement in distribution.requires or []:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # this Python does without it
+            if "extra ==" not in requirement:
+                copy_distribution(re.match(r"[\w.-]+", requirement)[0], directory)
 
 
 def new_directory(prefix):

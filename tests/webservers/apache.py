@@ -13,12 +13,15 @@ from .processes import until
 
 CONF = REPOSITORY / "deploy" / "apache" / "private.conf"
 MODULES = "/usr/lib/apache2/modules"
+# Options: what runs the site when only one of the two is there.
+FCGID_ONLY = ("-D", "NO_CGI")
+CGI_ONLY = ("-D", "NO_FCGID")
 
 
 class Apache:
     """`with Apache(account) as apache:` starts it and, at the end, stops it and looks that nothing is left."""
 
-    def __init__(self, account, extra="", options=()):
+    def __init__(self, account, extra="", options=(), wrap=()):
         self.account = account
         self.directory = account.base / "server"
         self.directory.mkdir()
@@ -27,6 +30,7 @@ class Apache:
         self.errors = self.directory / "error.log"
         (self.directory / "extra.conf").write_text(extra)
         self.options = options
+        self.wrap = wrap  # a command that runs it
         self.process = None
 
     def __enter__(self):
@@ -38,7 +42,7 @@ class Apache:
         }
         if os.getuid() == 0:
             definitions["RUN_AS"] = USER.pw_name
-        command = [shutil.which("apache2", path="/usr/sbin:/usr/bin"), "-d", str(self.directory), "-f", str(CONF)]
+        command = [*self.wrap, shutil.which("apache2", path="/usr/sbin:/usr/bin"), "-d", str(self.directory), "-f", str(CONF)]
         for name, value in definitions.items():
             command += ["-C", f"Define {name} {value}"]
         command += ["-c", f"Include {self.directory}/extra.conf", "-D", "FOREGROUND", *self.options]

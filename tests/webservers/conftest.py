@@ -1,5 +1,6 @@
 """Fixtures of tests with more than one user."""
 
+import fcntl
 import os
 import pwd
 import subprocess
@@ -25,8 +26,13 @@ def owner():
 
 @pytest.fixture
 def suexec():
-    """The suexec that these tests set up, as the one that Apache runs, whichever the system has chosen."""
+    """The suexec that these tests set up, as the one that Apache runs, whichever the system has chosen.
+
+    The machine has one, so tests that run side by side have it in turn.
+    """
     assert os.path.exists(SUEXEC), "apache2-suexec-custom is not installed"
+    lock = open(SUEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     # It does nothing without its log; the directory comes with the package apache2, which these tests do without.
     os.makedirs(os.path.dirname(SUEXEC_LOG), exist_ok=True)
     said = run("update-alternatives", "--query", "suexec")
@@ -35,6 +41,7 @@ def suexec():
     yield SUEXEC
     back = ["--auto", "suexec"] if before["Status"] == "auto" else ["--set", "suexec", before["Value"]]
     run("update-alternatives", "--quiet", *back)
+    lock.close()
 
 
 @pytest.fixture

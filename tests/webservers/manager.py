@@ -107,6 +107,9 @@ class Manager:
 
 def main(executable, directory):
     """The program."""
+    # The web server is the topmost ancestor of one name, and nothing above this program is part of it.
+    with open("/proc/self/comm", "w") as name:
+        name.write("manager")
     children = {}
     lock = threading.Lock()
     counter = 0

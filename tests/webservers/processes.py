@@ -1,5 +1,6 @@
 """Looking at processes through /proc. Knows no web server."""
 
+import contextlib
 import os
 import signal
 import time
@@ -30,6 +31,16 @@ def touching(directory):
 def named(directory, name):
     """Process ids below `directory` whose /proc/PID/comm is `name`."""
     return [pid for pid in touching(directory) if comm(pid) == name]
+
+
+def open_files(pid):
+    """What the descriptors of a process stand for."""
+    found = []
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(link))
+    return found
 
 
 def comm(pid):
@@ -76,3 +87,11 @@ def _touches(entry, directory):
         return directory.encode() in entry.joinpath("cmdline").read_bytes()
     except OSError:
         return False
+
+
+def left_behind(runtime):
+    """What the processes of a site have left in its runtime directory, but for the journal of failures, which stays."""
+    try:
+        return sorted(name for name in os.listdir(runtime) if name != "journal")
+    except FileNotFoundError:
+        return []

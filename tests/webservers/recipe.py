@@ -35,6 +35,16 @@ http {{
 }}
 """
 
+LIGHTTPD = """\
+server.document-root = "/var/empty"
+server.bind = "127.0.0.1"
+server.port = {port}
+server.upload-dirs = ( "{server}" )
+server.errorlog = "{server}/lighttpd.log"
+mimetype.assign = ( ".css" => "text/css", ".txt" => "text/plain", ".ico" => "image/x-icon" )
+include "{server}/site.conf"
+"""
+
 # What Debian's Apache has loaded before any a2enmod; alias and mime are among it.
 APACHE_MODULES = "mpm_event authn_core authz_core authz_host alias dir mime env setenvif filter"
 
@@ -178,6 +188,13 @@ def nginx(site, text):
     write(site.server / "site.conf", text)
     main = write(site.server / "nginx.conf", NGINX.format(server=site.server))
     return site.start(["/usr/sbin/nginx", "-e", "stderr", "-p", site.server, "-c", main], ready=site.port)
+
+
+def lighttpd(site, text):
+    """Starts a lighttpd with this configuration of a site."""
+    write(site.server / "site.conf", text)
+    main = write(site.server / "lighttpd.conf", LIGHTTPD.format(server=site.server, port=site.port))
+    return site.start(["/usr/sbin/lighttpd", "-D", "-f", main], ready=site.port)
 
 
 def apache(site, name, *replacements):

@@ -6,14 +6,14 @@ import os
 import pytest
 
 from webservers.account import Account
-from webservers.apache import Apache
+from webservers.apache import CGI_ONLY, Apache
 
 
 @pytest.fixture(scope="module")
 def web(build, model):
-    account = Account(model, build, htaccess="cgi")
+    account = Account(model, build)
     try:
-        with Apache(account) as apache:
+        with Apache(account, options=CGI_ONLY) as apache:
             yield apache.client
     finally:
         account.remove()

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from webservers import processes
 from webservers.account import ADMIN, give
 from webservers.apache import Apache
 from webservers.load import Load
@@ -129,7 +130,7 @@ def test_redirects_do_not_name_the_executable(web):
 @pytest.mark.parametrize("directory", ["sub", "sub/dir", "café"])
 def test_a_site_in_a_subdirectory(make_site, directory):
     """mod_fcgid cannot start a program whose path has a space in it, so no such directory stands here."""
-    account = make_site(htaccess="subdirectory", directory=directory)
+    account = make_site(directory=directory)
     prefix = "/" + directory
     url = quote(prefix)
     with Apache(account) as apache:
@@ -436,16 +437,13 @@ def test_after_apache_has_stopped_nothing_is_left(site):
 def test_the_default_runtime_directory_is_left_empty(site):
     site.configure('[app]\npath = "{project}"\nsettings = "myproject.settings"\n')
     uid = site.executable.stat().st_uid
-    places = [f"/dev/shm/runfcgi-{uid}-", f"/tmp/runfcgi-{uid}-", f"/var/tmp/runfcgi-{uid}-"]
-
-    def present():
-        return {os.path.join(d, n) for d in ("/dev/shm", "/tmp", "/var/tmp") for n in os.listdir(d)
-                if os.path.join(d, n).startswith(tuple(places))}
-
-    before = present()
+    places = (f"/dev/shm/runfcgi-{uid}-", f"/tmp/runfcgi-{uid}-", f"/var/tmp/runfcgi-{uid}-")
     with Apache(site) as apache:
         assert apache.client.get("/version/").text == "0"
+        opened = {link for pid in processes.touching(site.base) for link in processes.open_files(pid)}
+        directories = {os.path.dirname(path) for path in opened if path.startswith(places)}
+        assert len(directories) == 1
         assert apache.stop() == {}
-        for directory in present() - before:
+        for directory in filter(os.path.exists, directories):
             assert os.listdir(directory) == []
             os.rmdir(directory)

@@ -228,20 +228,3 @@ def test_the_document_s_own_htaccess(make_site):
         assert told["environ"]["SCRIPT_NAME"] == "" and told["path_info"] == "/echo/a b/"
         assert told["url"] == "/target/" and told["get"] == {"q": "1"}
         assert apache.client.get("/static/admin/css/base.css").headers["Content-Type"].startswith("text/css")
-
-
-def test_the_template_of_mod_fastcgi(make_site):
-    """htaccess-templates/fastcgi.htaccess, with mod_fcgid in the place of mod_fastcgi, under a real Apache."""
-    account = make_site(htaccess="fastcgi")
-    template = account.site / ".htaccess"
-    text = template.read_text()
-    for name, real in (("<IfModule mod_fastcgi.c>", "<IfModule mod_fcgid.c>"), ("SetHandler fastcgi-script", "SetHandler fcgid-script")):
-        assert text.count(name) == 1
-        text = text.replace(name, real)
-    account.put(template, text)
-    with Apache(account) as apache:
-        told = apache.client.get("/echo/a%20b/", Authorization="Token t").json
-        assert told["environ"]["SCRIPT_NAME"] == "" and told["path_info"] == "/echo/a b/"
-        assert told["environ"]["HTTP_AUTHORIZATION"] == "Token t"
-        assert apache.client.get("/static/admin/css/base.css").headers["Content-Type"].startswith("text/css")
-        assert not apache.client.get("/mysite.fcgi").body.startswith(b"\x7fELF")

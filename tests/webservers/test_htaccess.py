@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 
 from webservers.account import TEMPLATES, give
-from webservers.apache import Apache
+from webservers.apache import CGI_ONLY, Apache
 
 
 # In the site's directory, in one below it, and in one that has rewrite rules of its own.
@@ -27,11 +27,8 @@ VIRTUAL = """
 other.toml other.toml~ setup.py build.log.1 .git/none .hg/store/.x sub/.other sub/other.py static/.x a.sqlite3
 mysite.fcgi/.web/ mysite.fcgi/file/tip/.hgignore mysite.fcgi/setup.py mysite.fcgi/mysite.toml
 """.split()
-# What these templates leave to the server's own configuration.
+# What this template leaves to the server's own configuration.
 ELSEWHERE = {
-    "fastcgi": """<FilesMatch "\\.fcgi$">
-        SetHandler fcgid-script
-    </FilesMatch>""",
     "deny": """<FilesMatch "\\.fcgi$">
         SetHandler fcgid-script
     </FilesMatch>
@@ -45,7 +42,7 @@ def lay(directory, name, text):
     path.write_text(text)
 
 
-def wrong_answers(account, template, below, base=""):
+def wrong_answers(account, template, below, base="", options=()):
     """What is served of PRIVATE, is not of PUBLIC, and does not reach the site of VIRTUAL; files lie in each of `below`."""
     account.configure('[app]\npath = "{project}"\nwsgi = "where:app"\n[server]\nruntime_dir = "{runtime}"\n')
     settings = account.config.read_text()
@@ -59,7 +56,7 @@ def wrong_answers(account, template, below, base=""):
         lay(account.site, "blog/.htaccess", "RewriteEngine On\nRewriteRule ^old$ robots.txt [L]\n")
     give(account.site)
     elsewhere = ELSEWHERE.get(template, "").format(base=base)
-    with Apache(account, f"<Directory {account.site}>\nAcceptPathInfo On\n{elsewhere}\n</Directory>\n") as apache:
+    with Apache(account, f"<Directory {account.site}>\nAcceptPathInfo On\n{elsewhere}\n</Directory>\n", options) as apache:
         for directory in below:
             for name in PRIVATE + [name + "/x" for name in PRIVATE] + [".git", ".git/"]:
                 reply = apache.client.get(f"{base}/{directory}{name.replace('#', '%23')}")
@@ -77,10 +74,10 @@ def wrong_answers(account, template, below, base=""):
 
 
 @pytest.mark.parametrize("directory", ["", "shop"])
-@pytest.mark.parametrize("template", ["fcgid", "fastcgi", "cgi", "subdirectory", "deny"])
-def test_files_of_ours_are_private_and_what_is_no_file_is_an_address(make_site, template, directory):
+@pytest.mark.parametrize("template, options", [("site", ()), ("site", CGI_ONLY), ("deny", ())])
+def test_files_of_ours_are_private_and_what_is_no_file_is_an_address(make_site, template, options, directory):
     account = make_site(htaccess=template, directory=directory)
-    wrong = list(wrong_answers(account, template, ("", "sub/", "blog/"), "/" + directory if directory else ""))
+    wrong = list(wrong_answers(account, template, ("", "sub/", "blog/"), "/" + directory if directory else "", options))
     assert not wrong, "\n".join(wrong)
 
 
@@ -88,10 +85,10 @@ def test_the_rewrite_rules_alone_do_the_same(make_site):
     """As on LiteSpeed, which is told to leave <If> out: all but what lies beside rewrite rules of its own."""
     account = make_site()
     text = (account.site / ".htaccess").read_text()
-    rules, count = re.subn(r"(?s)<IfModule mod_alias.c>.*?\n</IfModule>\n", "", text)
+    rules, count = re.subn(r"(?s)\n<IfModule mod_alias.c>.*?\n</IfModule>\n", "\n", text)
     assert count == 1 and "<If " not in rules
     account.put(account.site / ".htaccess", rules)
-    wrong = list(wrong_answers(account, "fcgid", ("", "sub/")))
+    wrong = list(wrong_answers(account, "site", ("", "sub/")))
     assert not wrong, "\n".join(wrong)
 
 
@@ -102,7 +99,7 @@ def test_all_templates_have_the_same_pattern():
         if "<If " in text:
             lines = re.findall(r"(?m)^ *(?:<If |RewriteCond %{REQUEST_(?:FILENAME|URI)} [^!]).*$", text)
             blocks[path.stem] = [line.strip() for line in lines]
-    assert sorted(blocks) == ["cgi", "deny", "fastcgi", "fcgid", "subdirectory"]
+    assert sorted(blocks) == ["deny", "site"]
     (first, *others) = blocks.values()
     assert len(first) == 5 and all(other == first for other in others), blocks
 

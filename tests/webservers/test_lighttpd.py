@@ -4,7 +4,7 @@ import pytest
 
 from webservers.apache import free_port
 from webservers.client import Client
-from webservers.recipe import METHODS, Site, recipe, write
+from webservers.recipe import METHODS, Site, lighttpd, recipe
 from webservers.scenes import SCENES, run
 
 RECIPES = {
@@ -14,23 +14,6 @@ RECIPES = {
     "scgi-bin-path": None,
     "ajp13": "protocol=ajp socket={sock}",
 }
-
-MAIN = """\
-server.document-root = "/var/empty"
-server.bind = "127.0.0.1"
-server.port = {port}
-server.upload-dirs = ( "{server}" )
-server.errorlog = "{server}/lighttpd.log"
-mimetype.assign = ( ".css" => "text/css", ".txt" => "text/plain", ".ico" => "image/x-icon" )
-include "{server}/site.conf"
-"""
-
-
-def lighttpd(site, text):
-    """Starts a lighttpd with this configuration of a site."""
-    write(site.server / "site.conf", text)
-    main = write(site.server / "lighttpd.conf", MAIN.format(server=site.server, port=site.port))
-    return site.start(["/usr/sbin/lighttpd", "-D", "-f", main], ready=site.port)
 
 
 @pytest.fixture(scope="module", params=[(name, method) for name in RECIPES for method in METHODS], ids="-".join)

@@ -33,7 +33,7 @@ STATIC_URL, MEDIA_URL = "static/", "media/"
 def test_relative_urls_begin_with_the_prefix(make_site, directory, more):
     if "script_name" in more and not directory:
         pytest.skip("a prefix is not forced at the root")
-    account = make_site(htaccess="subdirectory" if directory else "fcgid", directory=directory)
+    account = make_site(directory=directory)
     account.put(account.project / "prefixed.py", URLS)
     account.put(account.project / "prefixed_settings.py", SETTINGS)
     app, server = ("", more) if "[app]" not in more else (more.removeprefix("[app]\n"), "")

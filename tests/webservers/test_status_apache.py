@@ -7,19 +7,14 @@ import threading
 
 from webservers.account import USER
 from webservers.apache import Apache
+from webservers.desk import SECRET, SETTINGS
 from webservers.processes import until
 
-SECRET = "a-long-random-secret"
-SETTINGS = """
-[app]
-path = "{project}"
-settings = "myproject.settings"
-[server]
-runtime_dir = "{runtime}"
+STATUS = f"""
 [status]
 path = "/-/status"
-secret = "%s"
-""" % SECRET
+secret = "{SECRET}"
+"""
 
 
 def status(site):
@@ -30,7 +25,7 @@ def status(site):
 
 
 def test_all_fronts_of_the_site(site):
-    site.configure(SETTINGS)
+    site.configure(SETTINGS + STATUS)
     with Apache(site) as apache:
         visits = [threading.Thread(target=apache.client.get, args=("/",)) for _ in range(4)]
         for visit in visits:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from webservers.account import USER, new_directory
-from webservers.apache import Apache
+from webservers.apache import CGI_ONLY, Apache
 from webservers.processes import end, touching, until
 from webservers.users import AS_ROOT, SUEXEC_SITE, as_user, take
 
@@ -190,8 +190,8 @@ def test_cron_gives_words(owned, owner):
 
 def test_words_of_a_visitor_are_not_heeded(make_site, trap):
     """RFC 3875 section 4.4: a query without `=` becomes words of a CGI program."""
-    account = make_site(htaccess="cgi")
-    with Apache(account) as apache:
+    account = make_site()
+    with Apache(account, options=CGI_ONLY) as apache:
         for query in (f"internal-launch+--python+{trap}/x.sh+--", "version", "check", "runfcgi+--help"):
             assert apache.client.get(f"/version/?{query}").text == "0", query
     assert not left_in(trap)

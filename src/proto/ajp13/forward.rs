@@ -1,20 +1,19 @@
-//! FORWARD_REQUEST: the one packet that holds a request, turned into CGI meta-variables.
+//! Turns a FORWARD_REQUEST packet, which holds one request, into CGI meta-variables (RFC 3875 section 4.1).
 //!
-//! Knows one complete packet, nothing of the connection. AJP sends raw header names, so what must never become a
-//! variable is decided here; variables are named as RFC 3875 section 4.1 names them.
-
-use std::collections::HashMap;
+//! Knows one complete packet, nothing of the connection. AJP carries raw header names, so this is where we decide which
+//! of them become variables.
 
 use super::packet::Cursor;
 use super::tables::{self, Attribute};
-use crate::bytes::{hex, is_secret};
+use crate::bytes::{decimal, hex, is_secret, is_token};
 use crate::pairs::Pairs;
 use crate::proto::ProtocolError;
+use std::borrow::Cow;
 
-/// A FORWARD_REQUEST packet's content.
+/// The content of a FORWARD_REQUEST packet.
 pub(super) enum Forward {
     Request(Request),
-    /// To be answered with this status.
+    /// A request that must be answered with this status.
     Refused {
         status: u16,
         reason: String,
@@ -25,18 +24,18 @@ pub(super) enum Forward {
 pub(super) struct Request {
     pub(super) environ: Pairs,
     pub(super) body: Length,
-    /// The web server sends named attributes. Those that do also give data packets an inner length.
+    /// The web server sends named attributes. Servers that do also put an inner length into data packets.
     pub(super) names_attributes: bool,
 }
 
-/// What the headers say of the body.
+/// The length of the body according to the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Known(u64),
     Chunked,
 }
 
-/// Takes a whole payload, the type byte included.
+/// Parses the payload of the packet, type byte included.
 pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, ProtocolError> {
     let mut packet = Cursor::new(payload);
     packet.byte("the type")?;
@@ -48,7 +47,7 @@ pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, Pr
     let server_name = packet.string("server_name")?.unwrap_or_default();
     let server_port = packet.number("server_port")?;
     let is_ssl = packet.byte("is_ssl")? != 0;
-    let headers = Headers::read(&mut packet)?;
+    let headers = headers(&mut packet)?;
     let attributes = Attributes::read(&mut packet)?;
 
     let refused = |status, reason| Ok(Forward::Refused { status, reason });
@@ -57,7 +56,7 @@ pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, Pr
             Some(given) if is_secret(given, secret) => {}
             Some(_) => return refused(403, String::from("ajp13: the secret is wrong")),
             None => {
-                let reason = "ajp13: the web server sends no secret, but one is configured here";
+                let reason = "ajp13: the web server sends no secret, but [server] secret is set";
                 return refused(403, String::from(reason));
             }
         }
@@ -66,17 +65,17 @@ pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, Pr
         (tables::STORED, Some(name)) if is_token(name) => name,
         (tables::STORED, name) => {
             let name = String::from_utf8_lossy(name.unwrap_or_default());
-            return refused(400, format!("ajp13: {name:?} is no method"));
+            return refused(400, format!("ajp13: {name:?} is not a method name"));
         }
         (code, _) => match tables::method(code) {
             Some(name) => name.as_bytes(),
-            None => return refused(501, format!("ajp13: no method has the code {code}")),
+            None => return refused(501, format!("ajp13: unknown method code {code}")),
         },
     };
     if uri.contains(&0) {
         return refused(400, String::from("ajp13: a NUL in the uri"));
     }
-    let body = match headers.body() {
+    let body = match body_length(&headers) {
         Ok(body) => body,
         Err(reason) => return refused(400, reason),
     };
@@ -109,8 +108,12 @@ pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, Pr
             environ.push(name.as_bytes(), value);
         }
     }
-    for (name, value) in &headers.variables {
-        environ.push(name, value);
+    for (name, value) in &headers {
+        match &name[..] {
+            // The web server removes that framing. HTTP_PROXY: some libraries take it for their proxy setting (httpoxy).
+            b"HTTP_TRANSFER_ENCODING" | b"HTTP_PROXY" => false,
+            _ => environ.push(name, value),
+        };
     }
     Ok(Forward::Request(Request {
         environ,
@@ -119,85 +122,53 @@ pub(super) fn parse(payload: &[u8], secret: Option<&[u8]>) -> Result<Forward, Pr
     }))
 }
 
-/// Request headers as variables, in order, equal names joined.
-#[derive(Default)]
-struct Headers {
-    variables: Vec<(Vec<u8>, Vec<u8>)>,
-    by_name: HashMap<Vec<u8>, usize>,
-    chunked: bool,
-    lengths_differ: bool,
+/// A request header's variable and its value.
+type Header<'a> = (Cow<'static, [u8]>, &'a [u8]);
+
+/// The request headers that have a variable, in the order sent.
+fn headers<'a>(packet: &mut Cursor<'a>) -> Result<Vec<Header<'a>>, ProtocolError> {
+    let mut headers = Vec::new();
+    for _ in 0..packet.number("the number of headers")? {
+        let [high, low] = packet.number("a header's name")?.to_be_bytes();
+        let name = match (high, low) {
+            (tables::CODED, code) => tables::request_header(code).map(|n| n.as_bytes().into()),
+            (0xff, 0xff) => None,
+            (high, low) => {
+                let length = u16::from_be_bytes([high, low]);
+                variable(packet.text(usize::from(length), "a header's name")?).map(Cow::Owned)
+            }
+        };
+        let value = packet.string("a header's value")?.unwrap_or_default();
+        headers.extend(name.map(|name| (name, value)));
+    }
+    Ok(headers)
 }
 
-impl Headers {
-    fn read(packet: &mut Cursor<'_>) -> Result<Headers, ProtocolError> {
-        let mut headers = Headers::default();
-        for _ in 0..packet.number("the number of headers")? {
-            let [high, low] = packet.number("a header's name")?.to_be_bytes();
-            let name = match (high, low) {
-                (tables::CODED, code) => tables::request_header(code).map(|n| n.as_bytes().into()),
-                (0xff, 0xff) => None,
-                (high, low) => {
-                    let length = u16::from_be_bytes([high, low]);
-                    variable(packet.text(usize::from(length), "a header's name")?)
-                }
-            };
-            let value = packet.string("a header's value")?.unwrap_or_default();
-            if let Some(name) = name {
-                headers.add(name, value);
-            }
-        }
-        Ok(headers)
+/// The length of the body, or why the headers leave it unclear.
+fn body_length(headers: &[Header<'_>]) -> Result<Length, String> {
+    let values = |name: &'static [u8]| {
+        let named = headers.iter().filter(move |(n, _)| **n == *name);
+        named.map(|(_, value)| *value)
+    };
+    if values(b"HTTP_TRANSFER_ENCODING").any(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(Length::Chunked);
     }
-
-    fn add(&mut self, name: Vec<u8>, value: &[u8]) {
-        match &name[..] {
-            // The body arrives without that framing.
-            b"HTTP_TRANSFER_ENCODING" => {
-                self.chunked |= !value.eq_ignore_ascii_case(b"identity");
-                return;
-            }
-            // httpoxy: libraries take HTTP_PROXY for a setting of their own.
-            b"HTTP_PROXY" => return,
-            _ => {}
-        }
-        let Some(&at) = self.by_name.get(&name) else {
-            self.by_name.insert(name.clone(), self.variables.len());
-            self.variables.push((name, value.to_vec()));
-            return;
-        };
-        let joined = &mut self.variables[at].1;
-        match &name[..] {
-            b"CONTENT_LENGTH" => self.lengths_differ |= joined != value,
-            b"CONTENT_TYPE" => {}
-            _ => {
-                let separator: &[u8] = if name == b"HTTP_COOKIE" { b"; " } else { b", " };
-                joined.extend_from_slice(separator);
-                joined.extend_from_slice(value);
-            }
-        }
+    let mut lengths = values(b"CONTENT_LENGTH");
+    let text = lengths.next().unwrap_or_default();
+    if lengths.any(|other| other != text) {
+        return Err(String::from("ajp13: two different content-lengths"));
     }
-
-    fn body(&self) -> Result<Length, String> {
-        if self.chunked {
-            return Ok(Length::Chunked);
-        }
-        if self.lengths_differ {
-            return Err(String::from("ajp13: two content-lengths that differ"));
-        }
-        let Some(&at) = self.by_name.get(&b"CONTENT_LENGTH"[..]) else {
-            return Ok(Length::Known(0));
-        };
-        let text = String::from_utf8_lossy(&self.variables[at].1);
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        match text.parse() {
-            _ if text.is_empty() => Ok(Length::Known(0)),
-            Ok(length) if digits => Ok(Length::Known(length)),
-            _ => Err(format!("ajp13: content-length {text:?} is not a number")),
+    match decimal(text) {
+        _ if text.is_empty() => Ok(Length::Known(0)),
+        Some(length) => Ok(Length::Known(length)),
+        None => {
+            let text = String::from_utf8_lossy(text);
+            Err(format!("ajp13: content-length {text:?} is not a number"))
         }
     }
 }
 
-/// What the attributes say; a later one of the same code wins, as in other containers.
+/// The attributes. Of several with the same code the last one counts, as in servlet containers.
 #[derive(Default)]
 struct Attributes<'a> {
     variables: Vec<(&'static str, Vec<u8>)>,
@@ -241,7 +212,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// A number; lighttpd writes a string of digits, whose length is smaller than any key.
+    /// The key size is a number, but lighttpd sends a string of digits, whose length is smaller than any key size.
     fn key_size(&mut self, packet: &mut Cursor<'a>) -> Result<(), ProtocolError> {
         let what = "the key size";
         let bits = match packet.number(what)? {
@@ -266,7 +237,8 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The variable of a header. Only letters, digits and `-` have one: `X_User` would pass for `X-User`.
+/// The variable for a header. A name with other characters than letters, digits and `-` has none, as `X_User` could pose
+/// as `X-User`.
 fn variable(name: &[u8]) -> Option<Vec<u8>> {
     if name.is_empty() || !name.iter().all(|&b| b.is_ascii_alphanumeric() || b == b'-') {
         return None;
@@ -282,8 +254,8 @@ fn variable(name: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// REQUEST_URI and the decoded path. Apache sends the path percent-encoded, lighttpd decoded; one that holds what no
-/// encoded path can hold has been decoded.
+/// REQUEST_URI and the decoded path. Apache sends the path percent-encoded, lighttpd sends it decoded. We take it for
+/// decoded if it contains a byte that no encoded path contains.
 fn split_uri(uri: &[u8], query: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
     let (mut request_uri, path) = match decode(uri) {
         Some(path) if uri.iter().all(|&b| is_raw(b) || b == b'%') => (uri.to_vec(), path),
@@ -296,22 +268,18 @@ fn split_uri(uri: &[u8], query: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
     (request_uri, path)
 }
 
-/// A byte that stands for itself in the path of a URI (RFC 3986 section 3.3).
+/// Whether a byte needs no encoding in the path of a URI (RFC 3986 section 3.3).
 fn is_raw(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)
 }
 
 fn encode(path: &[u8]) -> Vec<u8> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(path.len());
     for &byte in path {
-        match is_raw(byte) {
-            true => encoded.push(byte),
-            false => encoded.extend_from_slice(&[
-                b'%',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]),
+        if is_raw(byte) {
+            encoded.push(byte);
+        } else {
+            encoded.extend_from_slice(format!("%{byte:02X}").as_bytes());
         }
     }
     encoded
@@ -330,12 +298,6 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// A method's name (RFC 9110 section 5.6.2).
-fn is_token(name: &[u8]) -> bool {
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-    !name.is_empty() && name.iter().all(allowed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,7 +311,7 @@ mod tests {
             prop_assert_eq!(decode(&encoded), Some(path.clone()));
             let (uri, decoded) = split_uri(&encoded, None);
             prop_assert_eq!((&uri, &decoded), (&encoded, &path));
-            // Decoded before it came: only what looks encoded is taken for it.
+            // A path that was decoded by the server and does not look encoded.
             if !path.contains(&b'%') {
                 prop_assert_eq!(split_uri(&path, None), (encoded, path));
             }

@@ -1,7 +1,7 @@
-//! AJP 1.3: packets of at most 8 KiB, requests one after another on connections that web servers keep.
+//! AJP 1.3 as a codec: one request after another on connections that the web server keeps open.
 //!
-//! Knows no I/O. Follows the protocol reference of the Tomcat connectors ("AJPv13") and, where it leaves things open
-//! (the request's body above all), what mod_proxy_ajp, mod_jk and lighttpd do.
+//! Follows the protocol reference of the Tomcat connectors ("AJPv13") and, where that leaves things open (above all the
+//! request's body), what mod_proxy_ajp, mod_jk and lighttpd do. Knows no I/O.
 
 mod forward;
 mod packet;
@@ -15,11 +15,11 @@ use forward::{Forward, Length};
 /// The limits and the secret of a connection.
 #[derive(Clone)]
 pub struct Ajp13Options {
-    /// What the web server must send with each request; `None` asks for nothing.
+    /// The secret that each request must carry, if any.
     pub secret: Option<Vec<u8>>,
-    /// The largest packet that the web server takes, from 8192 to 65536 bytes.
+    /// The largest packet that the web server accepts, 8192 to 65536 bytes.
     pub max_packet: usize,
-    /// The largest request packet that is taken; a larger one is answered with 431.
+    /// The largest request packet that we accept, in bytes; a larger one is answered with 431.
     pub max_params: usize,
 }
 
@@ -38,48 +38,48 @@ pub struct Ajp13 {
     options: Ajp13Options,
     phase: Phase,
     reading: Reading,
-    answer: Answer,
+    response: Response,
     framing: Framing,
-    /// `BodyEnd` is to be told.
+    /// `BodyEnd` is the next event.
     end_due: bool,
-    /// A request has been answered.
+    /// At least one response is complete.
     served: bool,
 }
 
 /// ```text
 ///        request without a body
-/// Idle ──────────────────────────────▶ Ready ──answered──▶ Idle
+/// Idle ──────────────────────────────▶ Ready ──response sent──▶ Idle
 ///  │                                     ▲
-///  └── request with a body ──▶ Body ──all in
-///                               └──answered──▶ Stray ──the packet that was due──▶ Idle
-/// refused, or not to be trusted any more ──▶ Closing
+///  └── request with a body ──▶ Body ──complete
+///                               └──response sent──▶ Stray ──the pending packet──▶ Idle
+/// request refused, or framing lost ──▶ Closing
 /// ```
-/// In `Body` and `Stray` the web server owes exactly one data packet.
+/// In `Body` and `Stray` exactly one data packet is pending: the web server sends it without being asked again.
 #[derive(Clone, Copy)]
 enum Phase {
     Idle,
-    /// How much of the body is still to come, when that is known.
+    /// Bytes of the body still to come, if known.
     Body(Option<u64>),
     Ready,
     Stray,
-    /// Whatever still comes is swallowed.
+    /// All further input is discarded.
     Closing,
 }
 
-/// Where in a packet the input stands.
+/// The position of the input within a packet.
 enum Reading {
     Header {
         bytes: [u8; packet::HEADER],
         have: usize,
     },
-    /// At the type byte of a packet that is no data.
+    /// At the type byte of a packet that is not a data packet.
     Type(usize),
     /// In a FORWARD_REQUEST.
     Forward {
         length: usize,
         bytes: Vec<u8>,
     },
-    /// At the start of a data packet, where the inner length may stand.
+    /// At the start of a data packet, where an inner length may be.
     Inner {
         length: usize,
         first: Option<u8>,
@@ -89,7 +89,7 @@ enum Reading {
     Skip(usize),
 }
 
-/// How the web server frames data packets: lighttpd leaves the inner length out.
+/// Whether data packets start with an inner length: lighttpd omits it.
 #[derive(Clone, Copy, PartialEq)]
 enum Framing {
     Unknown,
@@ -98,13 +98,13 @@ enum Framing {
 }
 
 #[derive(PartialEq)]
-enum Answer {
-    /// No request is waiting for one.
-    Free,
-    Owed,
+enum Response {
+    /// No request is in progress.
+    None,
+    Pending,
     /// The head has been sent.
-    Going,
-    /// The head did not fit and a page of ours was sent: the rest is swallowed.
+    Started,
+    /// The head was too large, so we sent an error page instead and discard the rest.
     Replaced,
 }
 
@@ -115,7 +115,7 @@ const AT_HEADER: Reading = Reading::Header {
     have: 0,
 };
 
-/// One of each byte: a body event of a byte whose buffer has gone already.
+/// Every byte, to borrow from for a body event whose own buffer is gone.
 static BYTES: [u8; 256] = {
     let mut bytes = [0; 256];
     let mut at = 0;
@@ -127,21 +127,21 @@ static BYTES: [u8; 256] = {
 };
 
 impl Ajp13 {
-    /// A fresh connection.
+    /// A new connection.
     pub fn new(mut options: Ajp13Options) -> Ajp13 {
         options.max_packet = options.max_packet.clamp(8192, 65536);
         Ajp13 {
             options,
             phase: Phase::Idle,
             reading: AT_HEADER,
-            answer: Answer::Free,
+            response: Response::None,
             framing: Framing::Unknown,
             end_due: false,
             served: false,
         }
     }
 
-    /// A packet's header is complete.
+    /// Acts on a complete packet header.
     fn header(&mut self, bytes: [u8; packet::HEADER]) -> Result<(), ProtocolError> {
         if bytes[..2] != packet::FROM_SERVER && !matches!(self.phase, Phase::Closing) {
             return Err(ProtocolError(format!(
@@ -171,7 +171,7 @@ impl Ajp13 {
         Ok(())
     }
 
-    /// The type of a packet that is no data.
+    /// Acts on the type of a packet that is not a data packet.
     fn kind(
         &mut self,
         kind: u8,
@@ -182,7 +182,7 @@ impl Ajp13 {
         match (kind, self.phase) {
             (tables::FORWARD_REQUEST, Phase::Idle) if length > self.options.max_params => {
                 let max = self.options.max_params;
-                let reason = format!("ajp13: a request of {length} bytes, max_params is {max}");
+                let reason = format!("ajp13: a request of {length} bytes; max_params is {max}");
                 Ok(Some(self.reject(431, reason)))
             }
             (tables::FORWARD_REQUEST, Phase::Idle) => {
@@ -191,14 +191,14 @@ impl Ajp13 {
                 Ok(None)
             }
             (tables::FORWARD_REQUEST, _) => Err(ProtocolError(String::from(
-                "ajp13: a request before the one before it was answered",
+                "ajp13: a new request before the last response is complete",
             ))),
             (tables::CPING, _) => {
                 packet::cpong(out);
                 Ok(None)
             }
             (tables::SHUTDOWN | tables::PING, _) => Ok(None),
-            // An end of a body that was complete without it.
+            // The end of a body that was already complete.
             (0, _) if length == 2 => Ok(None),
             (kind, _) => Err(ProtocolError(format!(
                 "ajp13: a packet of unknown type {kind}"
@@ -219,7 +219,7 @@ impl Ajp13 {
         if request.names_attributes {
             self.framing = Framing::Inner;
         }
-        self.answer = Answer::Owed;
+        self.response = Response::Pending;
         match request.body {
             Length::Known(0) => {
                 self.phase = Phase::Ready;
@@ -237,7 +237,7 @@ impl Ajp13 {
 
     fn reject(&mut self, status: u16, reason: String) -> Event<'static> {
         self.phase = Phase::Closing;
-        self.answer = Answer::Owed;
+        self.response = Response::Pending;
         Event::Reject {
             id: ID,
             status,
@@ -245,7 +245,7 @@ impl Ajp13 {
         }
     }
 
-    /// Finds out whether a data packet's data follow an inner length. `None`: more bytes are needed.
+    /// Finds out whether a data packet starts with an inner length.
     fn inner<'a>(
         &mut self,
         length: usize,
@@ -265,7 +265,8 @@ impl Ajp13 {
             _ => (0, 0),
         };
         let inner = usize::from(u16::from_be_bytes([high, low]));
-        // From an unknown web server two NULs that are all that is due are data: nobody else ends a body there.
+        // If just two bytes are missing and the framing is unknown, two NULs are data: no server would end the body early
+        // there.
         let all_due = matches!(self.phase, Phase::Body(Some(2)));
         let two_nuls = inner == 0 && all_due && self.framing == Framing::Unknown;
         if length > 1 && inner == length - 2 && !two_nuls {
@@ -282,7 +283,7 @@ impl Ajp13 {
         }
         if self.framing == Framing::Inner {
             return Err(ProtocolError(format!(
-                "ajp13: a data packet of {length} bytes whose inner length is {inner}"
+                "ajp13: a data packet of {length} bytes with an inner length of {inner}"
             )));
         }
         self.framing = Framing::Bare;
@@ -296,7 +297,7 @@ impl Ajp13 {
         }
     }
 
-    /// Bytes of a data packet that has `left` bytes to go, these included.
+    /// Handles bytes of a data packet, of which `left` bytes remain including these.
     fn data<'a>(&mut self, bytes: &'a [u8], left: usize, out: &mut Vec<u8>) -> Option<Event<'a>> {
         let packet_ends = bytes.len() == left;
         self.reading = match packet_ends {
@@ -304,7 +305,7 @@ impl Ajp13 {
             false => Reading::Data(left - bytes.len()),
         };
         let Phase::Body(due) = self.phase else {
-            // Only the end of a packet that was due settles that debt.
+            // The pending packet is complete.
             if packet_ends && matches!(self.phase, Phase::Stray) {
                 self.phase = Phase::Idle;
             }
@@ -339,7 +340,7 @@ impl Ajp13 {
         }
     }
 
-    /// Asks for the next data packet: never for more than is due, which lighttpd would not answer.
+    /// Asks for the next data packet, but never for more than is due: lighttpd would not reply to that.
     fn ask(&self, out: &mut Vec<u8>) {
         let Phase::Body(due) = self.phase else {
             return;
@@ -352,7 +353,7 @@ impl Ajp13 {
     fn head(&mut self, head: &ResponseHead, out: &mut Vec<u8>) {
         let max = self.options.max_packet;
         if packet::send_headers(head, max, out) {
-            self.answer = Answer::Going;
+            self.response = Response::Started;
             return;
         }
         let page = format!(
@@ -369,19 +370,19 @@ impl Ajp13 {
         };
         packet::send_headers(&head, max, out);
         packet::send_body(page.as_bytes(), max, out);
-        self.answer = Answer::Replaced;
+        self.response = Response::Replaced;
     }
 
     fn end(&mut self, out: &mut Vec<u8>) {
         self.phase = match self.phase {
             Phase::Ready => Phase::Idle,
             Phase::Body(_) if self.framing == Framing::Inner => Phase::Stray,
-            // How many packets are still on their way cannot be told, and data must never pass for a request.
+            // We cannot tell how many packets are still on their way, and data must never be taken for a request.
             Phase::Body(_) => Phase::Closing,
             other => other,
         };
         self.end_due = false;
-        self.answer = Answer::Free;
+        self.response = Response::None;
         self.served = true;
         packet::end_response(!matches!(self.phase, Phase::Closing), out);
     }
@@ -416,21 +417,14 @@ impl Codec for Ajp13 {
                     self.kind(input[0], length, out)?
                 }
                 Reading::Forward { length, bytes } => {
-                    let wanted = (*length - bytes.len()).min(input.len());
-                    let (taken, rest) = input.split_at(wanted);
+                    let (piece, rest) = input.split_at(input.len().min(*length - bytes.len()));
                     *input = rest;
-                    if wanted == *length {
-                        Some(self.forward(taken, out)?)
-                    } else {
-                        bytes.extend_from_slice(taken);
-                        match bytes.len() == *length {
-                            true => {
-                                let bytes = std::mem::take(bytes);
-                                Some(self.forward(&bytes, out)?)
-                            }
-                            false => None,
-                        }
+                    bytes.extend_from_slice(piece);
+                    if bytes.len() < *length {
+                        return Ok(None);
                     }
+                    let payload = std::mem::take(bytes);
+                    Some(self.forward(&payload, out)?)
                 }
                 Reading::Inner { length, first } => {
                     let (length, first) = (*length, *first);
@@ -459,12 +453,12 @@ impl Codec for Ajp13 {
     }
 
     fn encode(&mut self, id: RequestId, part: Part<'_>, out: &mut Vec<u8>) {
-        if id != ID || self.answer == Answer::Free {
+        if id != ID || self.response == Response::None {
             return;
         }
         match part {
-            Part::Head(head) if self.answer == Answer::Owed => self.head(head, out),
-            Part::Body(bytes) if self.answer == Answer::Going => {
+            Part::Head(head) if self.response == Response::Pending => self.head(head, out),
+            Part::Body(bytes) if self.response == Response::Started => {
                 packet::send_body(bytes, self.options.max_packet, out);
             }
             Part::Head(_) | Part::Body(_) | Part::Errors(_) => {}
@@ -476,8 +470,8 @@ impl Codec for Ajp13 {
         self.phase = Phase::Closing;
         self.reading = AT_HEADER;
         self.end_due = false;
-        match std::mem::replace(&mut self.answer, Answer::Free) {
-            Answer::Free => Eof::Clean,
+        match std::mem::replace(&mut self.response, Response::None) {
+            Response::None => Eof::Clean,
             _ => Eof::Abort(vec![ID]),
         }
     }
@@ -490,7 +484,7 @@ impl Codec for Ajp13 {
         let between = matches!(self.reading, Reading::Header { have: 0, .. });
         match self.phase {
             Phase::Idle => between,
-            Phase::Closing => self.answer == Answer::Free,
+            Phase::Closing => self.response == Response::None,
             Phase::Body(_) | Phase::Ready | Phase::Stray => false,
         }
     }

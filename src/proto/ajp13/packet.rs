@@ -1,24 +1,24 @@
-//! Packets of AJP 1.3: taking integers and strings out of one, and writing those that go to the web server.
+//! Packets of AJP 1.3: reading integers and strings from a payload, and writing the packets that go to the web server.
 //!
-//! Knows the layout of packets and nothing of requests. Every length is checked against the packet.
+//! Knows the layout of packets, nothing of requests. Every length is checked against the packet.
 
 use super::tables;
 use crate::proto::ProtocolError;
 use crate::response::ResponseHead;
 
-/// What every packet from a web server starts with.
+/// The first two bytes of every packet from a web server.
 pub(super) const FROM_SERVER: [u8; 2] = [0x12, 0x34];
 
-/// Magic and length.
+/// Bytes of a packet's header: magic and length.
 pub(super) const HEADER: usize = 4;
 
-/// What a SEND_BODY_CHUNK packet holds beside its data: header, type, length, final NUL.
+/// Bytes of a SEND_BODY_CHUNK packet besides its data: header, type, length, final NUL.
 const CHUNK_FRAME: usize = HEADER + 4;
 
-/// What a data packet from the web server holds beside its data: header and inner length.
+/// Bytes of a data packet from the web server besides its data: header and inner length.
 pub(super) const DATA_FRAME: usize = HEADER + 2;
 
-/// The rest of a packet that came in.
+/// Reads a payload from front to back. `what` names the value for the error.
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -49,7 +49,7 @@ impl<'a> Cursor<'a> {
         Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// `None` is the null string.
+    /// A string; `None` is AJP's null string.
     pub(super) fn string(&mut self, what: &str) -> Result<Option<&'a [u8]>, ProtocolError> {
         match self.number(what)? {
             0xffff => Ok(None),
@@ -57,7 +57,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The bytes of a string whose length has been read already, and its NUL.
+    /// The rest of a string whose length has been read already.
     pub(super) fn text(&mut self, length: usize, what: &str) -> Result<&'a [u8], ProtocolError> {
         let text = self.take(length, what)?;
         match self.byte(what)? {
@@ -69,20 +69,21 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Appends SEND_HEADERS. `false`, and nothing appended, when the head does not fit one packet.
+/// Appends SEND_HEADERS. Returns false and appends nothing when the head does not fit into one packet.
 pub(super) fn send_headers(head: &ResponseHead, max_packet: usize, out: &mut Vec<u8>) -> bool {
     let start = begin(tables::SEND_HEADERS, out);
     number(head.status, out);
     let mut fits = string(&head.reason, out);
     fits &= u16::try_from(head.fields.len()).is_ok();
     number(head.fields.len() as u16, out);
-    let first = first_field(head);
-    let others = (0..head.fields.len()).filter(|at| Some(*at) != first);
-    let fields: Vec<_> = head.fields.iter().collect();
-    for (name, value) in first.into_iter().chain(others).map(|at| fields[at]) {
+    let mut fields: Vec<_> = head.fields.iter().collect();
+    if let Some(first) = first_field(&fields) {
+        fields[..=first].rotate_right(1);
+    }
+    for (name, value) in fields {
         match tables::response_code(name) {
             Some(code) => out.extend_from_slice(&[tables::CODED, code]),
-            // A longer name would read as a code.
+            // The length of a longer name would be taken for a code.
             None => fits &= name.len() < 0xa000 && string(name, out),
         }
         fits &= string(value, out);
@@ -99,7 +100,7 @@ pub(super) fn send_headers(head: &ResponseHead, max_packet: usize, out: &mut Vec
     fits
 }
 
-/// Appends as many SEND_BODY_CHUNK packets as the bytes need.
+/// Appends the bytes in SEND_BODY_CHUNK packets.
 pub(super) fn send_body(bytes: &[u8], max_packet: usize, out: &mut Vec<u8>) {
     for chunk in bytes.chunks(max_packet - CHUNK_FRAME) {
         let start = begin(tables::SEND_BODY_CHUNK, out);
@@ -128,21 +129,15 @@ pub(super) fn cpong(out: &mut Vec<u8>) {
     finish(start, out);
 }
 
-/// Versions of lighttpd take the first field's name (its code or length) for the number of fields: a code is
-/// larger than any number, and a long name is better than a short one.
-fn first_field(head: &ResponseHead) -> Option<usize> {
-    let weight = |name: &[u8]| match tables::response_code(name) {
-        Some(_) => usize::MAX,
-        None => name.len(),
+/// The field to send first. Some versions of lighttpd take its code, or the length of its name, for the number of fields:
+/// a code is larger than any number, and a long name is better than a short one.
+fn first_field(fields: &[(&[u8], &[u8])]) -> Option<usize> {
+    let weight = |at: &usize| match fields[*at].0 {
+        name if tables::response_code(name).is_some() => usize::MAX,
+        name => name.len(),
     };
-    let mut heaviest = None;
-    for (at, (name, _)) in head.fields.iter().enumerate() {
-        let weight = weight(name);
-        if heaviest.is_none_or(|(_, other)| weight > other) {
-            heaviest = Some((at, weight));
-        }
-    }
-    heaviest.map(|(at, _)| at)
+    // The first of several with the same weight.
+    (0..fields.len()).rev().max_by_key(weight)
 }
 
 fn begin(kind: u8, out: &mut Vec<u8>) -> usize {
@@ -160,7 +155,7 @@ fn number(value: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_be_bytes());
 }
 
-/// `false` when the length is one that the protocol cannot say.
+/// Appends a string. Returns false when the protocol cannot express its length.
 fn string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     number(bytes.len() as u16, out);
     out.extend_from_slice(bytes);
@@ -187,13 +182,11 @@ mod tests {
 
     #[test]
     fn a_coded_field_goes_first_and_else_the_longest() {
-        assert_eq!(first_field(&head(&[])), None);
-        assert_eq!(
-            first_field(&head(&[("Vary", "a"), ("X-Long", "b")])),
-            Some(1)
-        );
+        let first = |head: &ResponseHead| first_field(&head.fields.iter().collect::<Vec<_>>());
+        assert_eq!(first(&head(&[])), None);
+        assert_eq!(first(&head(&[("Vary", "a"), ("X-Long", "b")])), Some(1));
         let head = head(&[("Vary", "a"), ("Content-Type", "b"), ("Location", "/")]);
-        assert_eq!(first_field(&head), Some(1));
+        assert_eq!(first(&head), Some(1));
         let mut out = Vec::new();
         assert!(send_headers(&head, 8192, &mut out));
         assert_eq!(

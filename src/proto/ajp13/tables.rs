@@ -1,6 +1,6 @@
-//! The numbers of AJP 1.3: packet types, and the codes that stand for methods, header names and attributes.
+//! The numbers of AJP 1.3: packet types, and the codes for methods, header names and attributes.
 //!
-//! Tables and look-ups only. From the protocol reference of the Tomcat connectors ("AJPv13").
+//! From the protocol reference of the Tomcat connectors ("AJPv13").
 
 /// Web server to us: a request.
 pub(super) const FORWARD_REQUEST: u8 = 2;
@@ -12,31 +12,31 @@ pub(super) const SEND_HEADERS: u8 = 4;
 pub(super) const END_RESPONSE: u8 = 5;
 /// To the web server: send more of the request's body.
 pub(super) const GET_BODY_CHUNK: u8 = 6;
-/// Web server to us: stop. Never obeyed.
+/// Web server to us: shut down. We ignore it.
 pub(super) const SHUTDOWN: u8 = 7;
-/// Web server to us: the log-on of an old extension. Never answered.
+/// Web server to us: log-on of an old extension. We ignore it.
 pub(super) const PING: u8 = 8;
 /// To the web server: alive.
 pub(super) const CPONG: u8 = 9;
 /// Web server to us: are you alive?
 pub(super) const CPING: u8 = 10;
 
-/// The method's name comes in the attribute `stored_method`.
+/// The method code that says: the name is in the attribute `stored_method`.
 pub(super) const STORED: u8 = 0xff;
 
-/// The high byte of a code that stands in the place of a string's length.
+/// The high byte of a code in the place of a string's length.
 pub(super) const CODED: u8 = 0xa0;
 
-/// What an attribute's code means.
+/// The meaning of an attribute code.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attribute {
-    /// A string that becomes this variable.
+    /// A string for this variable.
     Variable(&'static str),
-    /// A string that means nothing to a CGI program.
+    /// A string without a use in CGI.
     Ignored,
     /// Two strings: name and value.
     Named,
-    /// A number: the bits of the cipher's key.
+    /// A number: bits of the cipher key.
     KeySize,
     /// The shared secret.
     Secret,
@@ -46,19 +46,19 @@ pub(super) enum Attribute {
     End,
 }
 
-/// The method of this code.
+/// The method with this code.
 pub(super) fn method(code: u8) -> Option<&'static str> {
     METHODS.get(usize::from(code).checked_sub(1)?).copied()
 }
 
-/// The variable of the request header of code 0xA0`code`.
+/// The variable for the request header with code 0xA0`code`.
 pub(super) fn request_header(code: u8) -> Option<&'static str> {
     REQUEST_HEADERS
         .get(usize::from(code).checked_sub(1)?)
         .copied()
 }
 
-/// The low byte of the code of a response field's name; the high byte is `CODED`.
+/// The low byte of the code for a response field; the high byte is `CODED`.
 pub(super) fn response_code(name: &[u8]) -> Option<u8> {
     let at = RESPONSE_FIELDS
         .iter()
@@ -66,7 +66,7 @@ pub(super) fn response_code(name: &[u8]) -> Option<u8> {
     u8::try_from(at + 1).ok()
 }
 
-/// The meaning of an attribute's code; `None` for one whose length is not known either.
+/// The meaning of an attribute code. An unknown attribute cannot be skipped, as its length is unknown too.
 pub(super) fn attribute(code: u8) -> Option<Attribute> {
     Some(match code {
         1 | 2 | 6 => Attribute::Ignored,
@@ -85,7 +85,7 @@ pub(super) fn attribute(code: u8) -> Option<Attribute> {
     })
 }
 
-/// The variable of a named attribute; all other names mean nothing, whoever sets them.
+/// The variable for a named attribute. All other names are ignored, whoever sets them.
 pub(super) fn named_attribute(name: &[u8]) -> Option<&'static str> {
     match name {
         b"AJP_REMOTE_PORT" => Some("REMOTE_PORT"),
@@ -95,65 +95,25 @@ pub(super) fn named_attribute(name: &[u8]) -> Option<&'static str> {
     }
 }
 
+#[rustfmt::skip]
 const METHODS: [&str; 27] = [
-    "OPTIONS",
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "TRACE",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "COPY",
-    "MOVE",
-    "LOCK",
-    "UNLOCK",
-    "ACL",
-    "REPORT",
-    "VERSION-CONTROL",
-    "CHECKIN",
-    "CHECKOUT",
-    "UNCHECKOUT",
-    "SEARCH",
-    "MKWORKSPACE",
-    "UPDATE",
-    "LABEL",
-    "MERGE",
-    "BASELINE-CONTROL",
+    "OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "PROPFIND", "PROPPATCH", "MKCOL",
+    "COPY", "MOVE", "LOCK", "UNLOCK", "ACL", "REPORT", "VERSION-CONTROL", "CHECKIN", "CHECKOUT",
+    "UNCHECKOUT", "SEARCH", "MKWORKSPACE", "UPDATE", "LABEL", "MERGE", "BASELINE-CONTROL",
     "MKACTIVITY",
 ];
 
+#[rustfmt::skip]
 const REQUEST_HEADERS: [&str; 14] = [
-    "HTTP_ACCEPT",
-    "HTTP_ACCEPT_CHARSET",
-    "HTTP_ACCEPT_ENCODING",
-    "HTTP_ACCEPT_LANGUAGE",
-    "HTTP_AUTHORIZATION",
-    "HTTP_CONNECTION",
-    "CONTENT_TYPE",
-    "CONTENT_LENGTH",
-    "HTTP_COOKIE",
-    "HTTP_COOKIE2",
-    "HTTP_HOST",
-    "HTTP_PRAGMA",
-    "HTTP_REFERER",
-    "HTTP_USER_AGENT",
+    "HTTP_ACCEPT", "HTTP_ACCEPT_CHARSET", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_LANGUAGE",
+    "HTTP_AUTHORIZATION", "HTTP_CONNECTION", "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_COOKIE",
+    "HTTP_COOKIE2", "HTTP_HOST", "HTTP_PRAGMA", "HTTP_REFERER", "HTTP_USER_AGENT",
 ];
 
+#[rustfmt::skip]
 const RESPONSE_FIELDS: [&str; 11] = [
-    "Content-Type",
-    "Content-Language",
-    "Content-Length",
-    "Date",
-    "Last-Modified",
-    "Location",
-    "Set-Cookie",
-    "Set-Cookie2",
-    "Servlet-Engine",
-    "Status",
-    "WWW-Authenticate",
+    "Content-Type", "Content-Language", "Content-Length", "Date", "Last-Modified", "Location",
+    "Set-Cookie", "Set-Cookie2", "Servlet-Engine", "Status", "WWW-Authenticate",
 ];
 
 #[cfg(test)]

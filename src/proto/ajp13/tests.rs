@@ -1,4 +1,4 @@
-//! What transcripts cannot say: noise, any split, and how much is kept.
+//! What transcripts cannot test: random input, any split of the input, and how much memory is used.
 
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> Vec<u8> {
     [&length[..], bytes, b"\0"].concat()
 }
 
-/// A POST with these headers and attributes; the number of headers is a number of eight bits.
+/// A POST with these headers, at most 255, and attributes.
 fn request(headers: &[(&[u8], &[u8])], attributes: &[u8]) -> Vec<u8> {
     let mut payload = vec![tables::FORWARD_REQUEST, 4];
     for part in [
@@ -46,7 +46,7 @@ fn request(headers: &[(&[u8], &[u8])], attributes: &[u8]) -> Vec<u8> {
     packet(&payload)
 }
 
-/// All that can be seen of a connection: events with bodies joined, what was sent, the error.
+/// Everything observable about a connection: events, the joined bodies, what was sent, the error.
 #[derive(Default, Debug, PartialEq)]
 struct Seen {
     events: Vec<String>,
@@ -55,7 +55,7 @@ struct Seen {
     error: Option<ProtocolError>,
 }
 
-/// Plays pieces; answers at once when `answer` says so, else when the body is in.
+/// Decodes the pieces. Responds to a request at once if `early`, else when its body is complete.
 fn play<'a>(codec: &mut Ajp13, pieces: impl Iterator<Item = &'a [u8]>, early: bool) -> Seen {
     let mut seen = Seen::default();
     for mut piece in pieces {
@@ -97,7 +97,7 @@ fn play<'a>(codec: &mut Ajp13, pieces: impl Iterator<Item = &'a [u8]>, early: bo
     seen
 }
 
-/// Packets that are nearly right, and bytes that are not.
+/// Nearly valid packets, and some random bytes.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let port = [&[10][..], &text(b"AJP_REMOTE_PORT"), &text(b"1")].concat();
     let length = &[(&b"Content-Length"[..], &b"7"[..])];
@@ -184,7 +184,7 @@ proptest! {
 
 #[test]
 fn a_body_that_looks_like_a_request_is_never_one() {
-    // lighttpd's framing, and an answer that does not wait for the body.
+    // lighttpd's framing, and a response that does not wait for the body.
     let mut smuggled = request(&[], &[&[3][..], &text(b"root")].concat());
     let length = [(&b"Content-Length"[..], &b"4000"[..])];
     let mut bytes = request(&length, &[]);

@@ -1,20 +1,20 @@
 //! FastCGI 1.0 as a codec: roles responder and authorizer, several requests on one connection.
 //!
-//! Keeps at most one record header, the unfinished params of each request and nothing of a body. Section numbers
-//! are those of the FastCGI specification. Knows no socket, clock or log, and does not mend what servers send.
+//! Buffers at most one record header and the incomplete params of each request, and nothing of a body. Section numbers
+//! are those of the FastCGI specification.
 
 mod params;
 mod record;
 mod request;
 
 use self::record::{ProtocolStatus, Record};
-use self::request::{Answer, Input, Request, Role};
+use self::request::{Input, Request, Response, Role};
 use super::head::{cgi_head, cgi_head_status_last};
 use super::{Codec, Eof, Event, Part, ProtocolError, RequestId};
 
-/// The unfinished params of all requests of a connection may take so many times what those of one may. Web servers send
-/// each request's in one go.
-const UNFINISHED: usize = 4;
+/// The incomplete params of all requests on a connection may take this many times `max_params`. Web servers send the
+/// params of a request in one go.
+const MAX_INCOMPLETE: usize = 4;
 
 /// One FastCGI connection.
 pub struct FastCgi {
@@ -25,22 +25,21 @@ pub struct FastCgi {
     header_len: usize,
     record: Option<Record>,
     any_record: bool,
-    /// The content of a BEGIN_REQUEST or GET_VALUES record, until it is complete.
+    /// The content so far of a BEGIN_REQUEST or GET_VALUES record.
     content: Vec<u8>,
     requests: Vec<Request>,
-    /// An authorizer's body ends with its params: the second event of one record.
+    /// The next event is `BodyEnd` for this authorizer request: its body ends with its params.
     body_end: Option<RequestId>,
-    /// FCGI_KEEP_CONN of the request that ended last.
+    /// FCGI_KEEP_CONN of the last request that ended.
     ended_keep_conn: bool,
     any_ended: bool,
-    /// What comes is no longer looked at.
-    deaf: bool,
+    /// All further input is discarded.
+    ignores_input: bool,
 }
 
 impl FastCgi {
-    /// `max_params`: how many bytes the params of a request may take, with their lengths.
-    /// `max_requests`: how many requests may be going on at once on this connection; told as FCGI_MAX_REQS.
-    /// `max_connections`: told as FCGI_MAX_CONNS.
+    /// `max_params` limits the bytes of a request's PARAMS stream, `max_requests` the concurrent requests on this
+    /// connection. FCGI_MAX_REQS is reported as `max_requests`, FCGI_MAX_CONNS as `max_connections`.
     pub fn new(max_params: usize, max_requests: usize, max_connections: usize) -> FastCgi {
         FastCgi {
             max_params,
@@ -55,11 +54,11 @@ impl FastCgi {
             body_end: None,
             ended_keep_conn: false,
             any_ended: false,
-            deaf: false,
+            ignores_input: false,
         }
     }
 
-    /// Eats up to the end of a header; `None` when it is not complete.
+    /// Consumes up to the end of a header; `None` while that is incomplete.
     fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Record>, ProtocolError> {
         if self.header_len == 0
             && let Some(&version) = input.first()
@@ -79,8 +78,8 @@ impl FastCgi {
         Ok(Some(Record::from_header(self.header)))
     }
 
-    /// Takes a piece of the content of `record`, whose lengths tell what follows the piece. An empty piece comes
-    /// once, for a record without content.
+    /// Handles a piece of the content of `record`, whose lengths are what follows the piece. A record without content has
+    /// one empty piece.
     fn read_content<'a>(
         &mut self,
         record: Record,
@@ -114,7 +113,7 @@ impl FastCgi {
         Ok(None)
     }
 
-    /// Section 4.1. Each known name is answered once, however often it is asked for.
+    /// Section 4.1. Each known variable is reported once, however often it is asked for.
     fn get_values(&self, out: &mut Vec<u8>) {
         let mut known = [
             (&b"FCGI_MAX_CONNS"[..], Some(self.max_connections)),
@@ -143,13 +142,16 @@ impl FastCgi {
             )));
         };
         let known = self.requests.iter().find(|r| r.id == id);
-        if known.is_some_and(|r| r.answer != Answer::Ended) {
+        if known.is_some_and(|r| r.response != Response::Ended) {
             return Err(ProtocolError(format!(
-                "BEGIN_REQUEST for request {id}, which is still going on"
+                "BEGIN_REQUEST for request {id}, which is still in progress"
             )));
         }
         let keep_conn = flags & record::KEEP_CONN != 0;
-        let mut ended = self.requests.iter().filter(|r| r.answer == Answer::Ended);
+        let mut ended = self
+            .requests
+            .iter()
+            .filter(|r| r.response == Response::Ended);
         let oldest_ended = ended.next().map(|r| r.id);
         let ended = ended.count() + usize::from(oldest_ended.is_some());
         if self.requests.len() - ended >= self.max_requests {
@@ -157,7 +159,7 @@ impl FastCgi {
             self.note_end(keep_conn);
             return Ok(());
         }
-        // A peer that begins anew with an id, or leaves many bodies without an end, will not send the rest of them.
+        // A peer that reuses an id, or leaves many bodies incomplete, will not send the rest of them.
         let forget = match known {
             Some(_) => Some(id),
             None => oldest_ended.filter(|_| ended >= self.max_requests),
@@ -168,7 +170,7 @@ impl FastCgi {
         if role == Role::Unknown {
             record::append_end_request(out, id, ProtocolStatus::UnknownRole);
             request.input = Input::Refused;
-            request.answer = Answer::Ended;
+            request.response = Response::Ended;
             self.note_end(keep_conn);
         }
         self.requests.push(request);
@@ -179,26 +181,26 @@ impl FastCgi {
     fn params<'a>(&mut self, id: u16, piece: &[u8]) -> Option<Event<'a>> {
         let max_params = self.max_params;
         let index = self.requests.iter().position(|r| r.id == id)?;
-        let max_unfinished = max_params.saturating_mul(UNFINISHED);
-        let unfinished: usize = self.requests.iter().map(Request::unfinished_params).sum();
+        let max_incomplete = max_params.saturating_mul(MAX_INCOMPLETE);
+        let incomplete: usize = self.requests.iter().map(Request::incomplete_params).sum();
         let request = &mut self.requests[index];
         let event = match &mut request.input {
             Input::Params(bytes) if piece.is_empty() => {
                 let bytes = std::mem::take(bytes);
-                request.answer = Answer::Owed;
+                request.response = Response::Pending;
                 Some(request.announce(&bytes))
             }
             Input::Params(bytes) => {
                 let fits = bytes.len() + piece.len() <= max_params;
-                if fits && unfinished + piece.len() <= max_unfinished {
+                if fits && incomplete + piece.len() <= max_incomplete {
                     bytes.extend_from_slice(piece);
                     return None;
                 }
                 request.input = Input::Refused;
-                request.answer = Answer::Owed;
+                request.response = Response::Pending;
                 let (status, reason) = if fits {
-                    let reason = "unfinished params of many requests at once: more than";
-                    (503, format!("{reason} {max_unfinished} bytes"))
+                    let reason = "the incomplete params of all requests on this connection exceed";
+                    (503, format!("{reason} {max_incomplete} bytes"))
                 } else {
                     (431, format!("params of more than {max_params} bytes"))
                 };
@@ -221,14 +223,14 @@ impl FastCgi {
         event
     }
 
-    /// Section 5.3. An authorizer has no body, though lighttpd ends it.
+    /// Section 5.3. An authorizer request has no body, but lighttpd sends an empty STDIN record.
     fn stdin<'a>(&mut self, id: u16, bytes: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
         let Some(index) = self.requests.iter().position(|r| r.id == id) else {
             return Ok(None);
         };
         let id = RequestId(id);
         let request = &self.requests[index];
-        let wanted = matches!(request.answer, Answer::Owed | Answer::Begun);
+        let wanted = matches!(request.response, Response::Pending | Response::Started);
         match request.input {
             Input::Params(_) => {
                 return Err(ProtocolError(format!(
@@ -253,32 +255,32 @@ impl FastCgi {
     fn abort_request<'a>(&mut self, id: u16, out: &mut Vec<u8>) -> Option<Event<'a>> {
         let index = self.requests.iter().position(|r| r.id == id)?;
         let request = &mut self.requests[index];
-        match request.answer {
-            Answer::Unannounced => {
+        match request.response {
+            Response::Unannounced => {
                 record::append_end_request(out, id, ProtocolStatus::RequestComplete);
                 let keep_conn = request.keep_conn;
                 self.requests.swap_remove(index);
                 self.note_end(keep_conn);
                 None
             }
-            Answer::Owed | Answer::Begun => {
-                request.answer = Answer::Aborted;
+            Response::Pending | Response::Started => {
+                request.response = Response::Aborted;
                 request.input = Input::Ended;
                 Some(Event::Abort { id: RequestId(id) })
             }
-            Answer::Aborted => None,
-            Answer::Ended => {
+            Response::Aborted => None,
+            Response::Ended => {
                 self.requests.remove(index);
                 None
             }
         }
     }
 
-    /// Nothing more is expected from the peer for this request.
+    /// The peer will send nothing more for this request.
     fn end_input(&mut self, index: usize) {
         let request = &mut self.requests[index];
         request.input = Input::Ended;
-        if request.answer == Answer::Ended {
+        if request.response == Response::Ended {
             self.requests.remove(index);
         }
     }
@@ -288,13 +290,12 @@ impl FastCgi {
         self.any_ended = true;
     }
 
-    /// Whether all that this connection was made for has come in: no request on it has FCGI_KEEP_CONN, and none lacks
-    /// anything.
-    fn has_all(&self) -> bool {
-        let all = |r: &Request| !r.keep_conn && matches!(r.input, Input::Ended);
+    /// Whether no more input can be expected: every request is complete, and none has FCGI_KEEP_CONN.
+    fn is_input_complete(&self) -> bool {
+        let complete = |r: &Request| !r.keep_conn && matches!(r.input, Input::Ended);
         (self.any_ended || !self.requests.is_empty())
             && !self.keep_alive()
-            && self.requests.iter().all(all)
+            && self.requests.iter().all(complete)
     }
 
     fn decode_records<'a>(
@@ -344,12 +345,12 @@ impl Codec for FastCgi {
         out: &mut Vec<u8>,
     ) -> Result<Option<Event<'a>>, ProtocolError> {
         let mut decoded = Ok(None);
-        if !self.deaf {
+        if !self.ignores_input {
             decoded = self.decode_records(input, out);
-            // Cherokee goes on with the header of a record that it has not filled in.
-            self.deaf = decoded.is_err() && self.has_all();
+            // Cherokee sends an uninitialised record header after the last record.
+            self.ignores_input = decoded.is_err() && self.is_input_complete();
         }
-        if self.deaf {
+        if self.ignores_input {
             *input = &[];
             self.record = None;
             return Ok(None);
@@ -363,14 +364,14 @@ impl Codec for FastCgi {
         };
         let id = id.0;
         let request = &mut self.requests[index];
-        let open = match request.answer {
-            Answer::Owed | Answer::Begun => true,
-            Answer::Aborted => false,
-            Answer::Unannounced | Answer::Ended => return,
+        let open = match request.response {
+            Response::Pending | Response::Started => true,
+            Response::Aborted => false,
+            Response::Unannounced | Response::Ended => return,
         };
         match part {
             Part::Head(head) if open => {
-                request.answer = Answer::Begun;
+                request.response = Response::Started;
                 let write = if request.status_last {
                     cgi_head_status_last
                 } else {
@@ -379,17 +380,17 @@ impl Codec for FastCgi {
                 record::append_written(out, record::STDOUT, id, |out| write(head, out));
             }
             Part::Body(bytes) if open && !bytes.is_empty() => {
-                request.answer = Answer::Begun;
+                request.response = Response::Started;
                 record::append_stream(out, record::STDOUT, id, bytes);
             }
             Part::Errors(text) if open => record::append_errors(out, id, text),
             Part::Head(_) | Part::Body(_) | Part::Errors(_) => {}
             Part::End => {
-                if request.answer == Answer::Begun {
+                if request.response == Response::Started {
                     record::append_stream_end(out, record::STDOUT, id);
                 }
                 record::append_end_request(out, id, ProtocolStatus::RequestComplete);
-                request.answer = Answer::Ended;
+                request.response = Response::Ended;
                 let keep_conn = request.keep_conn;
                 if matches!(request.input, Input::Ended) {
                     self.requests.remove(index);
@@ -403,15 +404,15 @@ impl Codec for FastCgi {
         let mut aborted = Vec::new();
         for request in &mut self.requests {
             if matches!(
-                request.answer,
-                Answer::Owed | Answer::Begun | Answer::Aborted
+                request.response,
+                Response::Pending | Response::Started | Response::Aborted
             ) {
-                request.answer = Answer::Aborted;
+                request.response = Response::Aborted;
                 request.input = Input::Ended;
                 aborted.push(RequestId(request.id));
             }
         }
-        self.requests.retain(|r| r.answer == Answer::Aborted);
+        self.requests.retain(|r| r.response == Response::Aborted);
         if aborted.is_empty() {
             Eof::Clean
         } else {
@@ -420,8 +421,8 @@ impl Codec for FastCgi {
     }
 
     fn keep_alive(&self) -> bool {
-        let going_on = |r: &Request| r.answer != Answer::Ended && r.keep_conn;
-        self.any_ended && (self.ended_keep_conn || self.requests.iter().any(going_on))
+        let in_progress = |r: &Request| r.response != Response::Ended && r.keep_conn;
+        self.any_ended && (self.ended_keep_conn || self.requests.iter().any(in_progress))
     }
 
     fn is_idle(&self) -> bool {
@@ -432,16 +433,18 @@ impl Codec for FastCgi {
     }
 }
 
-/// Looks at the first byte alone, so that the words do not hang on how the bytes were cut.
+/// Judges by the first byte alone, so that the message does not depend on how the input was split.
 fn wrong_version(version: u8, any_record: bool) -> ProtocolError {
     let looks_like = match version {
-        _ if any_record => "; the records before it may have had a wrong length",
+        _ if any_record => "; an earlier record may have had a wrong length",
         b'0'..=b'9' => {
-            "; the bytes look like SCGI: set protocol = \"scgi\" or let the server speak FastCGI"
+            "; this looks like SCGI: set protocol = \"scgi\" or make the web server speak FastCGI"
         }
-        0x12 => "; the bytes look like AJP: set protocol = \"ajp\" or let the server speak FastCGI",
+        0x12 => {
+            "; this looks like AJP: set protocol = \"ajp\" or make the web server speak FastCGI"
+        }
         b'A'..=b'Z' => {
-            "; the bytes look like HTTP, such as \"GET \" or \"POST\": let the server speak FastCGI"
+            "; this looks like HTTP, such as \"GET \" or \"POST\": make the web server speak FastCGI"
         }
         _ => "",
     };

@@ -1,9 +1,7 @@
-//! FastCGI name-value pairs: FastCGI 1.0 section 3.4.
-//!
-//! Lengths of one or four bytes, then name and value. Reads and writes whole streams; knows no records.
+//! FastCGI name-value pairs (FastCGI 1.0 section 3.4): two lengths of one or four bytes each, then name and value.
 
-/// The pairs of a complete stream, in order. What cannot be read is the last item, an `Err`.
-pub(super) fn pairs(bytes: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), Torn>> {
+/// The pairs of a complete stream, in order. If the stream ends within a pair, the last item is an `Err`.
+pub(super) fn pairs(bytes: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), Truncated>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -14,18 +12,18 @@ pub(super) fn pairs(bytes: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]),
         if pair.is_none() {
             rest = &[];
         }
-        Some(pair.ok_or(Torn { at }))
+        Some(pair.ok_or(Truncated { at }))
     })
 }
 
-/// A pair that is longer than the stream.
+/// The stream ends within a pair.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Torn {
-    /// Where in the stream the pair begins.
+pub(super) struct Truncated {
+    /// The offset of that pair.
     pub(super) at: usize,
 }
 
-/// Appends a pair with the shortest lengths.
+/// Appends a pair, with lengths as short as possible.
 pub(super) fn append_pair(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     append_length(out, name.len());
     append_length(out, value.len());
@@ -83,10 +81,10 @@ mod tests {
         let stream = b"\x01\x01A1\x01\x05B";
         assert_eq!(
             pairs(stream).collect::<Vec<_>>(),
-            [Ok((&b"A"[..], &b"1"[..])), Err(Torn { at: 4 })]
+            [Ok((&b"A"[..], &b"1"[..])), Err(Truncated { at: 4 })]
         );
         for torn in [&b"\x01"[..], b"\x80\0", b"\xff\xff\xff\xff\xff\xff\xff\xff"] {
-            assert_eq!(pairs(torn).collect::<Vec<_>>(), [Err(Torn { at: 0 })]);
+            assert_eq!(pairs(torn).collect::<Vec<_>>(), [Err(Truncated { at: 0 })]);
         }
     }
 }

@@ -1,6 +1,5 @@
-//! FastCGI records: FastCGI 1.0 sections 3.3, 4.2, 5.1, 5.3, 5.5.
-//!
-//! Eight header bytes in and out, and the few whole records that a responder writes. Knows no request state.
+//! FastCGI records (FastCGI 1.0 sections 3.3, 4.2, 5.1, 5.3, 5.5): reading headers, and writing the records that an
+//! application sends. Knows no request state.
 
 use std::ops::Range;
 
@@ -18,13 +17,12 @@ pub(super) const GET_VALUES: u8 = 9;
 pub(super) const GET_VALUES_RESULT: u8 = 10;
 pub(super) const UNKNOWN_TYPE: u8 = 11;
 
-/// The content of a BEGIN_REQUEST, END_REQUEST or UNKNOWN_TYPE record.
+/// Bytes of content in a BEGIN_REQUEST, END_REQUEST or UNKNOWN_TYPE record.
 pub(super) const BODY_LEN: usize = 8;
 
 pub(super) const KEEP_CONN: u8 = 1;
 
-/// The longest content that we write: the largest multiple of eight that a length can hold, so that full
-/// records need no padding.
+/// The longest content that we write: a multiple of eight, so that full records need no padding.
 const MAX_CONTENT: usize = 65528;
 
 /// The longest content of a STDERR record: mod_fcgid cuts at 8000 bytes, HAProxy 2.6 dies above 16384.
@@ -41,7 +39,7 @@ pub(super) enum ProtocolStatus {
     UnknownRole = 3,
 }
 
-/// A record whose content is being read: the lengths are what is still to come.
+/// A record that is being read; the lengths are what is still to come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub(super) record_type: u8,
@@ -51,7 +49,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads a header. The version is the caller's to check.
+    /// Reads a header. The caller has checked the version.
     pub(super) fn from_header(header: [u8; HEADER_LEN]) -> Record {
         let [_, record_type, id1, id0, length1, length0, padding, _] = header;
         Record {
@@ -63,7 +61,7 @@ impl Record {
     }
 }
 
-/// Appends a stream's `bytes` in as many records as it takes; none when there are no bytes.
+/// Appends `bytes` of a stream in as few records as possible: none if there are no bytes.
 pub(super) fn append_stream(out: &mut Vec<u8>, record_type: u8, id: u16, bytes: &[u8]) {
     for content in bytes.chunks(MAX_CONTENT) {
         out.reserve(HEADER_LEN + content.len() + 7);
@@ -71,7 +69,7 @@ pub(super) fn append_stream(out: &mut Vec<u8>, record_type: u8, id: u16, bytes: 
     }
 }
 
-/// Appends a stream that `write` produces. It is written in place; only what no record can hold is moved.
+/// Appends the stream that `write` produces. It is moved only if it does not fit into one record.
 pub(super) fn append_written(
     out: &mut Vec<u8>,
     record_type: u8,
@@ -95,7 +93,7 @@ pub(super) fn append_stream_end(out: &mut Vec<u8>, record_type: u8, id: u16) {
     append_record(out, record_type, id, |_| ());
 }
 
-/// Appends text for the web server's log: whole lines, long ones broken, in small STDERR records.
+/// Appends text for the web server's error log: whole lines in small STDERR records, with long lines broken.
 pub(super) fn append_errors(out: &mut Vec<u8>, id: u16, text: &[u8]) {
     let mut lines = ErrorLines { text }.peekable();
     while lines.peek().is_some() {
@@ -110,21 +108,21 @@ pub(super) fn append_errors(out: &mut Vec<u8>, id: u16, text: &[u8]) {
     }
 }
 
-/// Appends an END_REQUEST record. appStatus is always 0: OpenLiteSpeed makes a 500 of any other.
+/// Appends an END_REQUEST record. appStatus is always 0, as OpenLiteSpeed turns any other into a 500.
 pub(super) fn append_end_request(out: &mut Vec<u8>, id: u16, status: ProtocolStatus) {
     append_record(out, END_REQUEST, id, |out| {
         out.extend_from_slice(&[0, 0, 0, 0, status as u8, 0, 0, 0]);
     });
 }
 
-/// Appends an UNKNOWN_TYPE record, the answer to a management record of a type that we do not know.
+/// Appends an UNKNOWN_TYPE record, the reply to a management record of an unknown type.
 pub(super) fn append_unknown_type(out: &mut Vec<u8>, record_type: u8) {
     append_record(out, UNKNOWN_TYPE, 0, |out| {
         out.extend_from_slice(&[record_type, 0, 0, 0, 0, 0, 0, 0]);
     });
 }
 
-/// Appends a record with the content that `write` produces: at most MAX_CONTENT bytes.
+/// Appends a record with the content that `write` produces, which must not exceed MAX_CONTENT bytes.
 pub(super) fn append_record(
     out: &mut Vec<u8>,
     record_type: u8,
@@ -156,7 +154,7 @@ fn finish_record(out: &mut Vec<u8>, start: usize, record_type: u8, id: u16) {
     ]);
 }
 
-/// The lines of a text without their newlines, none longer than MAX_ERROR_LINE - 1 bytes.
+/// The lines of a text without their newlines, broken after at most MAX_ERROR_LINE - 1 bytes.
 struct ErrorLines<'a> {
     text: &'a [u8],
 }
@@ -183,7 +181,7 @@ impl<'a> Iterator for ErrorLines<'a> {
     }
 }
 
-/// The last place at or before `at` that does not lie within a UTF-8 character.
+/// The last index up to `at` that is not inside a UTF-8 character.
 fn character_start(text: &[u8], at: usize) -> usize {
     (at - 3..=at)
         .rev()
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_broken_only_where_they_must_be() {
+    fn only_long_lines_are_broken() {
         assert_eq!(lines(b"a\n\nb\n"), [&b"a"[..], b"", b"b"]);
         assert_eq!(lines(b"no newline"), [b"no newline"]);
         let fits = [&[b'x'; 999][..], b"\n"].concat();
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_keeps_its_characters_whole() {
+    fn lines_are_broken_between_characters() {
         let text = "\u{20ac}".repeat(400);
         for line in lines(text.as_bytes()) {
             assert!(std::str::from_utf8(line).is_ok());
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn error_records_are_small_and_hold_whole_lines() {
+    fn error_records_are_small_and_contain_whole_lines() {
         let text = [&[b'y'; 800][..], b"\n"].concat().repeat(11);
         let mut out = Vec::new();
         append_errors(&mut out, 7, &text);

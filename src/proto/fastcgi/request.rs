@@ -1,61 +1,61 @@
-//! The state of one FastCGI request: FastCGI 1.0 sections 5.1 to 5.5 and 6.
+//! The state of one FastCGI request (FastCGI 1.0 sections 5.1 to 5.5 and 6), and its variables.
 //!
-//! What has come in, what has gone out, and how params become an environ. Knows no records.
+//! Knows no records.
 
 use super::params;
 use crate::pairs::Pairs;
 use crate::proto::{Event, RequestId};
 
-/// A request, from its BEGIN_REQUEST until it is answered and nothing more of it comes in.
+/// A request, from its BEGIN_REQUEST until both its input and its response have ended.
 pub(super) struct Request {
     pub(super) id: u16,
     pub(super) role: Role,
     pub(super) keep_conn: bool,
-    /// Where the status stands in the head: see `cgi_head_status_last`.
+    /// Whether the head ends with the status: see `cgi_head_status_last`.
     pub(super) status_last: bool,
     pub(super) input: Input,
-    pub(super) answer: Answer,
+    pub(super) response: Response,
 }
 
-/// What the application is to do.
+/// The role that the web server asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Responder,
     Authorizer,
-    /// Filter, or a role that the specification does not know: answered with UNKNOWN_ROLE, then swallowed.
+    /// Filter or an unspecified role: rejected with UNKNOWN_ROLE.
     Unknown,
 }
 
-// What comes in (an authorizer goes from its last PARAMS to Ended):
+// The input (an authorizer request goes from Params to Ended):
 //
 // Params ──empty PARAMS──▶ Stdin ──empty STDIN──▶ Ended
 //   └─too long─▶ Refused ─empty PARAMS─▶ Drain ─empty STDIN──▲
 pub(super) enum Input {
     Params(Vec<u8>),
-    /// Params without a use: swallowed.
+    /// The rest of the params is discarded.
     Refused,
     Stdin,
-    /// A body without a use: swallowed.
+    /// The body is discarded.
     Drain,
     Ended,
 }
 
-// What goes out:
+// The response:
 //
-// Unannounced ──Begin, Reject──▶ Owed ──Head, Body──▶ Begun ──End──▶ Ended
+// Unannounced ──Begin, Reject──▶ Pending ──Head, Body──▶ Started ──End──▶ Ended
 //                                  └──ABORT_REQUEST──▶ Aborted ◀──┘     ▲
 //                                                         └─────End─────┘
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Response {
     Unannounced,
-    Owed,
-    Begun,
+    Pending,
+    Started,
     Aborted,
     Ended,
 }
 
 impl Request {
-    /// A request whose params are still to come.
+    /// A request whose params follow.
     pub(super) fn new(id: u16, role: Role, keep_conn: bool) -> Request {
         Request {
             id,
@@ -63,19 +63,19 @@ impl Request {
             keep_conn,
             status_last: false,
             input: Input::Params(Vec::new()),
-            answer: Answer::Unannounced,
+            response: Response::Unannounced,
         }
     }
 
-    /// Bytes of params that are kept until all have come.
-    pub(super) fn unfinished_params(&self) -> usize {
+    /// Bytes of params that are buffered.
+    pub(super) fn incomplete_params(&self) -> usize {
         match &self.input {
             Input::Params(bytes) => bytes.len(),
             _ => 0,
         }
     }
 
-    /// The event of complete params.
+    /// The event for complete params.
     pub(super) fn announce<'a>(&mut self, bytes: &[u8]) -> Event<'a> {
         let id = RequestId(self.id);
         match environ(self.role, bytes) {
@@ -84,7 +84,7 @@ impl Request {
                 self.status_last = environ.get(b"SERVER_SOFTWARE").is_some_and(is_haproxy);
                 Event::Begin { id, environ }
             }
-            Err(params::Torn { at }) => {
+            Err(params::Truncated { at }) => {
                 self.input = Input::Drain;
                 Event::Reject {
                     id,
@@ -107,8 +107,8 @@ impl Role {
     }
 }
 
-/// The variables of a request. FCGI_ROLE is always ours: mod_fcgid sends one, others do not.
-fn environ(role: Role, bytes: &[u8]) -> Result<Pairs, params::Torn> {
+/// The variables of a request. FCGI_ROLE comes from the record, as only mod_fcgid sends it as a variable.
+fn environ(role: Role, bytes: &[u8]) -> Result<Pairs, params::Truncated> {
     const FCGI_ROLE: &[u8] = b"FCGI_ROLE";
     const USUAL_PAIRS: usize = 48;
     let mut environ = Pairs::with_capacity(USUAL_PAIRS, bytes.len() + 32);

@@ -10,11 +10,17 @@ import sys
 
 from .output import attempt
 
+CO_COROUTINE, CO_ASYNC_GENERATOR = 0x80, 0x200  # of code objects
+
+
+class NoApplication(Exception):
+    """What the configuration names is not a WSGI application; the text says why and what to do."""
+
 
 def prepare(settings):
-    """What an application expects of the process it is imported into."""
+    """Sets up the process as an application expects it."""
     faulthandler.enable()
-    if hasattr(faulthandler, 'register'):  # the front asks with it where a slow request is
+    if hasattr(faulthandler, 'register'):  # the front's way to ask where a slow request is
         faulthandler.register(signal.SIGUSR2, all_threads=True)
     if not os.environ.get('HOME'):
         attempt('finding the home directory', set_home)
@@ -32,7 +38,7 @@ def set_home():
 
 
 def own_pycache():
-    """A directory for bytecode that is ours alone, or None."""
+    """A bytecode directory that only we can write to, or None."""
     shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
     for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
         path = os.path.join(base, 'pycache')
@@ -50,7 +56,7 @@ def own_pycache():
 
 
 def own_directory(path):
-    """Makes a directory, or checks that it is ours alone; OSError when it is not."""
+    """Makes a directory, or checks that only we can write to it; OSError if not."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -61,7 +67,7 @@ def own_directory(path):
 
 
 def load_app(settings):
-    """Imports the WSGI callable that the configuration names, or else the one of the Django settings."""
+    """Imports the WSGI callable that the configuration names, or the one of the Django settings."""
     if settings.get('settings'):
         os.environ['DJANGO_SETTINGS_MODULE'] = settings['settings']
     if settings.get('wsgi'):
@@ -72,14 +78,26 @@ def load_app(settings):
     elif settings.get('settings'):
         app = load_django_app()
     else:
-        raise RuntimeError('no application is named: set `wsgi` ("module:callable") or the Django `settings` module')
+        raise NoApplication('no application is named: set wsgi ("module:callable") or settings below [app]')
+    named = '[app] wsgi = "{}"'.format(settings['wsgi']) if settings.get('wsgi') else 'WSGI_APPLICATION in settings.py'
+    if is_asgi(app):
+        said = '{} is an ASGI application; runfcgi serves WSGI: name the WSGI callable'.format(named)
+        if '.asgi' in named:
+            raise NoApplication('{}, "{}"'.format(said, settings['wsgi'].replace('.asgi', '.wsgi')))
+        raise NoApplication(said + ', or wrap this one (a2wsgi.ASGIMiddleware does)')
     if not callable(app):
-        raise TypeError('{} names no callable, but a {}'.format(settings.get('wsgi') or 'WSGI_APPLICATION', type(app)))
+        raise NoApplication('{} is not callable: it is a {}'.format(named, type(app)))
     return app
 
 
+def is_asgi(app):
+    """Whether calling it returns a coroutine, which no WSGI application does."""
+    codes = [getattr(call, '__code__', None) for call in (app, getattr(type(app), '__call__', None))]
+    return any(getattr(code, 'co_flags', 0) & (CO_COROUTINE | CO_ASYNC_GENERATOR) for code in codes)
+
+
 def load_django_app():
-    """The callable that settings.WSGI_APPLICATION names, or Django's own."""
+    """The callable that settings.WSGI_APPLICATION names, else Django's own."""
     from django.conf import settings
     from django.core.wsgi import get_wsgi_application
 
@@ -91,6 +109,6 @@ def load_django_app():
 
 
 def django_settings():
-    """Django's settings when the application uses them."""
+    """Django's settings, if the application uses them."""
     conf = sys.modules.get('django.conf')
     return conf.settings if conf is not None and conf.settings.configured else None

@@ -1,4 +1,4 @@
-"""Chance: what the application has drawn at its import must not repeat itself in each worker."""
+"""Reseeds random number generators after a fork, so that no two workers draw the same numbers."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from .output import attempt, describe_exception, log
 
 
 def find_generators():
-    """The random number generators that the application has made: each worker needs numbers of its own."""
+    """The random number generators that the application has made."""
     kinds, numpy = set(), sys.modules.get('numpy.random')
     more = [sys.modules['random'].Random] if 'random' in sys.modules else []
     while more:
@@ -27,7 +27,7 @@ def find_generators():
 
 
 def reseed(generators):
-    """Two workers must not draw the same numbers."""
+    """Gives this worker random numbers of its own."""
     for generator in generators:
         try:
             if hasattr(generator, 'seed'):
@@ -35,7 +35,7 @@ def reseed(generators):
             else:
                 generator.bit_generator.state = type(generator.bit_generator)().state
         except Exception:
-            log('runfcgi: a {} could not be seeded anew\n{}'.format(type(generator), describe_exception()))
+            log('runfcgi: cannot reseed a {}\n{}'.format(type(generator), describe_exception()))
     if 'numpy.random' in sys.modules:
         attempt('seeding numpy', sys.modules['numpy.random'].seed)
     generate = getattr(sys.modules.get('uuid'), '_generate_time_safe', None)
@@ -44,7 +44,7 @@ def reseed(generators):
 
 
 def own_clock_sequence(generate):
-    """libuuid draws the clock sequence of a process once: workers that share it give out the same uuid1."""
+    """libuuid picks a clock sequence once per process; workers that shared it would hand out equal uuid1s."""
     drawn = os.urandom(2)
     sequence = bytes((0x80 | drawn[0] & 0x3F, drawn[1]))
 

@@ -1,24 +1,30 @@
-"""`check`: imports the application as the preloader does, and tells what follows, in lines with a mark that tells them
-from those of the application."""
+"""`check`: imports the application as the preloader does, and prints what it finds, one finding a line with a prefix."""
 
+import faulthandler
 import os
 import sys
 import threading
 import time
 
 from .app import django_settings, load_app
+from .audit import audit
+from .hints import describe_failure
 from .opened import describe_opened, list_descriptors
-from .output import describe_exception
 from .processes import end_processes, find_descendants
 from .warm import warm_up
 
+LINE_END = '\x1f'  # stands for a newline within a finding
+
 
 def run(settings):
-    """Never returns."""
+    """Checks the application and ends the process."""
     try:
         check(settings)
     except BaseException:
-        sys.stdout.write(describe_exception())
+        faulthandler.cancel_dump_traceback_later()
+        line, _, trace = describe_failure(settings).partition('\n')
+        report('failed', line)
+        sys.stdout.write(trace)
     try:
         end_processes(find_descendants([os.getpid()]))
         sys.stdout.flush()
@@ -28,24 +34,31 @@ def run(settings):
 
 def check(settings):
     began, before = time.time(), list_descriptors()
+    # Prints where an endless import is, and ends the process.
+    faulthandler.dump_traceback_later(int(settings['start_timeout']), exit=True, file=2)
     app = load_app(settings)
     warm_up(app, settings)
+    faulthandler.cancel_dump_traceback_later()
     seconds = '{:.2f}'.format(time.time() - began)
     django = django_settings()
     if django is not None:
-        say('django', sys.modules['django'].get_version())
+        report('django', sys.modules['django'].get_version())
         if django.DEBUG:
-            say('debug')
+            report('debug')
         elif not django.ALLOWED_HOSTS:
-            say('hosts')
+            report('hosts')
     threads = sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())
     if threads:
-        say('threads', ', '.join(threads))
+        report('threads', ', '.join(threads))
     opened = describe_opened(before)
     if opened:
-        say('open', opened)
-    say('seconds', seconds)
+        report('open', opened)
+    report('seconds', seconds)
+    if django is not None:
+        for kind, text in audit(django, settings):
+            report(kind, text)
 
 
-def say(*words):
-    sys.stdout.write('\nrunfcgi-check ' + ' '.join(words) + '\n')
+def report(*words):
+    line = ' '.join(words).replace('\n', LINE_END)
+    sys.stdout.write('\nrunfcgi-check ' + line + '\n')

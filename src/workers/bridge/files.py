@@ -1,4 +1,4 @@
-"""Files of the runtime directory: what the last process of the site takes along."""
+"""Files of the runtime directory: what the last process of the site cleans up."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ def unlink(path):
 
 
 def same_file(path, fd):
-    """Whether the path still names the file of the descriptor: else it belongs to somebody else now."""
+    """Whether the path still names the file that the descriptor has open. If not, it is another process's by now."""
     try:
         named, held = os.stat(path), os.fstat(fd)
     except (OSError, TypeError):
@@ -19,15 +19,15 @@ def same_file(path, fd):
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-def tidy(directory, swept, kept):
-    """Removes what the last process of the site leaves in the runtime directory: what begins like one of `swept` and
-    nobody holds a lock on, and if only files in `kept` are left then, the directory itself."""
+def tidy(directory, swept, kept, aged):
+    """Cleans up after the last process of the site: removes files that begin with one of `swept` and are not locked;
+    if only files in `kept` and `aged` are left, removes the former, and the directory unless there are any of the latter."""
     try:
         names = os.listdir(directory)
         for name in names:
             if name.startswith(tuple(swept)):
                 unlink_unlocked(os.path.join(directory, name))
-        if set(os.listdir(directory)) <= set(kept):
+        if set(os.listdir(directory)) <= set(kept + aged):
             for name in kept:
                 unlink(os.path.join(directory, name))
             os.rmdir(directory)

@@ -1,4 +1,4 @@
-"""The response head: what the application may say in it, checked once for each new name and status."""
+"""The response head. Each new header name and status is checked once and remembered."""
 
 import re
 
@@ -10,7 +10,7 @@ HOP_BY_HOP = frozenset(
     'connection keep-alive proxy-authenticate proxy-authorization te trailer trailers transfer-encoding upgrade'.split()
 )
 CONTROL = re.compile('[\\x00-\\x1f\\x7f]')
-CONTROLS = bytes(range(1, 32)) + b'\x7f'  # NUL is counted instead: it separates the fields
+CONTROLS = bytes(range(1, 32)) + b'\x7f'  # NUL separates the fields, and is counted instead
 PLAIN, LENGTH, DROPPED = 0, 1, 2
 CACHE_LIMIT = 512
 
@@ -19,11 +19,11 @@ known_statuses = {}
 
 
 def check_name(name):
-    """What a field name means here; remembered, so that a usual name costs one lookup."""
+    """PLAIN, LENGTH or DROPPED. Remembered, so that a usual name costs one lookup."""
     if not isinstance(name, str):
         raise TypeError('header name {!r} is not a str'.format(name))
     if not TOKEN.match(name):
-        raise ValueError('header name {!r} holds a character that is not allowed'.format(name))
+        raise ValueError('header name {!r} contains a character that is not allowed'.format(name))
     lower = name.lower()
     meaning = LENGTH if lower == 'content-length' else DROPPED if lower in HOP_BY_HOP else PLAIN
     if len(known_names) < CACHE_LIMIT:
@@ -32,7 +32,7 @@ def check_name(name):
 
 
 def check_status(status):
-    """The number of a status line."""
+    """The code in a status line."""
     if not isinstance(status, str):
         raise TypeError('status {!r} is not a str'.format(status))
     if not STATUS.match(status):
@@ -44,7 +44,7 @@ def check_status(status):
 
 
 def check_length(value, before):
-    """The number in a Content-Length field."""
+    """The number in a Content-Length header."""
     if not isinstance(value, str) or not value.strip().isdigit():
         raise ValueError('Content-Length {!r} is not a number'.format(value))
     length = int(value)
@@ -54,7 +54,7 @@ def check_length(value, before):
 
 
 def encode_head(status, fields):
-    """The payload of HEAD, the status number and the Content-Length, from what start_response was given."""
+    """(payload of HEAD, status code, Content-Length) from the arguments of start_response."""
     code = known_statuses.get(status) or check_status(status)
     length = None
     parts = [status]
@@ -76,10 +76,10 @@ def encode_head(status, fields):
     except TypeError:
         raise TypeError('a header value is not a str: {!r}'.format(fields)) from None
     except UnicodeEncodeError as error:
-        raise ValueError('a header holds characters beyond latin-1: {}'.format(error)) from None
+        raise ValueError('a header contains characters outside latin-1: {}'.format(error)) from None
     if head.count(0) != len(parts) - 1 or len(head.translate(None, CONTROLS)) != len(head):
         bad = [part for part in parts if CONTROL.search(part)]
-        raise ValueError('the status or a header holds a control character: {!r}'.format(bad))
+        raise ValueError('the status or a header contains a control character: {!r}'.format(bad))
     if len(head) > HEAD_LIMIT:
         raise ValueError('the response head has {} bytes, more than {}'.format(len(head), HEAD_LIMIT))
     return head, code, length

@@ -1,4 +1,4 @@
-"""Imports this package from memory, where alone it is. The loader runs this file by itself, so it imports no other."""
+"""Imports this package from memory: it is not on disk. The loader runs this file first, so it imports no other."""
 
 import sys
 from importlib import import_module
@@ -8,7 +8,7 @@ PACKAGE = __name__.partition('.')[0]
 
 
 class Importer:
-    """Finder and loader of the modules whose sources it is given, by name without the package's."""
+    """Finder and loader. `sources` maps module names, without the package's, to source text."""
 
     def __init__(self, sources):
         self.sources = sources
@@ -20,21 +20,21 @@ class Importer:
         return ModuleSpec(name, self, origin='<runfcgi>/{}.py'.format(module or '__init__'), is_package=not module)
 
     def create_module(self, spec):
-        """One as usual."""
+        """The default module."""
 
     def exec_module(self, module):
         spec = module.__spec__
         exec(compile(self.get_source(spec.name), spec.origin, 'exec'), module.__dict__)
 
     def get_source(self, name):
-        """With it, tracebacks show our lines."""
+        """Lets tracebacks show our lines."""
         return self.sources[name.partition('.')[2] or '__init__']
 
 
 def run(sources):
-    """Imports the package, and starts it. Never returns."""
+    """Imports the package and starts it. Never returns."""
     importer = Importer(sources)
     sys.meta_path.insert(0, importer)
     start = import_module(PACKAGE + '.start')
-    sys.meta_path.remove(importer)  # the application must not meet it
+    sys.meta_path.remove(importer)  # the application must not see it
     start.main()

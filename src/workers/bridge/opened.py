@@ -1,4 +1,4 @@
-"""What is open after the import: workers that are forked share it, so it is closed, or told."""
+"""What is open after the import. Forked workers would share it, so it is closed where possible, else reported."""
 
 import fcntl
 import gc
@@ -19,7 +19,7 @@ from .wire import F_DUPFD_CLOEXEC, Socket, poll_once
 
 
 def release_connections():
-    """Closes, the way their frameworks document it, what two processes must not share."""
+    """Closes connections that two processes must not share, the way their frameworks document it."""
     if 'django.db' in sys.modules and django_settings() is not None:
         attempt('closing the database connections', close_databases)
     if 'django.core.cache' in sys.modules and django_settings() is not None:
@@ -29,20 +29,20 @@ def release_connections():
         )
     if 'sqlalchemy.engine.base' in sys.modules:
         attempt('disposing of the SQLAlchemy engines', dispose_engines)
-    if 'multiprocessing.process' in sys.modules:  # a worker could not join what has ended: it is no child of its own
+    if 'multiprocessing.process' in sys.modules:  # a worker could not join them: they are not its children
         attempt('collecting ended processes', sys.modules['multiprocessing.process'].active_children)
 
 
 def close_databases():
     connections = sys.modules['django.db'].connections
     connections.close_all()
-    if sys.modules['django'].VERSION >= (5, 1):  # from then on a pool may keep what was closed
+    if sys.modules['django'].VERSION >= (5, 1):  # here close() may only return a connection to its pool
         for connection in connections.all(initialized_only=True):
             getattr(connection, 'close_pool', lambda: None)()
 
 
 def dispose_engines():
-    """All SQLAlchemy engines, but those with a pool of one connection: that may hold a database in memory."""
+    """Disposes of all SQLAlchemy engines, except those whose only connection may hold an in-memory database."""
     engine_class = sys.modules['sqlalchemy.engine.base'].Engine
     for engine in gc.get_objects():
         if not issubclass(type(engine), engine_class) or getattr(engine.dialect, 'is_async', False):
@@ -61,7 +61,7 @@ SQLITE_MAGIC = b'SQLite format 3\0'
 
 
 def list_descriptors():
-    """All open descriptors, and what tells one file from another."""
+    """All open descriptors: {fd: (device, inode)}."""
     try:
         numbers = [int(name) for name in os.listdir('/proc/self/fd')]
     except OSError:
@@ -77,7 +77,7 @@ def list_descriptors():
 
 
 def describe_descriptor(fd):
-    """In words, what two processes must not share; None for what they may."""
+    """Describes a descriptor that two processes must not share; None if they may."""
     status = os.fstat(fd)
     try:
         name = os.readlink('/proc/self/fd/{}'.format(fd))
@@ -97,7 +97,7 @@ def describe_descriptor(fd):
 
 
 def describe_socket(fd):
-    """A connection. Not a socket that listens, nor one that nobody can answer to, as the one to syslog."""
+    """A connection. Not a listening socket, nor one that gets no answers, like syslog's."""
     sock = Socket(AF_UNIX, SOCK_STREAM, 0, fileno=fcntl.fcntl(fd, F_DUPFD_CLOEXEC, 0))
     try:
         family, kind, listens = (sock.getsockopt(SOL_SOCKET, what) for what in (SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN))
@@ -118,7 +118,7 @@ def describe_socket(fd):
 
 
 def describe_file(fd, status, name):
-    """A database, or what else is both read and written. Not a log, nor memory that is shared by intention."""
+    """A database, or a file open for both reading and writing. Not a log, nor memory that is shared on purpose."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     access = flags & os.O_ACCMODE
     if access != os.O_WRONLY and os.pread(fd, len(SQLITE_MAGIC), 0) == SQLITE_MAGIC:
@@ -128,21 +128,20 @@ def describe_file(fd, status, name):
 
 
 def has_other_end(fd):
-    """Whether somebody may still write to this pipe or socket, or read from it."""
+    """Whether this pipe or socket has unread data or a peer."""
     events = poll_once(fd, 0)
     return bool(events & select.POLLIN) or not events & (select.POLLHUP | select.POLLERR)
 
 
-# All together --------------------------------------------------------------------------------------------------------
+# The report ----------------------------------------------------------------------------------------------------------
 
-
-TOLD_AT_MOST = 8
+REPORT_LIMIT = 8
 
 
 def describe_opened(before):
-    """What workers must not share, in words; empty when they may be forked. `before`: the descriptors that were open
-    before the import."""
-    found = {}  # descriptor or, below 0, process: words
+    """Describes what workers must not share; empty if they may be forked. `before`: list_descriptors() before the
+    import."""
+    found = {}  # descriptor, or the negative pid of a process: description
     for pid, name in list_children().items():
         found[-pid] = 'the process {} ({})'.format(pid, name)
     for fd, identity in list_descriptors().items():
@@ -155,20 +154,20 @@ def describe_opened(before):
         if words:
             found[fd] = words
     if not found and not has_no_children() and not list_processes():
-        found[0] = 'a process'  # without /proc nobody knows which
-    owners = attempt('finding who opened it', lambda: find_owners(found)) if found else None
+        found[0] = 'a process'  # without /proc we can't tell which
+    owners = attempt('finding what opened it', lambda: find_owners(found)) if found else None
     lines = []
     for key, words in found.items():
         owner = (owners or {}).get(key)
         line = CONTROL.sub('?', words + (' ({})'.format(owner) if owner else ''))
         if line not in lines:
             lines.append(line)
-    more = len(lines) - TOLD_AT_MOST
-    return '; '.join(lines[:TOLD_AT_MOST]) + ('; and {} more'.format(more) if more > 0 else '')
+    more = len(lines) - REPORT_LIMIT
+    return '; '.join(lines[:REPORT_LIMIT]) + ('; and {} more'.format(more) if more > 0 else '')
 
 
 def find_owners(found):
-    """By descriptor or process: the module, and its variable, from which the object is reached that stands for it."""
+    """The variable, as `module.name`, through which each descriptor or process is reachable."""
     modules = {}
     for name, module in list(sys.modules.items()):
         if issubclass(type(module), type(sys)):
@@ -178,7 +177,7 @@ def find_owners(found):
     if hasattr(gc, 'unfreeze'):
         gc.unfreeze()
     items, is_tracked = gc.get_objects(), getattr(gc, 'is_tracked', lambda item: True)
-    for _, names in modules.values():  # what has no part in garbage collection is found in these alone
+    for _, names in modules.values():  # get_objects() leaves out what the collector does not track
         items += [value for value in list(names.values()) if not is_tracked(value)]
     owners, end = {}, time.monotonic() + OWNERS_WITHIN
     for item in items:
@@ -192,7 +191,7 @@ def find_owners(found):
 
 
 def key_of(item, found):
-    """Which of what was found this object stands for."""
+    """The key in `found` of what this object stands for; None if it is not there."""
     kind = type(item)
     if issubclass(kind, type):
         return None
@@ -211,8 +210,7 @@ def key_of(item, found):
 
 
 def find_owner(item, modules, skipped):
-    """(module, variable) nearest to the object, of the application rather than of a library; None when none leads to
-    it."""
+    """(module, variable) nearest to the object, preferably the application's; None if it is not reachable."""
     level, seen, best = [item], {id(item)}, None
     for _ in range(OWNER_DEPTH):
         skipped.add(id(level))
@@ -241,7 +239,7 @@ OF_APP = 3
 
 
 def rank(owner):
-    """OF_APP; 2: of a library; 1: of the standard library; 0: none."""
+    """OF_APP for the application's; 2 for a library's; 1 for the standard library's; 0 for none."""
     if owner is None:
         return 0
     path = getattr(sys.modules.get(owner[0]), '__file__', None) or ''

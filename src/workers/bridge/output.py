@@ -1,4 +1,4 @@
-"""What the application prints: where its text goes, and the log of the bridge itself."""
+"""Output of the application, and the log of the bridge itself."""
 
 import io
 import os
@@ -8,22 +8,25 @@ import traceback
 
 from .wire import LOG, OUTPUT
 
-TAIL_LIMIT = 8192  # longest text, in characters, that is kept until its line ends
+TAIL_LIMIT = 8192  # longest unfinished line, in characters, that is held back
 
 
 class Descriptors:
-    """Where text goes outside a request: descriptors 1 and 2, whole lines at a time."""
+    """The sink outside a request: descriptors 1 and 2, whole lines at a time."""
 
     def __init__(self):
-        self.tails = {LOG: '', OUTPUT: ''}  # lines not yet ended
+        self.tails = {LOG: '', OUTPUT: ''}  # unfinished lines
 
     def emit(self, kind, data):
-        """Writes it all; a log that has gone is no reason to fail."""
+        """Writes it all; a log that is gone is no reason to fail."""
         try:
             while data:
                 data = data[os.write(DESCRIPTOR[kind], data) :]
         except OSError:
             pass
+
+    def note(self, error):
+        """Outside a request there is no response to report it with."""
 
 
 DESCRIPTOR = {LOG: 2, OUTPUT: 1}
@@ -46,6 +49,8 @@ class LogStream(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError('write() argument must be str, not ' + type(text).__name__)
         sink = current_sink()
+        if 'Traceback (most recent call last)' in text:
+            sink.note(sys.exc_info()[1])
         end = text.rfind('\n') + 1
         if end:
             lines, sink.tails[self.kind] = sink.tails[self.kind] + text[:end], text[end:]
@@ -66,7 +71,7 @@ class LogStream(io.TextIOBase):
         return DESCRIPTOR[self.kind]
 
     def close(self):
-        """Stays open: it belongs to the process, not to whom it was given."""
+        """Stays open: it belongs to the process, not to the caller."""
 
     def reconfigure(self, **_options):
         """Accepted, as for any text stream; the log is always UTF-8."""
@@ -96,7 +101,7 @@ class LogBuffer(io.RawIOBase):
 
 
 def current_sink():
-    """Where the text of this thread goes now."""
+    """Where this thread's text goes now."""
     sink = getattr(LOCAL, 'sink', None)
     if sink is None:
         sink = LOCAL.sink = Descriptors()
@@ -104,14 +109,14 @@ def current_sink():
 
 
 def flush_sink(sink, kind):
-    """Lets out a line not yet ended."""
+    """Emits an unfinished line."""
     text, sink.tails[kind] = sink.tails[kind], ''
     if text:
         sink.emit(kind, text.encode('utf-8', 'backslashreplace'))
 
 
 def encode_tail(text, limit):
-    """The last `limit` bytes of a text: the end of a traceback is what tells most."""
+    """The last `limit` bytes of a text: the end of a traceback says most."""
     data = text.encode('utf-8', 'backslashreplace')
     return data if len(data) <= limit else b'...' + data[3 - limit :]
 
@@ -123,7 +128,11 @@ def log(text):
 
 def describe_exception():
     """The traceback of the current exception, without our own frames above the application's."""
-    kind, error, trace = sys.exc_info()
+    return format_exception(*sys.exc_info())
+
+
+def format_exception(kind, error, trace):
+    """The same of any exception."""
     try:
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith('<runfcgi>/'):
             trace = trace.tb_next
@@ -135,7 +144,7 @@ def describe_exception():
 
 
 def attempt(what, action):
-    """Does something that helps but must not fail."""
+    """Does something that is nice to have; logs a failure."""
     try:
         return action()
     except BaseException:

@@ -1,4 +1,4 @@
-"""The preloader: holds the imported application, forks a worker whenever a front asks, and leaves when it may."""
+"""The preloader: holds the imported application, forks a worker whenever a front asks, and exits when unused."""
 
 import gc
 import os
@@ -13,13 +13,15 @@ from socket import SOL_SOCKET
 
 from .app import load_app
 from .chance import find_generators, reseed
+from .control import Control
 from .files import same_file, tidy, unlink
+from .frameworks import connect
+from .hints import describe_failure, encode_failure
 from .opened import describe_opened, list_descriptors
-from .output import ERRORS, attempt, describe_exception, encode_tail, log
+from .output import ERRORS, attempt, log
 from .private import PRIVATE
 from .processes import (
     count_threads,
-    describe_exit,
     do_nothing,
     end_processes,
     find_descendants,
@@ -28,74 +30,34 @@ from .processes import (
     is_alive,
     set_process_name,
 )
-from .warm import collect_as_usual, warm_up
+from .site_pool import SitePool
+from .warm import collect_as_usual, share_memory, warm_up
 from .wire import (
-    DATA_LIMIT,
-    EXITED,
+    BUSY,
     FAILED,
     FORK,
-    FORKED,
-    FRAME_HEADER,
     HELLO,
+    KEEP,
     LOG_LIMIT,
     OUTPUT,
     READY,
-    REFUSED,
-    RELEASE,
     SO_PEERCRED,
     TEXT_LIMIT,
     Poll,
     decode_pairs,
     encode_pairs,
     frame,
-    receive_with_fds,
     unix_socket,
 )
 from .worker import hold_lifeline, run_worker
 
-FAILED_BACKOFF = 4.0  # seconds in which a broken application is not imported again; below the front's own RETRY
-
-
-class Control:
-    """A front's control connection."""
-
-    def __init__(self, sock):
-        self.sock = PRIVATE.add(sock)
-        self.sock.setblocking(False)
-        self.data = b''
-        self.fds = []
-        self.greeted = False
-
-    def read_frame(self):
-        """(type, payload, descriptors), or None when there is no whole frame yet. EOFError at the end.
-
-        Never reads beyond a frame, so that descriptors stay with the frame that they came with.
-        """
-        while True:
-            need = FRAME_HEADER.size
-            if len(self.data) >= need:
-                kind, _, size = FRAME_HEADER.unpack_from(self.data)
-                if size > DATA_LIMIT:
-                    raise EOFError
-                need += size
-                if len(self.data) == need:
-                    payload, fds = self.data[FRAME_HEADER.size :], self.fds
-                    self.data, self.fds = b'', []
-                    return kind, payload, fds
-            try:
-                more, fds = receive_with_fds(self.sock, need - len(self.data))
-            except BlockingIOError:
-                return None
-            if not more:
-                raise EOFError
-            self.data += more
-            self.fds += fds
+FAILED_BACKOFF = 4.0  # seconds before a broken application is imported again; less than the front's own RETRY
 
 
 class Preloader:
     """Holds the imported application and forks workers for the fronts that connect.
 
-    The lock is free when, and only when, there is no preloader; the socket is unlinked only while the lock is held.
+    The lock is free if and only if there is no preloader; the socket is unlinked only while the lock is held.
     """
 
     def __init__(self, settings, first, listener_fd, lock_fd):
@@ -107,7 +69,6 @@ class Preloader:
         self.app = None
         self.answer = b''  # READY or FAILED
         self.controls = {}
-        self.children = {}  # pid: the control connection that asked for it
         self.spawners = set()
         self.linger = 0.0
         self.idle_since = None
@@ -116,10 +77,11 @@ class Preloader:
         self.generators = []  # of random numbers
         self.poll = Poll()
         self.poll.register(self.listener, select.POLLIN)
+        self.pool = SitePool(settings, self.poll, self.become_worker)
         self.add_control(first)
 
     def run(self):
-        """Imports, then serves until it is time to leave. Never returns."""
+        """Imports the application, then serves fronts until it is time to exit. Never returns."""
         set_process_name('runfcgi-preload')
         PRIVATE.guard_forks()
         self.set_signals()
@@ -129,36 +91,38 @@ class Preloader:
         opened = known or self.import_app()
         threads = count_threads()
         if threads == 1 and not opened:
-            self.go_on_as_child()
+            self.continue_in_child()
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
         ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
-        ready += ('open', opened, 'said', '1' if known else '')
+        ready += ('open', opened, 'known', '1' if known else '')
         ready += ('errors', take_output(ERRORS))
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
-        self.write_lock('{} {}'.format(self.pid, self.settings['ready']))  # from now on whoever gets no answer may do so
-        self.set_signals()  # again: the application may have set its own while it was imported
+        self.write_lock('{} {}'.format(self.pid, self.settings['ready']))  # from now on no answer means we hang
+        self.set_signals()  # again: the import may have set others
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
         self.open_wake_pipe()
         while True:
-            self.turn(self.patience())
-            self.reap()
+            self.handle_events(self.timeout())
+            self.pool.on_time()
             forget_output()
             if self.may_leave():
                 self.leave()
 
     def import_app(self):
-        """Imports the application, or tells why it cannot. What it has left open, in words."""
+        """Imports the application, or reports why it can't. Returns a description of what it has left open."""
         before = list_descriptors()
         try:
             app = load_app(self.settings)
             warm_up(app, self.settings)
+            connect(self.settings)
+            share_memory()
         except BaseException:
-            text = describe_exception()
+            text = describe_failure(self.settings)
             log(text)
-            self.answer = frame(FAILED, encode_tail(text, TEXT_LIMIT))
+            self.answer = frame(FAILED, encode_failure(text, TEXT_LIMIT))
             self.serve_failure(watched_files(self.settings['app_path']))
         self.app = app
         collect_as_usual()
@@ -170,8 +134,7 @@ class Preloader:
         return opened
 
     def read_opened(self):
-        """What a preloader before this one found open after the import of this very version; then it need not be
-        imported to tell."""
+        """What an earlier preloader found open after importing this version. If it did, there is no need to import."""
         try:
             with open(self.settings['open_file'], encoding='utf-8', errors='surrogateescape') as file:
                 version, _, opened = file.read().partition(' ')
@@ -186,12 +149,12 @@ class Preloader:
             file.write('{} {}'.format(self.settings['version'], opened))
         os.rename(temporary, path)
 
-    def go_on_as_child(self):
-        """Leaves behind what only the import had mapped: parts of libraries, 2 to 3 MB. Where no process more is
-        allowed it goes on as it is."""
+    def continue_in_child(self):
+        """Forks and exits the parent. That sheds what only the import had mapped: parts of libraries, 2 to 3 MB. Where
+        fork is refused, goes on as it is."""
         ERRORS.flush()
         sys.stdout.flush()
-        held, PRIVATE.held = PRIVATE.held, []  # the child is the preloader, so it keeps them
+        held, PRIVATE.held = PRIVATE.held, []  # the child becomes the preloader, so it keeps them
         try:
             ours, parents = os.pipe()
             try:
@@ -208,38 +171,38 @@ class Preloader:
         self.claim()
 
     def claim(self):
-        """Writes our process id into the lock: by it a front ends us if the import hangs."""
+        """Writes our pid into the lock file, so that a front can kill us if the import hangs."""
         self.pid = os.getpid()
         self.write_lock(str(self.pid))
 
     def write_lock(self, text):
-        """A lock without words still is one."""
+        """A failure is only logged: the lock holds without its text."""
         try:
             os.ftruncate(self.lock, os.pwrite(self.lock, text.encode(), 0))
         except OSError as error:
-            log('runfcgi: the lock file cannot be written: {}'.format(error))
+            log('runfcgi: cannot write the lock file: {}'.format(error))
 
     def serve_failure(self, before):
-        """Tells every front why the import failed, until a file changes or the back-off is over; then leaves."""
+        """Tells every front why the import failed, until a file changes or the back-off is over; then exits."""
         end = time.monotonic() + FAILED_BACKOFF
         while time.monotonic() < end and before == {path: stamp(path) for path in before}:
-            self.turn(0.5)
+            self.handle_events(0.5)
         self.leave()
 
     def set_signals(self):
-        """The front ends us by closing its connection; a TERM from elsewhere is obeyed, the rest is not for us."""
+        """Obeys TERM and ignores the rest: a front ends us by closing its connection."""
         ignore_signals()
         signal.signal(signal.SIGTERM, self.on_term)
 
     def on_term(self, _number, _stack):
         if os.getpid() == self.pid:
-            self.take_away()
+            self.clean_up()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(self.pid, signal.SIGTERM)  # so that who waits for us sees that it was not the app
+            os.kill(self.pid, signal.SIGTERM)  # so that our parent sees that it was not the app's fault
         os._exit(0)
 
     def open_wake_pipe(self):
-        """Makes the end of a child end the wait."""
+        """Makes SIGCHLD wake the poll."""
         self.wake, write_end = os.pipe()
         PRIVATE.add(self.wake), PRIVATE.add(write_end)
         os.set_blocking(self.wake, False)
@@ -247,8 +210,8 @@ class Preloader:
         signal.set_wakeup_fd(write_end)
         self.poll.register(self.wake, select.POLLIN)
 
-    def turn(self, timeout):
-        """Waits for events once, and deals with them."""
+    def handle_events(self, timeout):
+        """Waits for events once, and handles them."""
         for fd, _ in self.poll.poll(None if timeout is None else int(timeout * 1000) + 1):
             if fd == self.listener.fileno():
                 self.accept()
@@ -256,6 +219,8 @@ class Preloader:
                 os.read(self.wake, 4096)
             elif fd in self.controls:
                 self.read_control(self.controls[fd])
+            else:
+                self.pool.kept.on_event(fd)
 
     def accept(self):
         while True:
@@ -265,7 +230,7 @@ class Preloader:
                 return
             except OSError as error:
                 log('runfcgi: accept failed: {}'.format(error))
-                time.sleep(0.1)  # out of descriptors, say: not again and again at once
+                time.sleep(0.1)  # out of descriptors, say: don't spin
                 return
             _, uid, _ = struct.unpack('3i', sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
             if uid != os.geteuid():
@@ -283,9 +248,11 @@ class Preloader:
         del self.controls[control.sock.fileno()]
         self.poll.unregister(control.sock)
         close_all(control.fds)
+        self.pool.forget(control)
         PRIVATE.discard(control.sock)
 
     def read_control(self, control):
+        fds = []
         try:
             while True:
                 received = control.read_frame()
@@ -295,11 +262,16 @@ class Preloader:
                 if kind == HELLO:
                     self.greet(control, decode_pairs(payload))
                 elif kind == FORK and self.app is not None and len(fds) >= 4:
-                    self.fork(control, fds)
+                    self.pool.request(control, payload, fds)
+                elif kind == KEEP and len(fds) >= 3:
+                    self.pool.keep(control, decode_pairs(payload), fds)
+                elif kind == BUSY:
+                    self.pool.busy(control)
                 else:
-                    close_all(fds)
                     raise EOFError
-        except (OSError, EOFError, ValueError):
+                fds = []  # whoever took them closes them
+        except (OSError, EOFError, ValueError, KeyError):
+            close_all(fds)
             self.drop_control(control)
 
     def greet(self, control, pairs):
@@ -308,40 +280,10 @@ class Preloader:
         spawner = int(pairs.get('spawner') or 0)
         if spawner > 0:
             self.spawners.add((spawner, pairs.get('spawner_start') or '0'))
-        control.greeted = True
         control.sock.sendall(self.answer)
 
-    def fork(self, control, fds):
-        """FORK: a worker for this front."""
-        try:
-            pid = os.fork()
-        except OSError as error:
-            control.sock.sendall(frame(REFUSED, 'fork was refused: {}'.format(error).encode()))
-            close_all(fds)  # after it: the front learns of the refusal before its slots end
-            for other in list(self.controls.values()):
-                if other is not control and other.greeted:
-                    self.ask_release(other)
-            return
-        if pid == 0:
-            try:
-                self.become_worker(fds[0], fds[1], fds[2], fds[3:])
-            except BaseException:
-                log('runfcgi: the worker could not start\n' + describe_exception())
-            finally:
-                os._exit(1)
-        close_all(fds)
-        self.children[pid] = control
-        control.sock.sendall(frame(FORKED, struct.pack('>I', pid)))
-
-    def ask_release(self, control):
-        """A front that does not read is not asked twice; what is wrong with it shows in its own turn."""
-        try:
-            control.sock.sendall(frame(RELEASE))
-        except OSError:
-            pass
-
     def become_worker(self, lifeline, stdout, stderr, slots):
-        """In the forked child, which has dropped listener, lock and control sockets already."""
+        """Runs in the forked child, which has closed the listener, lock and control sockets already."""
         hold_lifeline(lifeline)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, self.old_sigchld or signal.SIG_DFL)
@@ -352,34 +294,20 @@ class Preloader:
         gc.enable()
         run_worker(self.app, self.settings, slots)
 
-    def reap(self):
-        """Collects ended workers; never another child of the application."""
-        for child in list(self.children):
-            try:
-                pid, status = os.waitpid(child, os.WNOHANG)
-            except ChildProcessError:
-                pid, status = child, 0
-            if pid:
-                self.tell_exit(pid, self.children.pop(pid), describe_exit(status))
-
-    def tell_exit(self, pid, control, words):
-        """EXITED: the front that had asked for the worker explains its end to the owner."""
-        if words and self.controls.get(control.sock.fileno()) is control:
-            try:
-                control.sock.sendall(frame(EXITED, struct.pack('>I', pid) + words.encode()))
-            except OSError:
-                pass
-
-    def patience(self):
-        """How long the next wait may be."""
-        if self.controls:
-            return None
-        if self.idle_since is None:
-            self.idle_since = time.monotonic()
-        return max(0.0, min(1.0, self.idle_since + self.linger - time.monotonic()))
+    def timeout(self):
+        """How long the next poll may wait, in seconds; None: forever."""
+        now = time.monotonic()
+        times = [self.pool.deadline()]
+        if not self.controls:
+            if self.idle_since is None:
+                self.idle_since = now
+            times.append(min(now + 1.0, self.idle_since + self.linger))
+        times = [at for at in times if at is not None]
+        return max(0.0, min(times) - now) if times else None
 
     def may_leave(self):
-        """Whether nobody needs us: no front, and the time to linger is over or all that spawn fronts are gone."""
+        """Whether nobody needs us: no front is connected, and the linger time is over, a newer version works, or every
+        process that spawns fronts is gone."""
         if self.controls or self.idle_since is None:
             return False
         if time.monotonic() - self.idle_since >= self.linger or self.is_superseded():
@@ -387,7 +315,7 @@ class Preloader:
         return bool(self.spawners) and not any(is_alive(pid, start) for pid, start in self.spawners)
 
     def is_superseded(self):
-        """Whether a newer version of the code has been imported with success: no new front will ask for ours."""
+        """Whether a newer version of the code works: no new front will ask for ours."""
         try:
             with open(self.settings['good_file']) as file:
                 return file.readline().strip() != self.settings['version']
@@ -395,12 +323,13 @@ class Preloader:
             return False
 
     def leave(self):
-        self.take_away()
+        self.clean_up()
+        self.pool.end()
         os._exit(0)
 
-    def take_away(self):
-        """Takes the socket away while the lock is held, turns away who waits there, and ends what the application has
-        started."""
+    def clean_up(self):
+        """Removes the socket while the lock is held, disconnects the fronts in its backlog, and ends what the
+        application has started."""
         if same_file(self.settings['lock'], self.lock):
             unlink(self.settings['socket'])
         try:
@@ -411,14 +340,14 @@ class Preloader:
         lock = self.settings['lock']
         if same_file(lock, self.lock):
             unlink(lock)
-            tidy(os.path.dirname(lock), self.settings['swept'].split(), self.settings['kept'].split())
+            tidy(os.path.dirname(lock), *[self.settings[name].split() for name in ('swept', 'kept', 'aged')])
         if not has_no_children():
             attempt('ending what the application has started', self.end_started)
         ERRORS.flush()
 
     def end_started(self):
-        """Ends the processes that the application has started here; the workers have a life of their own."""
-        end_processes(find_descendants([self.pid], self.children))
+        """Ends the processes that the application started here, but not the workers."""
+        end_processes(find_descendants([self.pid], self.pool.children))
 
 
 def close_all(fds):
@@ -427,7 +356,7 @@ def close_all(fds):
 
 
 def take_output(stream):
-    """What was written to the stream's descriptor until now, as far as it can be read back; the file is emptied."""
+    """Returns what was written to the stream's descriptor, if it can be read back, and empties the file."""
     stream.flush()
     sys.stdout.flush()
     fd = stream.fileno()
@@ -441,7 +370,7 @@ def take_output(stream):
 
 
 def forget_output():
-    """Once the application is imported nobody reads what is written to the preloader's nameless files."""
+    """Truncates the preloader's nameless output files: nobody reads them once the application is imported."""
     for fd in (1, 2):
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_size > LOG_LIMIT:
@@ -449,7 +378,7 @@ def forget_output():
 
 
 def stamp(path):
-    """What changes when a file is written anew."""
+    """What changes when a file is rewritten."""
     try:
         status = os.stat(path)
     except OSError:
@@ -458,7 +387,7 @@ def stamp(path):
 
 
 def watched_files(app_path):
-    """The files whose change may cure the failed import just being handled, with their stamps."""
+    """The files whose change may fix the import error being handled, with their stamps."""
     paths = {getattr(module, '__file__', None) or '' for module in list(sys.modules.values())}
     paths = {path for path in paths if path.startswith(os.path.join(app_path, ''))}
     error = sys.exc_info()[1]

@@ -1,4 +1,4 @@
-"""Descriptors that no forked child may keep."""
+"""Descriptors that no child of the application may inherit."""
 
 import os
 import signal
@@ -8,17 +8,17 @@ from .output import LOCAL, Descriptors
 
 
 class Private:
-    """The sockets and descriptors of this process that any child it forks must drop at once.
+    """The sockets and descriptors that each forked child closes at once.
 
     A child of the application (a daemon started at import, a multiprocessing pool) that kept the listener would make
-    every later connect hang; one that kept a slot would hide the end of its worker.
+    every later connect hang; one that kept a slot would hide that its worker has died.
     """
 
     def __init__(self):
         self.held = []
 
     def add(self, item):
-        """Holds a socket object or a descriptor."""
+        """Adds a socket object or a descriptor, and returns it."""
         self.held.append(item)
         return item
 
@@ -29,7 +29,7 @@ class Private:
         self._close(item)
 
     def begin_child(self):
-        """Runs in each forked child, before anything else of it."""
+        """Runs first thing in each forked child."""
         held, self.held = self.held, []
         for item in held:
             self._close(item)
@@ -37,7 +37,7 @@ class Private:
         obey_term()
 
     def guard_forks(self):
-        """From here on every child that Python code forks drops them, and ends with TERM."""
+        """From here on, every child that Python code forks closes them, and obeys TERM."""
         if hasattr(os, 'register_at_fork'):
             os.register_at_fork(before=hold_term, after_in_parent=release_term, after_in_child=self.begin_child)
             return
@@ -64,7 +64,7 @@ class Private:
 
 
 def hold_term():
-    """Before a fork: a TERM that comes early waits until the child can obey it."""
+    """Before a fork: delays an early TERM until the child can obey it."""
     LOCAL.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
@@ -73,7 +73,7 @@ def release_term():
 
 
 def obey_term():
-    """In a forked child: our handler, which leaves TERM to the front, is not for it."""
+    """In a forked child: removes our handler, which ignores TERM."""
     if str(getattr(signal.getsignal(signal.SIGTERM), '__module__', None)).startswith(PACKAGE):
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Processes: what the application has started, and what this one shows and obeys."""
+"""Processes: those that the application started, and this one's name and signals."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ import time
 
 from .private import PRIVATE
 
-END_WITHIN = 0.5  # seconds that a process has to obey TERM
+END_WITHIN = 0.5  # seconds between TERM and KILL
 
 
 def list_children():
-    """Living processes that this one has started: the name of each."""
+    """Our living children: {pid: name}."""
     if has_no_children():
         return {}
     return {pid: process.name for pid, process in list_processes().items() if process.parent == os.getpid()}
@@ -28,7 +28,7 @@ def has_no_children():
 
 
 class Process:
-    """A line of /proc/PID/stat."""
+    """What /proc/PID/stat says."""
 
     def __init__(self, line):
         before, _, after = line.rpartition(b')')
@@ -39,7 +39,7 @@ class Process:
 
 
 def list_processes():
-    """All that live, by number."""
+    """All living processes by pid."""
     found = {}
     try:
         numbers = [int(name) for name in os.listdir('/proc') if name.isdigit()]
@@ -57,8 +57,8 @@ def list_processes():
 
 
 def find_descendants(ancestors, but=()):
-    """Those that these processes have started, and theirs: the start time of each. Not `but`, nor theirs; nor one that
-    has left our session, for it means to stay."""
+    """The descendants of these processes: {pid: start time}. Without `but` and theirs, and without those that have left
+    our session: they mean to stay."""
     processes, session, found = list_processes(), os.getsid(0), {}
     while ancestors:
         ancestors = [
@@ -71,7 +71,7 @@ def find_descendants(ancestors, but=()):
 
 
 def is_alive(pid, start):
-    """Whether the process lives that had this pid and start time. One that may not be looked at counts as alive."""
+    """Whether the process with this pid and start time is alive. One that we may not look at counts as alive."""
     try:
         with open('/proc/{}/stat'.format(pid), 'rb') as file:
             fields = file.read().rpartition(b')')[2].split()
@@ -88,7 +88,7 @@ def is_alive(pid, start):
 
 
 def describe_exit(status):
-    """An unusual end in words; None for a usual one. The front knows which SIGKILL its own lifeline sent."""
+    """An abnormal exit in words; None for a normal one. The front knows which SIGKILL came from its own lifeline."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
@@ -103,7 +103,7 @@ def describe_exit(status):
 
 
 def end_processes(left):
-    """Ends processes that are still those which had these numbers and start times."""
+    """Ends these processes, as long as pid and start time still match."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = {pid: start for pid, start in left.items() if is_alive(pid, start)}
         for pid in left:
@@ -116,9 +116,9 @@ def end_processes(left):
             time.sleep(0.01)
 
 
-def guard_started():
-    """Leaves a process that waits for our end and then ends what the import has started: whoever cuts our lifeline
-    gives us no time for it."""
+def guard_started(settings):
+    """Forks a process that waits for us to end and then ends what the import started. We can't do it ourselves: when
+    our lifeline is cut, the kernel kills us at once."""
     if not list_children():
         return
     started = find_descendants([os.getpid()])
@@ -133,6 +133,7 @@ def guard_started():
         os.close(parents)
         if os.fork() == 0:
             set_process_name('runfcgi-guard')
+            set_command_line('guard', settings)
             ignore_signals()
             null = os.open('/dev/null', os.O_RDWR)
             os.dup2(null, 1)
@@ -145,17 +146,17 @@ def guard_started():
 
 
 def ignore_signals():
-    """Handlers, not SIG_IGN: that the programs which the application starts would inherit."""
+    """Sets handlers, not SIG_IGN, which programs that the application starts would inherit."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, do_nothing)
 
 
 def do_nothing(_number, _stack):
-    """A signal that the front deals with."""
+    """Handler of a signal that is the front's business."""
 
 
 def count_threads():
-    """All threads of this process, also those that no Python code started."""
+    """All threads of this process, including those that no Python code started."""
     try:
         return len(os.listdir('/proc/self/task'))
     except OSError:
@@ -170,3 +171,28 @@ def set_process_name(name):
         return
     os.write(comm, name.encode())
     os.close(comm)
+
+
+# Where the kernel reads the command line: begin and end. A fork has them at the same addresses.
+ARGUMENTS = []
+
+
+def set_command_line(role, settings):
+    """What ps shows instead of `python -c` and the loader. The kernel reads it from our memory, so it is written there."""
+    text = 'runfcgi: {} of {}'.format(role, settings.get('app_path', ''))
+    try:
+        if not ARGUMENTS:
+            with open('/proc/self/stat', 'rb') as file:
+                ARGUMENTS.extend(map(int, file.read().rpartition(b')')[2].split()[45:47]))
+        begin, end = ARGUMENTS
+        memory = os.open('/proc/self/mem', os.O_WRONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return
+    try:
+        if 0 < begin < end:
+            os.lseek(memory, begin, os.SEEK_SET)
+            os.write(memory, os.fsencode(text)[: end - begin - 1].ljust(end - begin, b'\0'))
+    except OSError:
+        pass
+    finally:
+        os.close(memory)

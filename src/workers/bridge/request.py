@@ -1,4 +1,4 @@
-"""A request and its response: WSGI (PEP 3333). Knows a slot's socket, and no process but its own."""
+"""A request and its response: WSGI (PEP 3333) on a slot's socket."""
 
 import array
 import io
@@ -8,12 +8,14 @@ import stat
 import struct
 from socket import MSG_DONTWAIT, SCM_RIGHTS, SOL_SOCKET
 
+from .failures import describe_current_error, describe_error
 from .head import encode_head
-from .output import ERRORS, LOCAL, Descriptors, describe_exception, encode_tail, flush_sink, log
+from .output import ERRORS, LOCAL, Descriptors, describe_exception, flush_sink, log
 from .private import PRIVATE
 from .wire import (
     ABORT,
     BODY_FD,
+    CAUGHT,
     DATA,
     DATA_LIMIT,
     END_FRAME,
@@ -40,11 +42,11 @@ from .wire import (
 
 
 class FrontGone(Exception):
-    """The front no longer listens, so the worker's life is over."""
+    """The front has closed the slot or is out of step: stop serving it."""
 
 
 class FileWrapper:
-    """wsgi.file_wrapper: a file as a response, handed over as a descriptor where it is a plain file."""
+    """wsgi.file_wrapper: a file as a response. A plain file is passed to the front as a descriptor."""
 
     def __init__(self, filelike, block_size=65536):
         self.filelike = filelike
@@ -62,7 +64,7 @@ class FileWrapper:
         return data
 
     def extent(self):
-        """(descriptor, offset, length) when reading the descriptor gives what the file object would give."""
+        """(descriptor, offset, length) if reading the descriptor gives what the file object would; else None."""
         inner = self.filelike
         while type(inner).__module__ in FILE_PROXIES and hasattr(inner, 'file'):
             inner = inner.file
@@ -81,7 +83,7 @@ class FileWrapper:
         return fd, offset, max(0, status.st_size - offset)
 
 
-# Classes in these modules only pass calls on to their `file`. (A GzipFile, say, does more, and has a fileno too.)
+# Classes in these modules only forward calls to their `file`. (A GzipFile, say, does more, and has a fileno too.)
 FILE_PROXIES = frozenset(
     ('tempfile', 'django.core.files.base', 'django.core.files.temp', 'django.core.files.uploadedfile')
     + ('django.db.models.fields.files',)
@@ -89,7 +91,7 @@ FILE_PROXIES = frozenset(
 
 
 class Response:
-    """The answer to one request: start_response, write, and the rules of PEP 3333 about them."""
+    """The response to one request: start_response, write, and the rules of PEP 3333 about them."""
 
     __slots__ = ('slot', 'is_head', 'head', 'code', 'length', 'left', 'bodyless', 'sent', 'pending', 'cut', 'aborted')
 
@@ -98,9 +100,9 @@ class Response:
         self.is_head = is_head
         self.head = None  # payload of HEAD, once start_response was called
         self.sent = False  # whether the head has gone out
-        self.pending = b''  # a whole response, waiting to go out together with END
+        self.pending = b''  # a whole response, to be sent together with END
         self.cut = False  # whether bytes beyond Content-Length were dropped
-        self.aborted = False  # whether the visitor went before the end
+        self.aborted = False  # whether the visitor left before the end
 
     def start_response(self, status, headers, exc_info=None):
         """As in PEP 3333."""
@@ -108,6 +110,7 @@ class Response:
             try:
                 if self.sent:
                     raise exc_info[1].with_traceback(exc_info[2])
+                self.slot.caught(describe_error(exc_info[1]))
             finally:
                 exc_info = None
         elif self.head is not None:
@@ -115,6 +118,9 @@ class Response:
         self.head, code, self.length = encode_head(status, headers)
         self.code = code
         self.left = self.length
+        if code >= 500:
+            self.slot.end_log()  # so the log has what the application wrote first, and then the failure
+            self.slot.report_noted()
         self.bodyless = self.is_head or code == 304 or code == 204 or code < 200
         return self.write
 
@@ -127,7 +133,7 @@ class Response:
             raise AssertionError('the application did not call start_response before its response body')
 
     def fit(self, data):
-        """What of a piece of the body may be sent."""
+        """The part of a piece of the body that may be sent."""
         if self.bodyless:
             return b''
         left = self.left
@@ -141,17 +147,17 @@ class Response:
         return data
 
     def refuse_short(self, size):
-        """Fails if the whole body, of which nothing has gone out, is shorter than its Content-Length."""
+        """Raises if a body of `size` bytes, still unsent, is shorter than its Content-Length."""
         if self.left is not None and size < self.left and not self.bodyless:
             text = 'the response has {} bytes, but its Content-Length says {}'
             raise ValueError(text.format(size, self.length))
 
     def is_met(self):
-        """Whether nothing that the app still gives would be sent."""
+        """Whether the body is complete: nothing more that the app yields would be sent."""
         return self.head is not None and (self.left == 0 or self.bodyless)
 
     def head_frame(self, known_length=None):
-        """The frame HEAD, with a Content-Length when the app gave none and it is known and allowed."""
+        """The HEAD frame, with a Content-Length if the app gave none and it is known and allowed."""
         head = self.head
         if known_length is not None and self.length is None and (not self.bodyless or self.is_head and known_length):
             if self.code >= 200 and self.code != 204 and self.code != 304:
@@ -159,7 +165,7 @@ class Response:
         return FRAME_HEADER.pack(HEAD, 0, len(head)) + head
 
     def emit(self, data, known_length=None):
-        """Sends a piece of the body now, after the head if that has not gone yet."""
+        """Sends a piece of the body now, after the head if that is unsent."""
         if not isinstance(data, bytes):
             raise TypeError('the response body must be bytes, not ' + type(data).__name__)
         self.require_start()
@@ -176,7 +182,7 @@ class Response:
             self.slot.transmit(before, data)
 
     def take_list(self, result):
-        """A list or tuple: everything is there, so it goes out in one piece with END."""
+        """A list or tuple: everything is there, so it is sent in one piece with END."""
         for data in result:
             if not isinstance(data, bytes):
                 raise TypeError('the response body must be bytes, not ' + type(data).__name__)
@@ -196,7 +202,7 @@ class Response:
             self.slot.transmit(before, body)
 
     def take_file(self, wrapper):
-        """A plain file: its descriptor goes to the front. False when it has to be read here."""
+        """A plain file: passes its descriptor to the front. False if it has to be read here."""
         extent = wrapper.extent()
         if extent is None or self.sent:
             return False
@@ -216,7 +222,7 @@ class Response:
         return True
 
     def take_iterable(self, result):
-        """Anything else: each piece goes out before the next is asked for, and none is once the body is complete."""
+        """Anything else: sends each piece before asking for the next, and stops when the body is complete."""
         if self.sent and self.is_met():  # by write()
             return
         try:
@@ -241,17 +247,14 @@ class Response:
             self.sent = True
 
     def end(self, failure):
-        """Sends what is left, and END."""
+        """Sends the rest of the response, and END."""
         slot = self.slot
         last = END_FRAME
         if failure is not None:
-            if not self.sent:
-                slot.end_log()
-                slot.send(frame(EXCEPTION, encode_tail(failure, LOG_LIMIT)) + END_FRAME)
-                return
-            log(failure)
-            last = END_TRUNCATED
-        elif self.aborted:
+            slot.end_log()
+            slot.send(frame(EXCEPTION, failure) + (END_TRUNCATED if self.sent else END_FRAME))
+            return
+        if self.aborted:
             last = END_TRUNCATED
         elif self.left and not self.bodyless:
             log('runfcgi: the response is {} bytes shorter than its Content-Length'.format(self.left))
@@ -262,23 +265,24 @@ class Response:
 
 
 class Slot:
-    """One socket to the front and the thread that serves it: one request at a time."""
+    """One socket to the front, served by one thread, one request at a time."""
 
     def __init__(self, fd, app, settings):
         self.sock = PRIVATE.add(unix_socket(fd))
         self.app = app
         self.rest = b''  # received, not yet used
-        self.tails = {LOG: '', OUTPUT: ''}  # lines not yet ended
-        self.gone = False  # the front closed it, or a frame went out only in part
+        self.tails = {LOG: '', OUTPUT: ''}  # unfinished lines
+        self.gone = False  # the front closed it, or a frame was sent only in part
+        self.noted = None  # the last exception that the application has caught in this request; REPORTED if told
         self.idle_sink = Descriptors()
         self.base = base_environ(settings)
-        # Waiting in poll and not in recvmsg: the front's reading of our answer would wake the latter for nothing.
+        # Wait in poll, not in recvmsg: the front's reading of our response would wake the latter for nothing.
         waiting = Poll()
         waiting.register(self.sock, select.POLLIN)
         self.poll = waiting.poll
 
     def serve(self):
-        """Until the front closes the socket."""
+        """Serves requests until the front closes the socket."""
         LOCAL.sink = self.idle_sink
         try:
             self.send(frame(STARTED, struct.pack('>I', os.getpid())))
@@ -291,7 +295,7 @@ class Slot:
             PRIVATE.discard(self.sock)
 
     def serve_one(self):
-        """Waits for a request and answers it. False at the end of the stream."""
+        """Waits for a request and serves it. False at the end of the stream."""
         request = self.receive()
         if request is None:
             return False
@@ -306,7 +310,7 @@ class Slot:
             elif kind is not FileWrapper or not response.take_file(result):
                 response.take_iterable(result)
         except BaseException:
-            failure = describe_exception()
+            failure = describe_current_error()
         close = getattr(result, 'close', None)
         if close is not None:
             try:
@@ -318,6 +322,7 @@ class Slot:
             return False
         response.end(failure)
         LOCAL.sink = self.idle_sink
+        self.noted = None
         if type(body) is not io.BytesIO:
             body.close()
         return True
@@ -371,7 +376,7 @@ class Slot:
         return environ, body
 
     def aborted(self):
-        """Whether the front has said that the visitor is gone."""
+        """Whether the front has sent ABORT: the visitor is gone."""
         if len(self.rest) < 16:
             try:
                 more = self.sock.recv(16 - len(self.rest), MSG_DONTWAIT)
@@ -384,7 +389,7 @@ class Slot:
         return len(self.rest) >= 16 and self.rest[0] == ABORT
 
     def send(self, data):
-        """Sends it all; whatever stops it half-way ends this slot, for the stream is then out of step."""
+        """Sends it all. Anything that stops it half-way ends the slot: the stream is out of step then."""
         if self.gone:
             raise FrontGone('the slot has ended')
         try:
@@ -394,7 +399,7 @@ class Slot:
             raise
 
     def send_fd(self, data, fd):
-        """Sends a frame with a descriptor beside its first byte."""
+        """Sends a frame with a descriptor attached to its first byte."""
         try:
             sent = self.sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, array.array('i', [fd]))])
         except BaseException:
@@ -416,7 +421,7 @@ class Slot:
             before = b''
 
     def send_scattered(self, buffers):
-        """Sends several buffers as one."""
+        """Sends several buffers without joining them."""
         if self.gone:
             raise FrontGone('the slot has ended')
         buffers = [memoryview(buffer) for buffer in buffers]
@@ -432,7 +437,8 @@ class Slot:
             raise
 
     def emit(self, kind, data):
-        """Text of the application, as LOG or OUTPUT; to its descriptor once the front is gone. Printing never fails."""
+        """Sends text of the application as LOG or OUTPUT; once the front is gone, writes it to the descriptor. Printing
+        never fails."""
         if not self.gone:
             try:
                 for start in range(0, len(data), LOG_LIMIT):
@@ -442,19 +448,39 @@ class Slot:
                 pass
         self.idle_sink.emit(kind, data)
 
+    def caught(self, payload):
+        """Tells the front of an exception for which the application answers itself."""
+        self.noted = REPORTED
+        if not self.gone:
+            try:
+                self.send(frame(CAUGHT, payload))
+            except OSError:
+                pass
+
+    def note(self, error):
+        """Keeps an exception that the application has caught: it is reported if the response is a 5xx."""
+        if error is not None and self.noted is not REPORTED:
+            self.noted = error
+
+    def report_noted(self):
+        """Reports the exception behind a 5xx, unless one has been reported."""
+        if self.noted is not None and self.noted is not REPORTED:
+            self.caught(describe_error(self.noted))
+
     def end_log(self):
-        """Lets out the last, unended lines of the request."""
+        """Emits the unfinished last lines of the request."""
         for kind, tail in self.tails.items():
             if tail:
                 self.tails[kind] += '\n'
                 flush_sink(self, kind)
 
 
+REPORTED = object()
 HTTPS_ON = ('on', 'ON', '1')
 
 
 def base_environ(settings):
-    """What every request's environ has, beside what the web server told."""
+    """What every request's environ has besides what the web server sent."""
     return {
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': 'http',

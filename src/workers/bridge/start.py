@@ -1,4 +1,4 @@
-"""Start: SETUP from the front, and the mode that it names."""
+"""Start: receives SETUP from the front and enters the mode that it names."""
 
 import fcntl
 import os
@@ -7,11 +7,13 @@ import sys
 
 from . import check
 from .app import load_app, prepare
-from .output import ERRORS, LogStream, attempt, describe_exception, encode_tail, log
+from .frameworks import connect
+from .hints import describe_failure, encode_failure
+from .output import ERRORS, LogStream, attempt
 from .preloader import Preloader
 from .private import PRIVATE
-from .processes import end_processes, find_descendants, guard_started, ignore_signals
-from .warm import collect_seldom, warm_up
+from .processes import end_processes, find_descendants, guard_started, ignore_signals, set_command_line
+from .warm import collect_seldom, share_memory, warm_up
 from .wire import (
     BOOT_FAILED,
     F_DUPFD_CLOEXEC,
@@ -28,7 +30,7 @@ from .worker import hold_lifeline, run_worker
 
 
 def main():
-    """Takes the SETUP frame, prepares the process, and goes into the mode that it names. Never returns."""
+    """Receives SETUP, prepares the process and enters its mode. Never returns."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     setup_socket = unix_socket(fcntl.fcntl(0, F_DUPFD_CLOEXEC, 10))
@@ -36,6 +38,7 @@ def main():
     os.dup2(null, 0)
     os.close(null)
     settings, fds = receive_setup(setup_socket)
+    set_command_line(settings['mode'], settings)
     sys.stdout = sys.__stdout__ = LogStream('<stdout>', OUTPUT if settings.get('outlog') == '1' else LOG)
     sys.stderr = sys.__stderr__ = ERRORS
     prepare(settings)
@@ -48,17 +51,18 @@ def main():
     PRIVATE.add(setup_socket)
     PRIVATE.guard_forks()
     ignore_signals()
-    hold_lifeline(fds[0])  # before the import, which may take for ever
+    hold_lifeline(fds[0])  # before the import, which may hang
     try:
         app = load_app(settings)
         warm_up(app, settings)
+        connect(settings)
+        share_memory()
     except BaseException:
-        text = describe_exception()
-        log(text)
-        attempt('ending what the import has started', lambda: end_processes(find_descendants([os.getpid()])))
-        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_tail(text, TEXT_LIMIT)))
+        text = describe_failure(settings)
+        attempt('ending what the import started', lambda: end_processes(find_descendants([os.getpid()])))
+        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_failure(text, TEXT_LIMIT)))
         os._exit(1)
-    attempt('guarding what the import has started', guard_started)
+    attempt('guarding what the import started', lambda: guard_started(settings))
     run_worker(app, settings, fds[1:])
 
 
@@ -77,6 +81,6 @@ def receive_setup(sock):
 
 
 def detach():
-    """Leaves the session of the front. While the app is imported we stay its child, so that it learns how we end."""
-    if os.getpid() != os.getpgrp():  # a group leader cannot, and need not
+    """Leaves the front's session. During the import we stay its child, so that it learns our exit status."""
+    if os.getpid() != os.getpgrp():  # a group leader can't, and needn't
         os.setsid()

@@ -1,5 +1,5 @@
-"""What is loaded, and done once, before workers are forked, so that they share it. Without side effects, but for a
-request that the owner has asked for."""
+"""Warming: loads, before the fork, what workers would otherwise each load on their first request, so that they share
+it. Has no side effects, except for a request that the owner has configured."""
 
 import gc
 import io
@@ -12,8 +12,8 @@ from .request import base_environ
 
 
 def warm_up(app, settings):
-    """Loads what the first request would load, so that each forked worker has it. A URLconf that cannot be imported
-    is an error of the site: no request could be answered."""
+    """Loads what the first request would load. A URLconf that can't be imported is an error of the site: no request
+    could be served."""
     django = django_settings()
     if django is None:
         warm_app(app, settings, None)
@@ -26,9 +26,13 @@ def warm_up(app, settings):
         warm_app(app, settings, django)
         prefix.forget()
     release_connections()
+
+
+def share_memory():
+    """Prepares what is loaded for being shared with workers. What is made afterwards is not."""
     gc.collect()
     if hasattr(gc, 'freeze'):
-        gc.freeze()  # what lives now lives for ever, and a collection in a fork would copy its pages
+        gc.freeze()  # these objects stay for good, and a collection in a fork would copy their pages
     fill_holes()
 
 
@@ -38,9 +42,8 @@ def warm_app(app, settings, django):
 
 
 class Prefix:
-    """The prefix of the site's URLs while it is warmed. Django puts it before a relative STATIC_URL and MEDIA_URL when
-    they are first read, and keeps what it has made. It is known here only when the owner names it; else nothing is kept
-    that was made without it."""
+    """The script prefix during warming. Django puts it before a relative STATIC_URL and MEDIA_URL when they are first
+    read, and caches the result. We know it only if it is configured; if not, what was cached without it is dropped."""
 
     def __init__(self, django, known):
         from django.urls import set_script_prefix
@@ -64,7 +67,7 @@ class Prefix:
         self.is_in_urls = bool(self.made() - self.before)
 
     def forget(self):
-        """A URLconf that has read them is imported once more, by the first request."""
+        """Drops the cached URLs. A URLconf that has read them is imported again by the first request."""
         for name in self.made() - self.before:
             del self.django.__dict__[name]
             attempt('forgetting the storages', forget_storages)
@@ -78,7 +81,7 @@ class Prefix:
 
 
 def forget_storages():
-    """They have kept the URL that they were made with, so each worker makes its own."""
+    """Drops the storages, which have cached their URL; each worker makes its own."""
     from django.utils.functional import empty
 
     files, static = sys.modules.get('django.core.files.storage'), sys.modules.get('django.contrib.staticfiles.storage')
@@ -117,13 +120,13 @@ def warm_templates():
     from django.utils.formats import get_format
 
     for backend in engines.all():
-        engine = getattr(backend, 'engine', None)  # only Django's own have these, made when first looked at
+        engine = getattr(backend, 'engine', None)  # only Django's own have these cached properties
         getattr(engine, 'template_loaders', None)
         getattr(engine, 'template_context_processors', None)
     get_format('DATE_FORMAT')
 
 
-# Django's own that keep nothing, and ask neither a database nor a cache, when a visitor without cookies comes.
+# Django's own middleware that keeps nothing and uses neither database nor cache for a visitor without cookies.
 SESSIONS = 'django.contrib.sessions.middleware.SessionMiddleware'
 QUIET_MIDDLEWARE = {SESSIONS}.union(
     'django.' + name
@@ -145,12 +148,12 @@ WARM_TEMPLATE = (
     '{% with m=rows.0 %}{{ m|date }}{{ rows|length }}{{ rows|join:" " }}{% endwith %}{% url "runfcgi" 1 %}'
     '{% if rows|length > 2 and request.path %}{{ request.path|lower }}{% endif %}'
 )
-WARM_ROUNDS = 10  # CPython 3.11 and later fit byte code to what it meets after some eight calls
+WARM_ROUNDS = 10  # CPython 3.11 and later specialize bytecode after some eight calls
 
 
 def warm_middleware(django):
-    """Answers an empty page, through those of the site's middleware that have no side effects. What that writes to
-    byte code and caches is then the same in all workers, and stays shared."""
+    """Serves a small page through those of the site's middleware that have no side effects. That specializes bytecode
+    and fills caches once, in memory that the workers share."""
     import logging
 
     from django.core.handlers.base import BaseHandler
@@ -171,7 +174,7 @@ def warm_middleware(django):
     urlconf = (re_path('^runfcgi/([0-9]+)/$', page, name='runfcgi'),)
     middleware = django.MIDDLEWARE
     handler = BaseHandler()
-    # What Django reports of a failure here, to the administrators say, would be of no use to them.
+    # Django must not report a failure here, say by mail to the administrators.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -191,7 +194,7 @@ def warm_middleware(django):
 
 
 def quiet_middleware(django):
-    """Those of the site's middleware that are quiet, and have what they need among these."""
+    """The quiet ones of the site's middleware; contrib ones only if the session and message stores are Django's own."""
     stores = (getattr(django, 'SESSION_ENGINE', ''), getattr(django, 'MESSAGE_STORAGE', ''))
     quiet = [name for name in django.MIDDLEWARE if name in QUIET_MIDDLEWARE]
     if SESSIONS in quiet and all(store.startswith('django.') for store in stores):
@@ -200,7 +203,7 @@ def quiet_middleware(django):
 
 
 def warm_host(django):
-    """A host name that the site answers to; None if it refuses all."""
+    """A host name that the site accepts; None if there is none."""
     from django.http.request import validate_host
 
     allowed = django.ALLOWED_HOSTS or (['localhost'] if django.DEBUG else [])
@@ -212,7 +215,7 @@ def warm_host(django):
 
 
 def warm_environ(settings, django, uri):
-    """The environ of a GET that a visitor without cookies sends, to a host that Django accepts."""
+    """The environ of a GET by a visitor without cookies, to a host that Django accepts."""
     host = django and warm_host(django) or 'localhost'
     path, _, query = uri.partition('?')
     environ = base_environ(settings)
@@ -227,7 +230,7 @@ def warm_environ(settings, django, uri):
 
 
 def warm_request(app, settings, django):
-    """One GET through the whole application; the answer is thrown away."""
+    """One GET through the whole application; the response is thrown away."""
     environ = warm_environ(settings, django, settings['warm'])
     started = []
 
@@ -242,7 +245,7 @@ def warm_request(app, settings, django):
     finally:
         getattr(result, 'close', lambda: None)()
     if not started or started[-1][:1] == '5':
-        log('runfcgi: the warming request {} was answered with {}'.format(settings['warm'], started))
+        log('runfcgi: the warming request {} got the response {}'.format(settings['warm'], started))
 
 
 IMPORT_THRESHOLDS = (2000, 10, 10)
@@ -250,7 +253,7 @@ USUAL_THRESHOLDS = getattr(gc, 'get_threshold', tuple)()
 
 
 def collect_seldom():
-    """While importing: seldom enough to be fast, often enough to leave few holes between what stays."""
+    """For the import: rarely enough to be fast, often enough to leave few holes between what stays."""
     if USUAL_THRESHOLDS:
         gc.set_threshold(*IMPORT_THRESHOLDS)
 
@@ -266,9 +269,9 @@ HOLES_LIMIT = 20000
 
 
 def fill_holes():
-    """Takes the free blocks between what has been loaded, so that what a worker makes lies together in pages of its
-    own: in those holes it would copy a page for each few bytes. It costs less than 1 MB once and saves as much in
-    each worker. Only CPython's small blocks (up to 512 bytes) lie so; there `id` is the address."""
+    """Takes the free blocks between what has been loaded, so that a worker's new objects share pages of their own:
+    in those holes, each would copy a page for a few bytes. It costs less than 1 MB once and saves as much in each
+    worker. Only CPython's small blocks (up to 512 bytes) are allocated so; there `id` is the address."""
     if sys.implementation.name != 'cpython':
         return
     empty = sys.getsizeof(b'')
@@ -281,4 +284,4 @@ def fill_holes():
             blocks.append(bytes(size - empty))
             run = run + 1 if id(blocks[-1]) == address + size else 0
             address = id(blocks[-1])
-        HOLES.append(blocks[: -run - 1])  # without the run of neighbours: it was a pool not in use
+        HOLES.append(blocks[: -run - 1])  # without the run of neighbours, which was an unused pool

@@ -9,9 +9,10 @@ from socket import AF_UNIX, CMSG_SPACE, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET
 
 REQUEST, ABORT = ord('R'), ord('A')
 STARTED, BOOT_FAILED = ord('W'), ord('B')
-HEAD, DATA, FILE, LOG, OUTPUT, EXCEPTION, END = (ord(c) for c in 'HDFLOXE')
+HEAD, DATA, FILE, LOG, OUTPUT, EXCEPTION, CAUGHT, END = (ord(c) for c in 'HDFLOXCE')
 SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) for c in 'Shfrbknlq')
-BODY_FD = TRUNCATED = 1
+KEEP, GIVEN, BUSY, WAITING = (ord(c) for c in 'pgyw')
+BODY_FD = TRUNCATED = URGENT = 1
 
 REQUEST_HEADER = struct.Struct('>BBxxIQ')
 FRAME_HEADER = struct.Struct('>BBxxI')
@@ -24,11 +25,11 @@ ONE_RIGHT_SPACE = CMSG_SPACE(4)
 RECEIVE_SIZE = 65536 + REQUEST_HEADER.size
 JOIN_LIMIT = 65536  # up to here copying a body into one buffer is cheaper than a scattered send
 DATA_LIMIT = 1 << 20  # longest payload of one DATA frame
-HEAD_LIMIT = (1 << 20) - 64  # longest head; the front takes no more in one piece, and a Content-Length may come to it
+HEAD_LIMIT = (1 << 20) - 64  # longest head: the front's limit for a frame, with room for an added Content-Length
 LOG_LIMIT = 65536  # longest payload of one LOG or OUTPUT frame
-TEXT_LIMIT = 8192  # what FAILED and BOOT_FAILED tell, from the end
+TEXT_LIMIT = 8192  # longest text of FAILED and BOOT_FAILED; the end is kept
 
-Socket, Poll = socket.socket, select.poll  # taken now: gevent, say, changes them when the application is imported
+Socket, Poll = socket.socket, select.poll  # the originals: gevent, say, patches them during the import
 
 
 def frame(kind, payload=b'', flags=0):
@@ -41,7 +42,7 @@ END_TRUNCATED = frame(END, flags=TRUNCATED)
 
 
 def encode_pairs(*items):
-    """Names and values in turn, each ended by NUL."""
+    """Alternating names and values, each ended by NUL."""
     return ''.join(item + '\0' for item in items).encode('utf-8', 'surrogateescape')
 
 
@@ -52,16 +53,23 @@ def decode_pairs(payload):
 
 
 def unix_socket(fd):
-    """A socket object for a descriptor; its type is given because Python 3.6 does not detect it."""
+    """A socket object for a descriptor. Python 3.6 does not detect the type, so it is given."""
     sock = Socket(AF_UNIX, SOCK_STREAM, 0, fileno=fd)
     sock.setblocking(True)
     return sock
 
 
 def receive_with_fds(sock, size):
-    """At most `size` bytes and the descriptors that came with them, which no exec inherits."""
+    """At most `size` bytes and the descriptors that came with them, set close-on-exec."""
     data, control, _, _ = sock.recvmsg(size, RIGHTS_SPACE, MSG_CMSG_CLOEXEC)
     return data, unpack_fds(control)
+
+
+def send_with_fds(sock, data, fds):
+    """Sends a frame with descriptors attached to its first byte."""
+    sent = sock.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, array.array('i', fds))])
+    if sent < len(data):
+        raise OSError('the frame was sent only in part')
 
 
 def unpack_fds(control):
@@ -74,7 +82,7 @@ def unpack_fds(control):
 
 
 def poll_once(fd, milliseconds):
-    """The events that are now on one descriptor."""
+    """The events pending on one descriptor."""
     poll = Poll()
     poll.register(fd, select.POLLIN)
     return sum(event for _, event in poll.poll(milliseconds))

@@ -9,7 +9,7 @@ import threading
 
 from .output import ERRORS, attempt, log
 from .private import PRIVATE
-from .processes import ignore_signals, set_process_name
+from .processes import ignore_signals, set_command_line, set_process_name
 from .request import Slot
 from .wire import F_SETOWN, F_SETSIG, O_ASYNC, poll_once
 
@@ -17,6 +17,7 @@ from .wire import F_SETOWN, F_SETSIG, O_ASYNC, poll_once
 def run_worker(app, settings, slot_fds):
     """Serves until the front closes the slots. Never returns."""
     set_process_name('runfcgi-worker')
+    set_command_line('worker', settings)
     ignore_signals()
     slots = [Slot(fd, app, settings) for fd in slot_fds]
     threads = [threading.Thread(target=slot.serve, daemon=True) for slot in slots[1:]]
@@ -31,7 +32,7 @@ def run_worker(app, settings, slot_fds):
 
 
 def hold_lifeline(fd):
-    """Ties this process to the pipe's other end: when that closes, the kernel ends us, whatever we are doing."""
+    """Ties this process to the pipe's other end: when that closes, the kernel kills us, whatever we are doing."""
     PRIVATE.add(fd)
     try:
         fcntl.fcntl(fd, F_SETOWN, os.getpid())

@@ -1,12 +1,15 @@
 """A WSGI app for tests of failures: notes each import of it, and does on request what must harm nobody else.
 
-MARKS names a directory for what it notes; IMPORT_SECONDS makes the import slow; IMPORT_THREAD starts a thread in it.
+MARKS names a directory for what it notes; IMPORT_SECONDS makes the import slow; IMPORT_THREAD starts a thread in it;
+EXIT_MARK notes that exit functions are run.
 """
 
+import atexit
 import hashlib
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -31,6 +34,8 @@ with open(os.path.join(MARKS, "imports"), "a") as imports:
 time.sleep(float(os.environ.get("IMPORT_SECONDS", "0")))
 if os.environ.get("IMPORT_THREAD"):
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+if os.environ.get("EXIT_MARK"):
+    atexit.register(mark, os.environ["EXIT_MARK"])
 
 
 def app(environ, start_response):
@@ -93,6 +98,17 @@ def talk(_environ, start_response, _query):
     return plain(start_response, "said")
 
 
+def meddle(_environ, start_response, _query):
+    """Writes to each socket that the process has."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b"rubbish!" * 9)
+        except OSError:
+            pass
+    return plain(start_response, "done")
+
+
 def grow(_environ, start_response, query):
     KEPT.append(b"x" * (int(query["megabytes"]) << 20))
     return plain(start_response, str(os.getpid()))
@@ -103,4 +119,16 @@ def upload(environ, start_response, _query):
     return plain(start_response, "%s %d %s" % (VERSION, len(body), hashlib.sha256(body).hexdigest()))
 
 
-VIEWS = {view.__name__: view for view in (pid, version, sleep, spin, generator, talk, grow, upload)}
+class Closing(list):
+    """A response that is all there before its close(), which takes a while."""
+
+    def close(self):
+        time.sleep(0.3)
+        mark("closed")
+
+
+def closing(_environ, start_response, _query):
+    return Closing(plain(start_response, str(os.getpid())))
+
+
+VIEWS = {view.__name__: view for view in (pid, version, sleep, spin, generator, talk, meddle, grow, upload, closing)}

@@ -1,0 +1,200 @@
+"""The pool of the site: which front holds which worker, and which fronts wait for one."""
+
+import os
+import struct
+import time
+
+from .kept import KeptWorker, KeptWorkers
+from .output import describe_exception, log
+from .private import PRIVATE
+from .processes import describe_exit
+from .room import Room
+from .wire import EXITED, FORKED, GIVEN, REFUSED, URGENT, WAITING, encode_pairs, frame
+
+ASK_WITHIN = 0.1  # seconds that other fronts have to give an idle worker before a new one is forked
+LOOK_AGAIN = 0.2  # seconds after which it is looked whether there is room now
+URGE_AGAIN = 1.0  # seconds after which a front is asked again for a worker that becomes idle; it remembers for longer
+MUTE_FOR = 1.0  # seconds for which a front that did not answer in time is not asked again
+
+
+class Needed:
+    """A worker that a front has requested and does not have yet: FORK."""
+
+    def __init__(self, control, shape, fds, asked):
+        self.control = control
+        self.shape = shape
+        self.fds = [PRIVATE.add(fd) for fd in fds]
+        self.asked = asked  # the fronts that may give an idle one
+        self.look_at = time.monotonic() + ASK_WITHIN  # when to look again
+        self.told = False  # that it waits in line
+
+    def release(self):
+        """From now on a forked child has the descriptors."""
+        for fd in self.fds:
+            PRIVATE.held.remove(fd)
+
+    def close(self):
+        for fd in self.fds:
+            PRIVATE.discard(fd)
+
+
+class SitePool:
+    """Gives each front the worker that it has requested: one that nobody uses, or a new one if there is room for it."""
+
+    def __init__(self, settings, poll, become_worker):
+        self.become_worker = become_worker  # what a forked child does with its descriptors
+        self.children = {}  # pid: the control connection of the front that holds it, or None
+        self.needed = []
+        self.kept = KeptWorkers(poll)
+        self.room = Room(settings)
+
+    def request(self, control, payload, fds):
+        """FORK: this front needs a worker."""
+        shape, _, serving = payload.decode().partition('\0')
+        control.serving = int(serving or 0)
+        self.needed.append(Needed(control, shape, fds, self.ask_others(control)))
+
+    def busy(self, control):
+        """BUSY: this front has no idle worker."""
+        control.ask_after = time.monotonic() + ASK_WITHIN
+        self.answered(control)
+
+    def forget(self, control):
+        """This front is gone, and with it the workers that it held."""
+        self.children.update((pid, None) for pid, holder in self.children.items() if holder is control)
+        for needed in [needed for needed in self.needed if needed.control is control]:
+            self.needed.remove(needed)
+            needed.close()
+        self.answered(control)
+
+    def keep(self, control, facts, fds):
+        """KEEP: this front needs its worker no more."""
+        worker = KeptWorker(facts, fds)
+        if self.children.get(worker.pid) is not control:
+            worker.close(list(worker.fds))
+            return
+        self.children[worker.pid] = None
+        control.serving -= 1
+        control.urge_after = 0.0
+        self.kept.keep(worker)
+        self.answered(control)
+
+    def serve(self):
+        """Gives the fronts the workers that they have requested, first come first served: a kept one, else one that
+        another front gives, else a new one, if there is room for it."""
+        while self.needed:
+            needed, now = self.needed[0], time.monotonic()
+            worker = self.kept.take(needed.shape)
+            if worker is None:
+                if needed.asked and now < needed.look_at:
+                    return
+                for mute in needed.asked:
+                    mute.ask_after = now + MUTE_FOR
+                if needed.told and now < needed.look_at:
+                    return
+                refusal = self.room.refusal(self.count_serving(), self.children)
+                if refusal:
+                    needed.look_at = now + LOOK_AGAIN
+                    self.wait_in_line(refusal)
+                    return
+            self.needed.pop(0)
+            if self.fork(needed) if worker is None else self.give(needed.control, worker):
+                needed.control.serving += 1
+            needed.close()  # afterwards, so that the front learns of the answer before its slots end
+
+    def count_serving(self):
+        """The workers of the site that serve or are kept; those that are about to exit do not count."""
+        held = list(self.children.values())
+        return len(self.kept.idle) + sum(min(held.count(control), control.serving) for control in self.holders())
+
+    def holders(self):
+        """The fronts that have workers."""
+        return {control for control in self.children.values() if control is not None}
+
+    def wait_in_line(self, refusal):
+        """WAITING: tells the fronts that there is no room for a further worker, and asks all for those that become idle."""
+        now = time.monotonic()
+        for needed in self.needed:
+            if not needed.told:
+                needed.told = True
+                needed.control.send(frame(WAITING, refusal.encode()))
+        for other in self.holders() - {needed.control for needed in self.needed}:
+            if other.urge_after <= now:
+                other.urge_after = now + URGE_AGAIN
+                other.ask_release(URGENT)
+
+    def give(self, control, worker):
+        """GIVEN: a kept worker for this front. Whether it has it."""
+        data = frame(GIVEN, encode_pairs(*[text for pair in worker.update().items() for text in pair]))
+        given = control.send(data, worker.fds)
+        if given:
+            self.children[worker.pid] = control
+        worker.close(list(worker.fds))
+        return given
+
+    def fork(self, needed):
+        """FORKED: a new worker for this front. Whether it has it."""
+        control, fds = needed.control, needed.fds
+        needed.release()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(frame(REFUSED, 'fork was refused: {}'.format(error).encode()))
+            for other in self.holders() - {control}:
+                other.ask_release(URGENT)
+            return False
+        if pid == 0:
+            try:
+                self.become_worker(fds[0], fds[1], fds[2], fds[3:])
+            except BaseException:
+                log('runfcgi: the worker could not start\n' + describe_exception())
+            finally:
+                os._exit(1)
+        self.children[pid] = control
+        return control.send(frame(FORKED, struct.pack('>I', pid)))
+
+    def ask_others(self, control):
+        """RELEASE: asks the other fronts that have workers for an idle one. Returns those asked."""
+        if self.kept.idle:
+            return set()
+        now = time.monotonic()
+        return {other for other in self.holders() - {control} if other.ask_after <= now and other.ask_release(0)}
+
+    def answered(self, control):
+        """This front has given what it can."""
+        for needed in self.needed:
+            needed.asked.discard(control)
+
+    def reap(self):
+        """Reaps those that have ended, never another child of the application; EXITED tells their front how."""
+        for child in list(self.children):
+            try:
+                pid, status = os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = child, 0
+            if pid:
+                self.kept.reaped(pid)
+                control, words = self.children.pop(pid), describe_exit(status)
+                if os.WIFSIGNALED(status) and self.room.killed(self.count_serving()):
+                    words = 'was killed by the kernel, since the memory of the account is used up'
+                if words and control is not None:
+                    control.send(frame(EXITED, struct.pack('>I', pid) + words.encode()))
+
+    def on_time(self):
+        """Does what is due."""
+        self.reap()
+        self.kept.expire()
+        self.serve()
+
+    def deadline(self):
+        """When `on_time` has something to do; None: not before something happens."""
+        times = [self.kept.deadline(), self.needed[0].look_at if self.needed else None]
+        return min((at for at in times if at is not None), default=None)
+
+    def end(self):
+        """Ends those that are kept, and waits for them."""
+        self.kept.end_all()
+        while self.kept.ending:
+            time.sleep(0.01)
+            self.reap()
+            self.kept.expire()

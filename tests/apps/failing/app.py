@@ -1,0 +1,6 @@
+"""The least WSGI app."""
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"right"]

@@ -1,0 +1,111 @@
+"""The system refuses descriptors or processes: the message has the reason, and when there are some, all goes on."""
+
+import contextlib
+import os
+import re
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from own_server import Site, in_background, listening
+from plain_site import RUN_AS, ask, kill, parent
+from webservers.fastcgi import Reply, connect, encode, read, record
+from webservers.processes import until
+
+GET_VALUES = 9
+AS_OWNER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
+
+
+@pytest.fixture
+def site(build, tmp_path_factory):
+    with Site(tmp_path_factory.mktemp("site"), build) as site:
+        yield site
+
+
+@pytest.fixture
+def plain(make_plain, manage):
+    """A site that works, and the one process of it."""
+    site = make_plain()
+    front = manage(site).spawn()
+    ask(front, "/pid")
+    return site, front
+
+
+@contextlib.contextmanager
+def no_more_descriptors(pid):
+    """Within it, this process of the site gets no further descriptor. Those that it has go on."""
+    soft = re.search(r"Max open files +(\d+)", Path(f"/proc/{pid}/limits").read_text())[1]
+
+    def limit(most):
+        subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={most}:"], check=True, **AS_OWNER)
+
+    limit(3)
+    try:
+        yield
+    finally:
+        limit(soft)
+
+
+def test_without_descriptors_visitors_wait(plain):
+    site, front = plain
+    with no_more_descriptors(front.pid), connect(front.socket):
+        until(lambda: "RF0333 accepting pauses: Too many open files" in site.log(), 20, "the log tells")
+    ask(front, "/pid")
+
+
+def test_without_descriptors_no_worker_is_started(plain):
+    site, front = plain
+    with connect(front.socket) as visitor:
+        visitor.sendall(record(GET_VALUES, b"", number=0))
+        assert visitor.recv(65536), "the connection is accepted"
+        with no_more_descriptors(front.pid):
+            for pid in site.workers():
+                kill(pid)
+            until(lambda: "RF0406" in site.log(), 20, "the loss is noticed")
+            visitor.sendall(encode("/pid"))
+            until(lambda: "RF0401 a worker cannot be started: Too many open files" in site.log(), 20, "the log tells")
+        reply = Reply(0)
+        read(visitor, reply)
+    assert reply.status == 200, reply
+
+
+def test_whatever_descriptor_a_start_lacks_the_reason_is_told(site):
+    codes = []
+    for most in range(4, 12):
+        with open(site.directory / "errors", "w+") as errors:
+            limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))}
+            server = site.foreground(f"socket={site.socket}", stderr=errors, **limit)
+            until(lambda: server.poll() is not None or listening(site.socket), 20, "it listens, or it has ended")
+            if listening(site.socket):
+                server.send_signal(signal.SIGTERM)
+                server.wait(20)
+                break
+            errors.seek(0)
+            told = re.fullmatch(r"runfcgi: (RF\d{4}):? (?!EMFILE).*: .*Too many open files.*\n", text := errors.read())
+            assert told and server.returncode > 0, (most, text)
+            codes.append(told[1])
+    assert "RF0245" in codes, codes
+
+
+def test_a_daemon_that_cannot_be_started_is_told_of(site):
+    if AS_OWNER:
+        os.chown(site.directory, RUN_AS["uid"], RUN_AS["gid"])
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))}
+    done = site.run("socket=my.sock", **limit, **AS_OWNER)
+    assert done.returncode == 1 and "RF0244 cannot start in the background: Resource temporarily" in done.stderr, done
+
+
+def test_a_daemon_that_is_killed_in_its_first_moments_is_told_of(site):
+    os.mkfifo(site.directory / "err.log")  # it is opened when somebody reads, and nobody will
+    shell = in_background(lambda: site.run("socket=my.sock", "errlog=err.log"))
+
+    def daemon():
+        fronts = site.fronts()
+        return [pid for pid in fronts if parent(pid) not in (0, os.getpid(), *fronts)]  # 0: it has gone meanwhile
+
+    kill(until(daemon, 20, "the daemon is started")[0])
+    shell.join(20)
+    assert shell.result.returncode == 1 and "RF0244 the daemon ended before it was ready" in shell.result.stderr

@@ -1,0 +1,119 @@
+"""One bound for the whole site: whoever is one too many waits in line, first come first served, over all its fronts."""
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from cgi_requests import cgi
+from plain_site import ask, kill
+from webservers.fastcgi import request
+from webservers.processes import until
+
+
+class Crowd:
+    """Visitors of several fronts, each with one request after the other, and the most workers that were seen."""
+
+    def __init__(self, site, visit, count):
+        self.site, self.visit, self.replies, self.most, self.over = site, visit, [], 0, threading.Event()
+        self.threads = [threading.Thread(target=self._come, args=(at,), daemon=True) for at in range(count)]
+        self.threads.append(threading.Thread(target=self._look, daemon=True))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(60)
+
+    def _come(self, at):
+        while not self.over.is_set():
+            self.replies.append(self.visit(at))
+
+    def _look(self):
+        while not self.over.is_set():
+            self.most = max(self.most, len(self.site.workers()))
+            time.sleep(0.05)
+
+
+def test_maxchildren_bounds_all_cgi_requests_together(by_cgi):
+    site = by_cgi(server="maxchildren = 2")
+    cgi(site)
+    with Crowd(site, lambda _: cgi(site, "/version?seconds=0.1")[0], 6) as crowd:
+        until(lambda: len(crowd.replies) >= 30, 60, "each has come several times")
+    assert set(crowd.replies) == {200}
+    assert crowd.most == 2
+
+
+def test_maxchildren_bounds_all_fronts_together(make_plain, manage):
+    site = make_plain(server="maxchildren = 2")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(6)]
+    with Crowd(site, lambda at: request(fronts[at].socket, "/version?seconds=0.1").status, 6) as crowd:
+        until(lambda: len(crowd.replies) >= 60, 60, "each has come several times")
+    assert set(crowd.replies) == {200}
+    assert crowd.most == 2
+
+
+def test_nobody_is_overtaken_for_long(make_plain, manage):
+    site = make_plain(server="maxchildren = 1")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(4)]
+    seen = Counter()
+
+    def visit(at):
+        reply = ask(fronts[at], "/version?seconds=0.1")
+        seen[at] += 1
+        return reply.status
+
+    with Crowd(site, visit, 4) as crowd:
+        until(lambda: len(crowd.replies) >= 40, 60, "each has come several times")
+    assert min(seen.values()) >= 7, seen
+
+
+def test_who_waits_in_vain_is_told_the_bound(make_plain, manage):
+    site = make_plain(server="maxchildren = 1", limits="queue_timeout = 1")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    thread = threading.Thread(target=request, args=(fronts[0].socket, "/sleep?mark=busy&seconds=4"))
+    thread.start()
+    site.mark("busy")
+    reply = request(fronts[1].socket, "/pid")
+    assert reply.status == 503 and reply.seconds < 4
+    assert "RF0319" in reply.errors and "the site may have 1 workers ([server] maxchildren)" in reply.errors, reply.errors
+    thread.join(20)
+    assert ask(fronts[1], "/pid").status == 200
+
+
+@pytest.mark.parametrize("victim", ["preloaders", "workers", "fronts"])
+def test_who_waits_in_line_loses_nothing_when_others_are_killed(make_plain, manage, victim):
+    """Only the request of a worker or front that is killed may be lost."""
+    site = make_plain(server="maxchildren = 2")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(6)]
+    ask(fronts[0], "/pid")
+    kills = 0
+    with Crowd(site, lambda at: request(fronts[at].socket, "/version?seconds=0.05").status, 5) as crowd:
+        for _ in range(8):
+            time.sleep(0.4)
+            # The sixth front has no visitors: only it may go.
+            found = [fronts[5].pid] if victim == "fronts" else getattr(site, victim)()
+            if found:
+                kill(random.choice(found))
+                kills += 1
+            if victim == "fronts":
+                manager.status_of(fronts[5])
+                fronts[5] = manager.spawn()
+                ask(fronts[5], "/pid")
+        until(lambda: len(crowd.replies) >= 50, 60, "all have come")
+    failed = [status for status in crowd.replies if status != 200]
+    # A preloader that goes takes nothing along but workers that wait to be given.
+    assert len(failed) <= (kills if victim == "workers" else 0), (kills, Counter(crowd.replies))
+    for front in fronts:
+        assert ask(front, "/pid").status == 200
