@@ -5,6 +5,7 @@ Knows command lines and files; knows nothing of measuring or of web server confi
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -13,7 +14,9 @@ from pathlib import Path
 import procs
 
 HERE = Path(__file__).resolve().parent
-MODULES = {"hello": "hello", "django": "page"}
+# What the slices are measured with, and what some of them bring for themselves.
+APPS = {"hello": "hello", "django": "page"}
+MODULES = {**APPS, "bodies": "bodies", "waits": "waits"}
 STOP_SECONDS = 3
 
 FLUP_FCGI = """#!{python} -B
@@ -30,6 +33,10 @@ os.chdir({directory!r})
 from wsgiref.handlers import CGIHandler
 from {module} import application
 CGIHandler().run(application)
+"""
+WSGI_SCRIPT = """import sys
+sys.path.insert(0, {directory!r})
+from {module} import application
 """
 MYSITE_TOML = """[app]
 path = "{directory}"
@@ -58,6 +65,10 @@ class Site:
         self.web_log = None
         self.processes = []
         self.lay()
+        words = {**vars(self), "venv": contender.needs.venv, "python": contender.needs.python, "user": user.pw_name}
+        self.nginx, self.apache_modules, self.apache = (
+            text and text.format(**words) for text in (contender.nginx, contender.apache_modules, contender.apache)
+        )
 
     def lay(self):
         shutil.copytree(HERE / "apps", self.directory, ignore=shutil.ignore_patterns("__pycache__"))
@@ -118,15 +129,23 @@ class Site:
 
 
 class Contender:
-    """What the kinds have in common. `fronts` and `apps` say where it can take part; `by_name_only`: not unless named."""
+    """What the kinds have in common. `fronts` and `apps` say where it can take part; `by_name_only`: not unless named;
+    `cores`: with no more processes than there are CPUs."""
 
     fronts = ("nginx", "fcgid")
-    apps = ("hello", "django")
+    apps = tuple(MODULES)
     by_name_only = False
+    cores = False
+    nginx = "fastcgi_pass unix:{socket};"
+    # What Apache is told about it; without: to run the program, by mod_fcgid or as CGI.
+    apache_modules = apache = ""
 
     def __init__(self, name, needs):
         self.name = name
         self.needs = needs
+
+    def processes(self, workers):
+        return min(workers, os.cpu_count()) if self.cores else workers
 
     def restart(self, site):
         if site.front == "nginx":
@@ -166,6 +185,10 @@ class Uwsgi(Contender):
 
     fronts = ("nginx",)
 
+    def __init__(self, name, needs, cores=False):
+        super().__init__(name, needs)
+        self.cores = cores
+
     def lay(self, site):
         (site.directory / "reload").touch()
 
@@ -181,10 +204,72 @@ class Uwsgi(Contender):
         os.utime(site.directory / "reload")
 
 
+class Gunicorn(Contender):
+    """gunicorn's default worker, a process for each request at a time. It speaks HTTP."""
+
+    fronts = ("nginx",)
+    nginx = "proxy_pass http://unix:{socket}:; proxy_set_header Host $host;"
+
+    def lay(self, site):
+        pass
+
+    def start(self, site):
+        command = [
+            self.needs.python, "-m", "gunicorn", "--workers", site.workers, "--bind", f"unix:{site.socket}",
+            "--chdir", site.directory, "--log-level", "error", f"{site.module}:application",
+        ]
+        return [site.spawn(command)]
+
+    def restart(self, site):
+        site.processes[0].send_signal(signal.SIGHUP)
+
+
+class ModWsgi(Contender):
+    """Apache's mod_wsgi in daemon mode: processes of Apache's own."""
+
+    fronts = ("fcgid",)
+    apache_modules = "LoadModule wsgi_module /usr/lib/apache2/modules/mod_wsgi.so\nWSGISocketPrefix ipc/wsgi"
+    apache = """WSGIDaemonProcess bench processes={workers} threads=1 python-home={venv} home={directory}
+  WSGIScriptAlias / {program} process-group=bench application-group=%{{GLOBAL}}"""
+
+    def lay(self, site):
+        site.program = site.directory / "mysite.wsgi"
+        site.program.write_text(WSGI_SCRIPT.format(directory=str(site.directory), module=site.module))
+
+
+class Passenger(ModWsgi):
+    """Phusion Passenger within Apache."""
+
+    apache_modules = """LoadModule passenger_module /usr/lib/apache2/modules/mod_passenger.so
+PassengerRoot /usr/lib/ruby/vendor_ruby/phusion_passenger/locations.ini
+PassengerInstanceRegistryDir {directory}/passenger
+PassengerDisableSecurityUpdateCheck On
+PassengerDisableAnonymousTelemetry On
+PassengerUserSwitching Off
+PassengerDefaultUser {user}
+PassengerMaxPoolSize {workers}"""
+    apache = """DocumentRoot {directory}/public
+  PassengerEnabled On
+  PassengerAppRoot {directory}
+  PassengerAppType wsgi
+  PassengerStartupFile mysite.wsgi
+  PassengerPython {python}
+  PassengerMinInstances {workers}"""
+
+    def lay(self, site):
+        super().lay(site)
+        for name in ("public", "tmp", "passenger"):
+            (site.directory / name).mkdir()
+        (site.directory / "tmp" / "restart.txt").touch()
+
+    def restart(self, site):
+        os.utime(site.directory / "tmp" / "restart.txt")
+
+
 class Floor(Contender):
     """A C program on libfcgi: what is left when there is no Python."""
 
-    apps = ("hello",)
+    fronts, apps = ("nginx", "fcgid", "cgi"), ("hello",)
 
     def lay(self, site):
         executable(site.program, self.needs.floor.read_bytes())
@@ -192,15 +277,6 @@ class Floor(Contender):
     def start(self, site):
         with listener(site, site.socket) as listening:
             return [site.spawn([site.program], stdin=listening) for _ in range(site.workers)]
-
-
-class CgiFloor(Contender):
-    """The same for CGI: a static C program."""
-
-    fronts, apps = ("cgi",), ("hello",)
-
-    def lay(self, site):
-        executable(site.program, self.needs.cgi_floor.read_bytes())
 
 
 class Wsgiref(Contender):
@@ -218,11 +294,12 @@ class Runfcgi(Contender):
 
     fronts = ("nginx", "fcgid", "cgi")
 
-    def __init__(self, name, needs, binary, settings=""):
+    def __init__(self, name, needs, binary, settings="", cores=False):
         super().__init__(name, needs)
         self.binary = Path(binary)
         self.settings = settings
-        self.by_name_only = bool(settings)
+        self.cores = cores
+        self.by_name_only = bool(settings) or cores
 
     def lay(self, site):
         name = "runfcgi" if site.front == "nginx" else "mysite.fcgi"
@@ -266,13 +343,17 @@ def all_contenders(needs, binary, before=None):
         Flup("flup-threaded", needs, "threaded"),
         Flup("flup-prefork", needs, "prefork"),
         Uwsgi("uwsgi", needs),
+        Uwsgi("uwsgi-cores", needs, cores=True),
+        Gunicorn("gunicorn", needs),
+        ModWsgi("mod-wsgi", needs),
+        Passenger("passenger", needs),
         Floor("floor", needs),
-        CgiFloor("cgi-floor", needs),
         Wsgiref("wsgiref", needs),
         Loop("loop", needs),
     ]
     if binary:
         found.append(Runfcgi("runfcgi", needs, binary))
+        found.append(Runfcgi("runfcgi-cores", needs, binary, cores=True))
         found.append(Runfcgi("runfcgi-warm", needs, binary, 'warm = "/"\n'))
     if before:
         found.append(Runfcgi("runfcgi-before", needs, before))

@@ -1,4 +1,4 @@
-"""The four measurements. Each takes its contenders in turn (A B C A B C ...) and yields plain records.
+"""The large measurements. Each takes its contenders in turn (A B C A B C ...) and yields plain records.
 
 Knows how to measure; knows nothing of options, medians or tables.
 """
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 from concurrent import futures
+from http.client import HTTPException
 
 import load
 import procs
@@ -42,7 +43,7 @@ class Bench:
         self.sites_made += 1
         directory = self.directory / str(self.sites_made)
         directory.mkdir()
-        return Site(contender, app, front, workers, directory, self.user)
+        return Site(contender, app, front, contender.processes(workers), directory, self.user)
 
     def attempt(self, measure, contender, *args):
         """The records of one measurement of one contender; its failure is a record too, and the others go on."""
@@ -50,9 +51,13 @@ class Bench:
             for record in measure(self, contender, *args):
                 self.say(f"  {contender.name}: {brief(record)}")
                 yield {"contender": contender.name, **record}
-        except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
+        except (RuntimeError, OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
             self.say(f"  {contender.name}: FAILED: {error}")
             yield {"contender": contender.name, "error": f"{measure.__name__}: {error}"}
+
+    def attempt_all(self, measure, contenders, *args):
+        for contender in contenders:
+            yield from self.attempt(measure, contender, *args)
 
 
 def brief(record):
@@ -60,13 +65,20 @@ def brief(record):
 
 
 def throughput(bench, app, front):
-    """requests/s, latency and CPU per 1,000 requests; all contenders are up and take turns, each round in another order:
-    the first slice after a change of the load is slower."""
-    sites = [bench.site(c, app, front, bench.workers) for c in bench.who(app, front)]
+    """requests/s, latency and CPU per 1,000 requests."""
     loops = [c for c in bench.contenders if isinstance(c, Loop)]
     loop_sites = [bench.site(c, app, "none", 1) for c in loops for _ in range(os.cpu_count())]
-    if not sites and not loops:
-        return
+
+    def each_round():
+        return bench.attempt_all(loop_of, loops, loop_sites)
+
+    yield from turns(bench, app, front, bench.connections, slice_of, each_round)
+
+
+def turns(bench, app, front, variants, measure, each_round=tuple, which=bool):
+    """Measures each variant of each contender; all are up and take turns, each round in another order: the first slice
+    after a change of the load is slower."""
+    sites = [bench.site(c, app, front, bench.workers) for c in bench.who(app, front) if which(c)]
     with Stage(bench.directory, front, sites) if sites else contextlib.nullcontext():
         for site in list(sites):
             for record in bench.attempt(warmed, site.contender, site):
@@ -74,13 +86,12 @@ def throughput(bench, app, front):
                 yield record
         for number in range(bench.rounds):
             first = number % max(len(sites), 1)
-            for count in bench.connections:
+            for variant in variants:
                 for site in sites[first:] + sites[:first]:
-                    for record in bench.attempt(slice_of, site.contender, site, count):
-                        yield {"connections": count, "round": number, **record}
-            for loop in loops:
-                for record in bench.attempt(loop_of, loop, loop_sites):
-                    yield {"connections": None, "round": number, **record}
+                    for record in bench.attempt(measure, site.contender, site, variant):
+                        yield {"round": number, **record}
+            for record in each_round():
+                yield {"round": number, **record}
 
 
 def warmed(bench, _contender, site):
@@ -100,14 +111,16 @@ def loop_of(bench, contender, sites):
     }
 
 
-def slice_of(bench, _contender, site, count):
-    before = procs.cpu_of(site.directory)
-    result = load.wrk(site.port, count, bench.seconds)
-    spent = procs.cpu_between(before, procs.cpu_of(site.directory))
+def slice_of(bench, _contender, site, count, path="/"):
+    before = procs.cpu_of(site.directory), procs.cpu_of_ended()
+    result = load.wrk(site.port, count, bench.seconds, path)
+    spent = procs.cpu_between(before[0], procs.cpu_of(site.directory))
+    if site.front == "cgi":
+        spent["ended"] = procs.cpu_of_ended() - before[1]
     thousands = max(result["requests"], 1) / 1000
     result["cpu_per_1000"] = sum(spent.values()) / thousands
     result["cpu_by_role"] = {role: seconds / thousands for role, seconds in spent.items()}
-    yield result
+    yield {"connections": count, **result}
 
 
 def memory(bench, app, front):

@@ -17,12 +17,14 @@ APT = {
     "/usr/sbin/nginx": "nginx-light",
     "/usr/sbin/apache2": "apache2",
     "/usr/lib/apache2/modules/mod_fcgid.so": "libapache2-mod-fcgid",
+    "/usr/lib/apache2/modules/mod_wsgi.so": "libapache2-mod-wsgi-py3",
+    "/usr/lib/apache2/modules/mod_passenger.so": "libapache2-mod-passenger",
     "/usr/bin/gcc": "gcc",
     "/usr/include/fcgiapp.h": "libfcgi-dev",
     "/usr/include/python3*/Python.h": "python3-dev",
     "/usr/lib/python3*/ensurepip/__init__.py": "python3-venv",
 }
-PIP = ["Django==5.2.*", "flup==1.0.3", "uWSGI==2.0.31"]
+PIP = ["Django==5.2.*", "flup==1.0.3", "uWSGI==2.0.31", "gunicorn==27.0.1"]
 STEP_TIMEOUT = 900
 
 
@@ -35,18 +37,20 @@ class Needs:
         self.python = self.venv / "bin" / "python"
         self.uwsgi = self.venv / "bin" / "uwsgi"
         self.floor = self.directory / "floor"
-        self.cgi_floor = self.directory / "cgi-floor"
 
     def missing(self):
         """What is not there yet, one line each."""
         lines = [f"{path} (Debian package {name})" for path, name in missing_apt()]
-        if not (self.directory / "installed").exists():
+        if not self.installed():
             lines.append(f"{self.venv} (a venv with {', '.join(PIP)})")
         if not self.floor.exists():
             lines.append(f"{self.floor} (built from apps/floor.c)")
-        if not self.cgi_floor.exists():
-            lines.append(f"{self.cgi_floor} (built from apps/cgi_floor.c)")
         return lines
+
+    def installed(self):
+        """The venv holds what is wanted today."""
+        done = self.directory / "installed"
+        return done.exists() and done.read_text().split("\n")[:-1] == PIP
 
     def install(self, say):
         """Installs what is missing and names each thing before it does."""
@@ -57,7 +61,7 @@ class Needs:
             call(["apt-get", "update", "-q"], environ)
             call(["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages], environ)
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not (self.directory / "installed").exists():
+        if not self.installed():
             say(f"building {self.venv} with {', '.join(PIP)} from PyPI")
             # A copy of the interpreter: PSS counts less of a file that processes of others have mapped, too.
             call([PYTHON, "-m", "venv", "--clear", "--copies", str(self.venv)])
@@ -65,20 +69,18 @@ class Needs:
             (self.directory / "installed").write_text("\n".join(PIP) + "\n")
         if not self.floor.exists():
             say(f"compiling {self.floor}")
-            call(["gcc", "-O2", "-Wall", "-o", str(self.floor), str(HERE / "apps/floor.c"), "-lfcgi"])
-        if not self.cgi_floor.exists():
-            say(f"compiling {self.cgi_floor}")
-            call(["gcc", "-O2", "-Wall", "-static", "-o", str(self.cgi_floor), str(HERE / "apps/cgi_floor.c")])
+            source = str(HERE / "apps/floor.c")
+            call(["gcc", "-O2", "-Wall", "-static", "-o", str(self.floor), source, "-lfcgi"])
 
     def versions(self):
         """Names and versions of what takes part, for the record."""
         code = (
             "import sys, importlib.metadata as m\n"
             "print('Python', sys.version.split()[0])\n"
-            "for n in ('Django', 'flup', 'uWSGI'): print(n, m.version(n))\n"
+            "for n in ('Django', 'flup', 'uWSGI', 'gunicorn'): print(n, m.version(n))\n"
         )
         lines = output([str(self.python), "-c", code]).splitlines()
-        for name in ("nginx-light", "nginx", "apache2", "libapache2-mod-fcgid", "libfcgi-dev", "wrk"):
+        for name in ("nginx-light", "nginx", "apache2", "apache2-bin", *(n for n in APT.values() if "lib" in n), "wrk"):
             version = output(["dpkg-query", "-W", "-f", "${Version}", name])
             if version:
                 lines.append(f"{name} {version}")

@@ -37,11 +37,11 @@ def below(ancestor):
 
 def members(directory):
     """Pids of the site in `directory`: its path shows in their command line, working directory or environment,
-    or in that of an ancestor of theirs. The web server itself is not one."""
+    or in that of an ancestor of theirs. The web server itself is not one, unless it works in that directory."""
     directory = os.fsencode(str(directory))
     ours = set()
     for pid in below(os.getpid()):
-        if comm(pid) in WEB_SERVERS:
+        if comm(pid) in WEB_SERVERS and not works_in(pid, directory):
             continue
         fields = stat(pid)
         if fields and int(fields[1]) in ours or names(pid, directory):
@@ -50,14 +50,21 @@ def members(directory):
 
 
 def cpu(pid):
-    """CPU seconds (user and system) of a process so far."""
+    """CPU seconds (user and system) of a process so far: in nanoseconds while it has had one thread, else in ticks."""
     fields = stat(pid)
-    return (int(fields[11]) + int(fields[12])) / TICK if fields else 0.0
+    ticks = (int(fields[11]) + int(fields[12])) / TICK if fields else 0.0
+    return max(ticks, int((read(f"/proc/{pid}/schedstat").split() or [0])[0]) / 1e9)
 
 
 def cpu_of(directory):
     """CPU seconds of each member of a site: {pid: (role, seconds)}."""
     return {pid: (role(pid), cpu(pid)) for pid in members(directory)}
+
+
+def cpu_of_ended():
+    """CPU seconds of the processes that web servers below us have started and seen end: CGI programs."""
+    servers = [stat(pid) for pid in below(os.getpid()) if comm(pid) in WEB_SERVERS]
+    return sum(int(fields[13]) + int(fields[14]) for fields in servers if fields) / TICK
 
 
 def cpu_between(before, after):
@@ -145,6 +152,10 @@ def comm(pid):
 def names(pid, directory):
     if directory in read(f"/proc/{pid}/cmdline") or directory in read(f"/proc/{pid}/environ"):
         return True
+    return works_in(pid, directory)
+
+
+def works_in(pid, directory):
     try:
         return os.fsencode(os.readlink(f"/proc/{pid}/cwd")).startswith(directory)
     except OSError:

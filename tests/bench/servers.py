@@ -1,6 +1,6 @@
 """The real web servers in front: one instance with a port for each site, all in one directory, on 127.0.0.1.
 
-Knows configuration files; knows nothing of contenders beyond a site's socket, program and directory.
+Knows configuration files; knows nothing of contenders beyond a site's directory, program and own lines.
 """
 
 import os
@@ -20,7 +20,7 @@ http {{
   access_log off; keepalive_requests 10000000; keepalive_timeout 600;
   client_body_temp_path {directory}/body; fastcgi_temp_path {directory}/fastcgi;
   proxy_temp_path {directory}/proxy; scgi_temp_path {directory}/scgi; uwsgi_temp_path {directory}/uwsgi;
-  fastcgi_read_timeout 60;
+  fastcgi_read_timeout 60; client_max_body_size 64m;
   fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD $request_method;
   fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length;
   fastcgi_param SCRIPT_NAME ""; fastcgi_param PATH_INFO $uri; fastcgi_param REQUEST_URI $request_uri;
@@ -30,7 +30,7 @@ http {{
 {sites}
 }}
 """
-NGINX_SITE = "  server {{ listen 127.0.0.1:{port}; location / {{ fastcgi_pass unix:{socket}; }} }}"
+NGINX_SITE = "  server {{ listen 127.0.0.1:{port}; location / {{ {nginx} }} }}"
 
 APACHE = """
 ServerRoot {directory}
@@ -61,6 +61,7 @@ FcgidIPCDir {directory}/ipc
 FcgidProcessTableFile {directory}/fcgid_shm
 FcgidMaxProcessesPerClass {workers}
 FcgidMinProcessesPerClass {workers}
+FcgidMaxRequestLen 67108864
 """
 CGID = """
 LoadModule cgid_module {modules}/mod_cgid.so
@@ -69,14 +70,17 @@ ScriptSock {directory}/ipc/cgid
 APACHE_SITE = """
 Listen 127.0.0.1:{port}
 <VirtualHost 127.0.0.1:{port}>
-  Alias / {program}/
+  {lines}
   <Directory {directory}>
-    Options +ExecCGI
-    SetHandler {handler}
     Require all granted
   </Directory>
 </VirtualHost>
 """
+APACHE_PROGRAM = """Alias / {program}/
+  <Directory {directory}>
+    Options +ExecCGI
+    SetHandler {handler}
+  </Directory>"""
 
 
 class Nginx:
@@ -84,7 +88,7 @@ class Nginx:
 
     def __init__(self, directory, sites, user):
         self.directory = directory
-        blocks = "\n".join(NGINX_SITE.format(port=site.port, socket=site.socket) for site in sites)
+        blocks = "\n".join(NGINX_SITE.format(port=site.port, nginx=site.nginx) for site in sites)
         role = f"user {user.pw_name};" if os.geteuid() == 0 else ""
         conf = directory / "nginx.conf"
         conf.write_text(NGINX.format(directory=directory, user=role, sites=blocks))
@@ -92,23 +96,26 @@ class Nginx:
 
 
 class Apache:
-    """Apache, event MPM, with each site's program under mod_fcgid behind a port of its own."""
+    """Apache, event MPM, with a port for each site: its program under mod_fcgid, or a module of its own."""
 
     programs, handler = FCGID, "fcgid-script"
 
     def __init__(self, directory, sites, user):
         self.directory = directory
-        blocks = "".join(
-            APACHE_SITE.format(port=site.port, program=site.program, directory=site.directory, handler=self.handler)
-            for site in sites
-        )
+        blocks = "\n".join(site.apache_modules for site in sites)
+        for site in sites:
+            lines = site.apache or APACHE_PROGRAM.format(
+                program=site.program, directory=site.directory, handler=self.handler
+            )
+            blocks += APACHE_SITE.format(port=site.port, directory=site.directory, lines=lines)
         role = ""
         (directory / "ipc").mkdir(exist_ok=True)
         if os.geteuid() == 0:
             role = f"User {user.pw_name}\nGroup #{user.pw_gid}"
             os.chown(directory / "ipc", user.pw_uid, user.pw_gid)
         conf = directory / "apache.conf"
-        words = {"directory": directory, "modules": "/usr/lib/apache2/modules", "workers": sites[0].workers}
+        workers = max(site.workers for site in sites)
+        words = {"directory": directory, "modules": "/usr/lib/apache2/modules", "workers": workers}
         conf.write_text(APACHE.format(**words, programs=self.programs.format(**words), sites=blocks, user=role))
         self.command = ["/usr/sbin/apache2", "-f", str(conf), "-DFOREGROUND"]
 

@@ -1,8 +1,10 @@
-/* The floor: what a FastCGI program costs that does nothing but answer. Started with its listening socket
- * as fd 0. Answers as apps/hello.py does; the release is read once, from the file beside it, as the Python apps do. */
+/* The floor: what a program costs that does nothing but answer, as apps/hello.py does. As FastCGI it is started with
+ * its listening socket as fd 0, as CGI once for each request. */
 #include <fcgiapp.h>
 #include <stdio.h>
 #include <string.h>
+
+#define ANSWER "Status: 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nX-Release: %s\r\n\r\nhello, world\n"
 
 int main(void) {
     char release[32] = "";
@@ -12,12 +14,13 @@ int main(void) {
             release[strcspn(release, "\n")] = 0;
         fclose(file);
     }
+    if (FCGX_IsCGI()) {
+        printf(ANSWER, release);
+        return 0;
+    }
     FCGX_Stream *in, *out, *err;
     FCGX_ParamArray environ;
     while (FCGX_Accept(&in, &out, &err, &environ) == 0)
-        FCGX_FPrintF(out,
-                     "Status: 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nX-Release: %s\r\n\r\n"
-                     "hello, world\n",
-                     release);
+        FCGX_FPrintF(out, ANSWER, release);
     return 0;
 }
