@@ -2,6 +2,24 @@
 
 import statistics
 
+# The smaller measurements: their title, and of each column the head, the key and the digits.
+SLICES = {
+    "kept": ("processes that come and go", [
+        ("first process, ms", "first_ms", 0), ("later ones, ms", "later_ms", 1), ("slowest, ms", "slowest_ms", 1),
+        ("imports", "imports", 0), ("as many stay: PSS MB", "pss_mb", 0), ("processes", "processes", 0),
+        ("of them workers", "kept_workers", 0),
+    ]),
+    "idle": ("8 busy connections beside idle ones", [
+        ("idle ones held", "held", 0), ("requests/s", "rps", 0), ("p50 ms", "p50", 2), ("p99 ms", "p99", 2),
+        ("app CPU s per 1,000", "cpu_per_1000", 3), ("PSS MB", "pss_mb", 0), ("failed", "failed", 0),
+    ]),
+    "bodies": ("bodies of 10 MiB, one client", [("MiB/s", "mb_per_s", 0), ("app CPU ms each", "cpu_ms", 1)]),
+    "waits": ("pages of so many us of waiting / of computing, 8 connections", [
+        ("requests/s", "rps", 0), ("p50 ms", "p50", 2), ("p99 ms", "p99", 2),
+        ("app CPU s per 1,000", "cpu_per_1000", 3), ("failed", "failed", 0),
+    ]),
+}
+
 
 class Report:
     """The records of a run, asked for by what they are about."""
@@ -21,6 +39,22 @@ class Report:
     def median(self, key, **about):
         found = self.values(key, **about).values()
         return statistics.median(found) if found else None
+
+    def spread(self, key, **about):
+        """What lies between the rounds' smallest and largest figure, by their median; None with a single round."""
+        found = self.values(key, **about).values()
+        middle = statistics.median(found) if len(found) > 1 else 0
+        return (max(found) - min(found)) / middle if middle else None
+
+    def noise(self, columns, cells):
+        """A line that says how far the rounds lie apart: `cells` are what the rows of a table are about."""
+        parts = []
+        for head, key in columns:
+            spreads = [spread for cell in cells if (spread := self.spread(key, **cell)) is not None]
+            if spreads:
+                parts.append(f"{head} {statistics.median(spreads):.0%} (at worst {max(spreads):.0%})")
+        text = f"From round to round the same figure differs by: {', '.join(parts)}. Smaller differences are noise."
+        return [text, ""] if parts else []
 
     def ratio(self, key, base, **about):
         """Median over the rounds of what `contender` has for each 1 of `base` in the same round."""
@@ -47,6 +81,8 @@ class Report:
         for front in self.known("front"):
             for app in self.known("app", front=front):
                 lines += self.throughput(front, app) + self.rest(front, app)
+                for metric in SLICES:
+                    lines += self.slice(metric, front, app)
         errors = [f"- {r['front']}, {r['app']}, {r['contender']}: {r['error']}" for r in self.records if "error" in r]
         if errors:
             lines += ["## Not measured", "", *errors, ""]
@@ -91,13 +127,35 @@ class Report:
                 ["contender", "requests/s", f"ratio to {base}", "p50 ms", "p99 ms", f"app CPU s per 1,000 at {middle}",
                  "CPU ratio to loop", "failed"], rows,
             ), "",
+            *self.noise(
+                [("requests/s", "rps"), ("p50", "p50"), ("p99", "p99"), ("CPU", "cpu_per_1000")],
+                [dict(about, contender=name, connections=count) for name in names for count in counts],
+            ),
         ]
+
+    def slice(self, metric, front, app):
+        """One of the smaller measurements: medians, and how far the rounds lie apart."""
+        title, columns = SLICES[metric]
+        about = {"metric": metric, "front": front, "app": app}
+        names, variants = self.known("contender", **about), self.known("variant", **about)
+        cells = [dict(about, contender=name, variant=variant) for variant in variants or [None] for name in names]
+        cells = [cell for cell in cells if any(self.values(key, **cell) for _, key, _ in columns)]
+        if not cells:
+            return []
+        rows = [
+            [f"{cell['variant']}, {cell['contender']}" if variants else cell["contender"],
+             *(number(self.median(key, **cell), digits) for _, key, digits in columns)]
+            for cell in cells
+        ]
+        table_of = table(["contender", *(head for head, _, _ in columns)], rows)
+        noise = self.noise([(head, key) for head, key, digits in columns if digits], cells)
+        return [f"## {front}, {app}: {title}", "", *table_of, "", *noise]
 
     def rest(self, front, app):
         """Memory, cold start, restart: whatever of them was measured."""
         about = {"front": front, "app": app}
         names = [n for n in self.known("contender", **about) if n != "loop"]
-        if not any(self.known("metric", **about, contender=n) != ["throughput"] for n in names):
+        if not any(self.known("contender", metric=metric, **about) for metric in ("memory", "cold", "restart")):
             return []
         workers = self.known("workers", metric="memory", **about)
         rows = []

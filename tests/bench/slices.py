@@ -1,0 +1,95 @@
+"""The smaller measurements: bodies, idle connections, pages that wait, processes that come and go. Each yields plain
+records, as those of `measure` do.
+"""
+
+import os
+import statistics
+import time
+
+import load
+import procs
+from contenders import listener
+from measure import slice_of, turns
+
+BUSY = 8
+IDLE = (0, 1000)
+# Microseconds of waiting and of computing.
+PAGES = ("/0/1000", "/500/300", "/3000/300", "/50000/0", "/mix")
+
+
+def bodies(bench, app, front):
+    """Uploads and downloads of 10 MiB, one client."""
+    yield from turns(bench, app, front, load.TRANSFERS, transfer_of)
+
+
+def transfer_of(bench, _contender, site, kind):
+    before = procs.cpu_of(site.directory)
+    times = load.transfer(site.port, kind, bench.seconds)
+    spent = procs.cpu_between(before, procs.cpu_of(site.directory))
+    yield {
+        "variant": kind, "mb_per_s": load.MIB * len(times) / sum(times),
+        "cpu_ms": sum(spent.values()) * 1000 / len(times),
+    }
+
+
+def waits(bench, app, front):
+    """Pages that wait or compute, with 8 connections."""
+    yield from turns(bench, app, front, PAGES, wait_of)
+
+
+def wait_of(bench, contender, site, path):
+    for record in slice_of(bench, contender, site, BUSY, path):
+        yield {"variant": path, **record}
+
+
+def idle(bench, app, front):
+    """8 busy connections, without and with 1,000 that a web server keeps open to the contender and does not use."""
+    yield from turns(bench, app, front, IDLE, idle_of, which=lambda c: c.nginx.startswith("fastcgi_pass"))
+
+
+def idle_of(bench, contender, site, count):
+    with load.Idle(site.socket, count) as crowd:
+        for record in slice_of(bench, contender, site, BUSY):
+            sizes, _ = procs.pss(site.directory)
+            yield {"variant": count, "held": crowd.open(), "pss_mb": sum(sizes.values()), **record}
+
+
+def kept(bench, app, front):
+    """Processes that a web server starts and ends."""
+    for number in range(bench.rounds):
+        for contender in bench.who(app, front):
+            if not contender.apache:
+                yield from bench.attempt(kept_of, contender, app, front, number)
+
+
+def kept_of(bench, contender, app, front, number):
+    """Starts processes as mod_fcgid does (listener as fd 0, named PPID.N, the program's directory), each when the one
+    before has answered and ended; times are from spawn to the last byte. Then as many stay, with a visitor each."""
+    site = bench.site(contender, app, front, 1)
+    try:
+        times = []
+        for process in range(bench.workers + 1):
+            times.append(first_answer(site, process))
+            site.processes[0].terminate()
+            site.processes.pop().wait(10)
+        for process in range(bench.workers):
+            first_answer(site, bench.workers + 1 + process)
+        sizes, counts = procs.pss(site.directory)
+    finally:
+        site.stop()
+    yield {
+        "round": number, "first_ms": times[0] * 1000, "later_ms": statistics.median(times[1:]) * 1000,
+        "slowest_ms": max(times[1:]) * 1000, "imports": site.imports(), "pss_mb": sum(sizes.values()),
+        "kept_workers": counts.get("worker"), "processes": sum(counts.values()),
+    }
+
+
+def first_answer(site, number):
+    """Seconds from the start of a process to its first whole answer."""
+    path = site.directory / f"{os.getpid()}.{number}"
+    with listener(site, path) as listening:
+        began = time.perf_counter()
+        site.processes.append(site.spawn([site.program], stdin=listening))
+    if not load.fastcgi_get(path):
+        raise RuntimeError(f"process {number + 1} gave no complete 200: {site.log()}")
+    return time.perf_counter() - began
