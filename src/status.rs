@@ -11,6 +11,7 @@ pub(crate) mod figures;
 pub(crate) mod html;
 mod json;
 mod prometheus;
+mod site_workers;
 mod snapshot;
 mod text;
 

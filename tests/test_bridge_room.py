@@ -40,13 +40,21 @@ assert bounded.refusal(1, ME) == '', bounded.refusal(1, ME)
 assert bounded.largest > MB, 'it has measured this process'
 group(300 * MB, 290 * MB)
 why = bounded.refusal(1, ME)
+assert why.startswith('the site may have 1 worker (the account may use 300 MB'), why
 assert 'may use 300 MB of memory, 290 MB are in use' in why, why
 assert bounded.refusal(0, {}) == '', 'the first one is always allowed'
 for name in ('inactive_file', 'total_inactive_file'):
     group(300 * MB, 290 * MB, 200 * MB, name=name)
     assert bounded.refusal(1, ME) == '', 'what the kernel can take back is left'
 group('max', 290 * MB)
-assert bounded.refusal(1, ME) == '', 'no limit'
+assert bounded.refusal(1, ME) == '' and bounded.bound(1, ME) is None, 'no limit'
+
+# The least bound counts.
+group(300 * MB, 100 * MB)
+both = room.Room(settings('1000'))
+assert both.bound(1, ME)[0] < 300 and 'MB of memory' in both.bound(1, ME)[1]
+assert room.Room(settings('3')).bound(1, ME) == (3, '[server] maxchildren')
+assert room.Room(settings()).bound(0, {}) is None
 
 # What others may still grow by is not left.
 group(300 * MB, 200 * MB)

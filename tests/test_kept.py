@@ -59,6 +59,23 @@ def test_kept_workers_end_when_nobody_needs_so_many(by_cgi):
     assert pid_of(cgi(site)) in site.workers()
 
 
+def test_status_shows_the_workers_that_are_kept(by_cgi):
+    site = by_cgi()
+    worker = pid_of(cgi(site))
+    said = until(lambda: shown(site, kept=1), 10, "it is shown")
+    assert said["workers"] == {"serving": 0, "kept": 1, "waiting": 0, "most": None, "why": ""}
+    [kept] = said["preloaders"][0]["kept_workers"]
+    assert kept["pid"] == worker and kept["served"] == 1 and kept["usage"]["memory_bytes"] > 1 << 20
+    kill(worker)
+    until(lambda: shown(site, kept=0), 10, "it is shown no more")
+
+
+def shown(site, **workers):
+    """What `status` tells, if it tells this of the site's workers."""
+    said = site.status()
+    return workers.items() <= said["workers"].items() and said
+
+
 def test_a_touch_ends_kept_workers(by_cgi):
     site = by_cgi()
     assert cgi(site, "/version")[1] == "0"

@@ -77,6 +77,19 @@ def test_nobody_is_overtaken_for_long(make_plain, manage):
     assert min(seen.values()) >= 7, seen
 
 
+def test_status_shows_the_bound_and_who_waits(make_plain, manage):
+    site = make_plain(server="maxchildren = 2")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(3)]
+    bound = {"most": 2, "why": "[server] maxchildren", "kept": 0}
+    with Crowd(site, lambda at: request(fronts[at].socket, "/sleep?mark=busy&seconds=40").status, 3) as crowd:
+        until(lambda: site.status()["workers"] == {**bound, "serving": 2, "waiting": 1}, 20, "one waits in line")
+        crowd.over.set()
+        # Nobody needs to wait for their sleep to end.
+        until(lambda: [kill(pid) for pid in site.workers()] and len(crowd.replies) == 3, 20, "all have an answer")
+    until(lambda: site.status()["workers"] == {**bound, "serving": 0, "waiting": 0}, 10, "nobody waits")
+
+
 def test_who_waits_in_vain_is_told_the_bound(make_plain, manage):
     site = make_plain(server="maxchildren = 1", limits="queue_timeout = 1")
     manager = manage(site)
@@ -86,7 +99,7 @@ def test_who_waits_in_vain_is_told_the_bound(make_plain, manage):
     site.mark("busy")
     reply = request(fronts[1].socket, "/pid")
     assert reply.status == 503 and reply.seconds < 4
-    assert "RF0319" in reply.errors and "the site may have 1 workers ([server] maxchildren)" in reply.errors, reply.errors
+    assert "RF0319" in reply.errors and "the site may have 1 worker ([server] maxchildren)" in reply.errors, reply.errors
     thread.join(20)
     assert ask(fronts[1], "/pid").status == 200
 

@@ -5,8 +5,9 @@
 //! use the same directory, so no name may change its meaning.
 //! ```text
 //! file               written by                                read by                           stays until
-//! VERSION.lock       preloader: its pid, then `ready`; or the  fronts, `status`                  preloader leaves, swept
-//!                    front that started it: `failed`, and why
+//! VERSION.lock       preloader: its pid, then `ready` and its  fronts, `status`                  preloader leaves, swept
+//!                    report of the workers; or the front that
+//!                    started it: `failed`, and why
 //! VERSION.sock       front that starts a preloader: listens    fronts: connect                   VERSION.lock goes
 //! VERSION.log, .out  preloader: stderr, stdout of the import   itself, front that started it     unlinked at once
 //! front-PID.status   front                                     `status`, fronts, its next image  front ends, swept

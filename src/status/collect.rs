@@ -4,6 +4,7 @@
 
 use super::counts::COUNTS;
 use super::figures::{Figure, OfUsage, Process, ago, plural};
+use super::site_workers::SiteWorkers;
 use super::{Count, Counters, FrontState, History, Note, Snapshot, WorkerState, one_line};
 use crate::rundir::{self, BASES};
 use crate::sys::limits::{self, Limit};
@@ -16,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fronts write at least every ten seconds. One that has not written for this long hangs or is stopped.
 const SILENT_MS: u64 = 25_000;
-/// Bytes of a status file that are read; no front writes as many.
+/// Bytes of a report that are read; none is as long.
 const MAX_FILE: u64 = 1 << 20;
 /// How many times to read a file that may be in the middle of a write.
 const TRIES: usize = 20;
@@ -60,6 +61,10 @@ pub struct Preloader {
     pub code: String,
     /// A front forks its workers from it.
     pub current: bool,
+    /// What it reports of the workers.
+    pub workers: SiteWorkers,
+    /// CPU time and memory of those that it keeps, if /proc shows them.
+    pub kept: Vec<Option<Usage>>,
     /// Its CPU time and memory, if /proc shows them.
     pub usage: Option<Usage>,
 }
@@ -173,17 +178,15 @@ impl Site {
             let Some(file) = open(&path).filter(is_held) else {
                 continue;
             };
-            // The holder of the lock writes its pid into the file.
-            let mut text = String::new();
-            let _ = file.take(64).read_to_string(&mut text);
-            let (pid, _) = rundir::holder(&text);
-            let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+            let (pid, workers) = read_lock(&file);
             let mut fronts = self.fronts[first..].iter();
             self.preloaders.push(Preloader {
                 pid,
                 current: fronts.any(|front| front.snapshot.code == code),
                 code: one_line(code),
                 usage: procfs::usage(pid),
+                kept: workers.kept.iter().map(|w| procfs::usage(w.pid)).collect(),
+                workers,
             });
         }
     }
@@ -245,6 +248,15 @@ impl Site {
         all.filter(|worker| worker.state == state).count()
     }
 
+    /// The workers of the site, as its preloaders report them.
+    pub(super) fn site_workers(&self) -> SiteWorkers {
+        let mut all = SiteWorkers::default();
+        for preloader in &self.preloaders {
+            all.merge(&preloader.workers, preloader.current);
+        }
+        all
+    }
+
     /// How many requests wait for a worker.
     pub fn queued(&self) -> u64 {
         self.fronts.iter().map(|front| front.snapshot.queued).sum()
@@ -259,14 +271,28 @@ impl Site {
     pub(super) fn summary(&self) -> String {
         match (self.fronts.len(), self.preloaders.len()) {
             (0, 0) => String::from("not running"),
-            (0, _) => String::from("not running; the app is still loaded, for the next visitor"),
+            (0, _) => match self.site_workers().kept.len() as u64 {
+                0 => String::from("not running; the app is still loaded, for the next visitor"),
+                kept => {
+                    let kept = plural(kept, "worker");
+                    format!(
+                        "not running; the app is still loaded, with {kept}, for the next visitor"
+                    )
+                }
+            },
             (fronts, _) => {
                 let (state, busy) = (self.state(), self.workers(WorkerState::Busy));
                 let fronts = plural(fronts as u64, "front");
                 let workers = self.fronts.iter().map(|front| front.workers.len() as u64);
-                let workers = plural(workers.sum(), "worker");
+                let kept = self.site_workers().kept.len() as u64;
+                let workers = plural(workers.sum::<u64>() + kept, "worker");
+                let kept = if kept > 0 {
+                    format!(", {kept} kept")
+                } else {
+                    String::new()
+                };
                 let queued = plural(self.queued(), "request");
-                format!("{state}; {fronts}, {workers} ({busy} busy), {queued} waiting")
+                format!("{state}; {fronts}, {workers} ({busy} busy{kept}), {queued} waiting")
             }
         }
     }
@@ -309,8 +335,16 @@ impl Site {
             );
         }
         let idle = self.fronts.is_empty();
-        let preloaders = self.preloaders.iter();
-        all.extend(preloaders.map(|preloader| Process::preloader(preloader, idle)));
+        for preloader in &self.preloaders {
+            all.push(Process::preloader(preloader, idle));
+            let kept = preloader.workers.kept.iter().zip(&preloader.kept);
+            // One that a front has got since is shown there.
+            let kept = kept.filter(|(worker, _)| !all.iter().any(|p| p.pid == worker.pid));
+            let kept: Vec<_> = kept
+                .map(|(worker, usage)| Process::kept(self, worker, usage.as_ref()))
+                .collect();
+            all.extend(kept);
+        }
         all
     }
 
@@ -370,6 +404,26 @@ pub fn read(mut file: &File) -> Option<Snapshot> {
     Snapshot::decode(&String::from_utf8_lossy(&bytes))
 }
 
+/// Who holds the lock of a code version, and what it reports of the workers.
+fn read_lock(mut file: &File) -> (u32, SiteWorkers) {
+    let (mut pid, mut workers) = (None, None);
+    // It may be in the middle of a write.
+    for _ in 0..TRIES {
+        let mut bytes = Vec::new();
+        if file.rewind().is_ok() && file.take(MAX_FILE).read_to_end(&mut bytes).is_ok() {
+            let text = String::from_utf8_lossy(&bytes);
+            pid = rundir::holder(&text).0;
+            workers = SiteWorkers::decode(&text);
+        }
+        if workers.is_some() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    (pid, workers.unwrap_or_default())
+}
+
 /// Whether another process holds the lock.
 fn is_held(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
@@ -378,6 +432,7 @@ fn is_held(file: &File) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::status::site_workers::KeptWorker;
     use std::io::Write;
 
     /// A site with one of everything, and text that a careless renderer would not escape.
@@ -410,12 +465,26 @@ pub(super) mod tests {
                     code: String::from("abc"),
                     current: true,
                     usage: Some(usage),
+                    workers: SiteWorkers {
+                        serving: 2,
+                        waiting: 1,
+                        most: Some(3),
+                        why: String::from("a <reason>"),
+                        kept: vec![KeptWorker {
+                            pid: 102,
+                            served: 5,
+                            since: 3_591_000,
+                        }],
+                    },
+                    kept: vec![Some(usage)],
                 },
                 Preloader {
                     pid: 0,
                     code: String::from("def"),
                     current: false,
                     usage: None,
+                    workers: SiteWorkers::default(),
+                    kept: Vec::new(),
                 },
             ],
             limits: vec![

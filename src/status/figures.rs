@@ -1,13 +1,14 @@
 //! What every format shows: the figures, the table of processes, and how numbers are written.
 
 use super::collect::{Front, Preloader, Site};
+use super::site_workers::{KeptWorker, SiteWorkers};
 use super::{Count, RunningRequest, Snapshot, Worker};
 use crate::log::Utc;
 use crate::sys::limits::Limit;
 use crate::sys::procfs::Usage;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// A number that is shown. To add one, add a row to `COUNTS`, `FRONT` or `USAGE`; every format shows it.
+/// A number that is shown. To add one, add a row to `COUNTS`, `FRONT`, `SITE` or `USAGE`; every format shows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Figure<F> {
     /// Its name in JSON and in status files.
@@ -35,6 +36,7 @@ pub(super) enum Unit {
 }
 
 type OfFront = fn(&Site, &Snapshot) -> u64;
+type OfWorkers = fn(&SiteWorkers) -> u64;
 pub(super) type OfUsage = fn(&Usage) -> u64;
 
 /// The figures of each front, besides its counts.
@@ -53,6 +55,17 @@ pub(super) const FRONT: [Figure<OfFront>; 6] = [
              of: |site, front| if front.queued == 0 { 0 } else { site.since(front.queued_since) } },
     Figure { key: "max_workers", metric: "max_workers", title: "", unit: Unit::Number,
              help: "largest number of workers", of: |_, front| front.max_workers },
+];
+
+/// The figures of the site's workers.
+#[rustfmt::skip]
+pub(super) const SITE: [Figure<OfWorkers>; 3] = [
+    Figure { key: "serving", metric: "site_workers_serving", title: "workers serving", unit: Unit::Number,
+             help: "workers that fronts have", of: |workers| workers.serving },
+    Figure { key: "kept", metric: "site_workers_kept", title: "workers kept", unit: Unit::Number,
+             help: "idle workers that are kept for the next front", of: |workers| workers.kept.len() as u64 },
+    Figure { key: "waiting", metric: "site_fronts_waiting", title: "fronts in line", unit: Unit::Number,
+             help: "fronts that wait in line for a worker", of: |workers| workers.waiting },
 ];
 
 /// The figures of each process.
@@ -154,6 +167,20 @@ impl<'a> Process<'a> {
             usage,
             requests: &worker.requests,
             failure: &worker.failure,
+            ..Process::default()
+        }
+    }
+
+    /// A worker that the preloader keeps.
+    pub(super) fn kept(site: &Site, worker: &KeptWorker, usage: Option<&'a Usage>) -> Process<'a> {
+        Process {
+            kind: "worker",
+            pid: worker.pid,
+            state: "kept",
+            duration: Some(site.since(worker.since)),
+            served: Some(worker.served),
+            age: usage.map(|usage| usage.age_ms),
+            usage,
             ..Process::default()
         }
     }
@@ -287,7 +314,9 @@ mod tests {
         let front = FRONT.iter().map(|f| (f.key, f.metric));
         let usage = USAGE.iter().map(|f| (f.key, f.metric));
         let counts = COUNTS.iter().map(|f| (f.key, f.metric));
-        let (keys, metrics): (Vec<_>, Vec<_>) = front.chain(usage).chain(counts).unzip();
+        let workers = SITE.iter().map(|f| (f.key, f.metric));
+        let all = front.chain(usage).chain(counts).chain(workers);
+        let (keys, metrics): (Vec<_>, Vec<_>) = all.unzip();
         for names in [keys, metrics] {
             let unique: std::collections::BTreeSet<_> = names.iter().collect();
             assert_eq!(unique.len(), names.len(), "{names:?}");
@@ -303,12 +332,13 @@ mod tests {
             .iter()
             .map(|f| (f.key, f.metric, f.title, f.full_name()));
         let counts = COUNTS.iter().map(|f| (f.key, f.metric, f.title, f.title));
-        for (key, metric, title, name) in front.chain(usage).chain(counts) {
+        let workers = SITE.iter().map(|f| (f.key, f.metric, f.title, f.title));
+        for (key, metric, title, name) in front.chain(usage).chain(counts).chain(workers) {
             assert!(
                 json::render(&site).contains(&format!("\"{key}\":")),
                 "{key}"
             );
-            let sample = format!("\nrunfcgi_{metric}{{site=\"my site\",");
+            let sample = format!("\nrunfcgi_{metric}{{site=\"my site\"");
             assert!(prometheus::render(&site).contains(&sample), "{metric}");
             assert!(text::render(&site, true).contains(title), "{title}");
             let tile = format!("<span class=\"s\">{name}</span></div>");

@@ -1,7 +1,7 @@
 //! A `Site` as an HTML page: one self-contained document, for light and dark mode, with a chart of the last hour.
 
 use super::collect::Site;
-use super::figures::{Process, USAGE, Unit, ago, grouped, headings, limit, plural, time};
+use super::figures::{Process, SITE, USAGE, Unit, ago, grouped, headings, limit, plural, time};
 use super::{History, MINUTES};
 use crate::pages::escape_html;
 use crate::sys::limits::Limit;
@@ -49,13 +49,14 @@ pub(crate) fn sections(site: &Site, problems: &[String]) -> String {
     format!(
         "{wrong}<section class=\"n\">\n{tiles}</section>\n\
          <section>\n<h2>Requests in the last hour</h2>\n{picture}</section>\n\
-         <section>\n<h2>Processes</h2>\n<div class=\"w\"><table class=\"wide\">\n{processes}</table></div>\n</section>\n\
+         <section>\n<h2>Processes</h2>\n{bound}<div class=\"w\"><table class=\"wide\">\n{processes}</table></div>\n</section>\n\
          <section>\n<h2>Limits of the account</h2>\n<div class=\"w\"><table class=\"limits\">\n{limits}</table></div>\n</section>\n\
          <footer class=\"s\">{config}, as of {time}</footer>\n",
         config = escape_html(&site.config),
         time = time(site.now),
         tiles = tiles(site),
         picture = picture(&site.history()),
+        bound = bound(site),
         processes = processes(site),
         limits = limits(site),
     )
@@ -87,7 +88,11 @@ fn tiles(site: &Site) -> String {
             "<div title=\"{help}\"><b class=\"{class}\">{value}{measure}</b><span class=\"s\">{title}</span></div>\n"
         )
     };
-    counts.chain(usage).map(tile).collect()
+    let of_site = site.site_workers();
+    let workers = SITE
+        .iter()
+        .map(|f| (f.title, f.help, f.unit, (f.of)(&of_site)));
+    counts.chain(usage).chain(workers).map(tile).collect()
 }
 
 /// A bar for each minute of the last hour; the red part at its foot is what failed.
@@ -135,6 +140,15 @@ fn picture(history: &History) -> String {
     }
     // Not in the picture: letters there would shrink with it.
     out + "</svg>\n<p class=\"axis s\"><span>1 h ago</span><span>30 min ago</span><span>now</span></p>\n"
+}
+
+/// What bounds the workers.
+fn bound(site: &Site) -> String {
+    site.site_workers()
+        .bound()
+        .map_or_else(String::new, |bound| {
+            format!("<p class=\"s\">{}</p>\n", escape_html(&bound))
+        })
 }
 
 fn processes(site: &Site) -> String {
@@ -205,6 +219,8 @@ mod tests {
             "a &quot;quoted&quot; &lt;trouble&gt;",
             "a &lt;note&gt; &amp; &quot;more&quot;",
             "failed: GET /&lt;b&gt;: OSError",
+            "<p class=\"s\">at most 3 workers: a &lt;reason&gt;</p>",
+            "<span class=\"s\">kept for 10s</span>",
             "silent for 30s",
             "style=\"width:93%\"",
             "<title>0 min ago: 1 request, 1 failed</title>",

@@ -2,7 +2,8 @@
 
 use super::collect::{Front, Preloader, Site};
 use super::counts::COUNTS;
-use super::figures::{FRONT, USAGE, Unit, time};
+use super::figures::{FRONT, SITE, USAGE, Unit, time};
+use super::site_workers::SiteWorkers;
 use super::{Counters, Note, Worker};
 use crate::pages::quote_json as text;
 use crate::sys::limits::Limit;
@@ -21,17 +22,37 @@ pub(super) fn render(site: &Site) -> String {
         ("time", text(&time(site.now))),
         ("counters", counters(&site.counters())),
         ("minutes", object(minutes)),
+        ("workers", workers(&site.site_workers())),
         ("fronts", list(&site.fronts, |f| front(site, f))),
-        ("preloaders", list(&site.preloaders, preloader)),
+        ("preloaders", list(&site.preloaders, |p| preloader(site, p))),
         ("limits", list(&site.limits, limit)),
         ("notes", list(&site.notes, |note| text(note))),
     ]);
     whole + "\n"
 }
 
-fn preloader(preloader: &Preloader) -> String {
+fn workers(workers: &SiteWorkers) -> String {
+    let figures = SITE.iter().map(|f| (f.key, f.unit.exact((f.of)(workers))));
+    let bound = [
+        ("most", or_null(&workers.most, u64::to_string)),
+        ("why", text(&workers.why)),
+    ];
+    object(figures.chain(bound))
+}
+
+fn preloader(site: &Site, preloader: &Preloader) -> String {
+    let kept: Vec<_> = preloader.workers.kept.iter().zip(&preloader.kept).collect();
+    let kept = list(&kept, |(worker, used)| {
+        object([
+            ("pid", pid(worker.pid)),
+            ("served", worker.served.to_string()),
+            ("kept_seconds", Unit::Millis.exact(site.since(worker.since))),
+            ("usage", or_null(used, usage)),
+        ])
+    });
     object([
         ("pid", pid(preloader.pid)),
+        ("kept_workers", kept),
         ("code", text(&preloader.code)),
         ("current", preloader.current.to_string()),
         ("usage", or_null(&preloader.usage, usage)),
@@ -140,6 +161,8 @@ mod tests {
             "\"trouble\":\"a \\\"quoted\\\" <trouble>\"",
             "\"requests\":[{\"what\":\"GET /a b/\\\"<c>\",\"seconds\":11.000}]",
             "{\"name\":\"cgroup_memory\",\"used\":104857600,\"limit\":null,\"unit\":\"bytes\"}",
+            "\"workers\":{\"serving\":2,\"kept\":1,\"waiting\":1,\"most\":3,\"why\":\"a <reason>\"},",
+            "\"kept_workers\":[{\"pid\":102,\"served\":5,\"kept_seconds\":10.000,\"usage\":{",
             "\"last_failure\":null,\"last_death\":{\"time\":\"1970-01-01T00:00:00Z\",\"text\":\"killed\"}",
             "\"notes\":[\"a <note> & \\\"more\\\"\"]}\n",
         ] {

@@ -2,7 +2,7 @@
 
 use super::collect::Site;
 use super::counts::COUNTS;
-use super::figures::{FRONT, USAGE};
+use super::figures::{FRONT, SITE, USAGE};
 use super::{FrontState, Snapshot, WorkerState};
 use std::fmt::Write;
 
@@ -48,6 +48,14 @@ pub(super) fn render(site: &Site) -> String {
         })
     });
     out.metric("workers", "workers by state", workers);
+    let of_site = site.site_workers();
+    for figure in &SITE {
+        let value = figure.unit.exact((figure.of)(&of_site));
+        out.metric(figure.metric, figure.help, [(String::new(), value)]);
+    }
+    let most = of_site.most.map(|most| (String::new(), most.to_string()));
+    let help = "the most workers that the site may have now";
+    out.metric("site_workers_limit", help, most);
     let processes = site.processes();
     for figure in &USAGE {
         let samples = processes.iter().filter_map(|process| {

@@ -208,7 +208,7 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// The file may be another user's, and its text is shown in a terminal.
-fn line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+pub(super) fn line<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     String::deserialize(from).map(|text| one_line(&text))
 }
 

@@ -2,7 +2,7 @@
 
 use super::MINUTES;
 use super::collect::Site;
-use super::figures::{Process, USAGE, ago, grouped, headings, limit, time};
+use super::figures::{Process, SITE, USAGE, ago, grouped, headings, limit, time};
 
 /// The width of a terminal.
 const WIDTH: usize = 80;
@@ -19,6 +19,9 @@ pub(super) fn render(site: &Site, unicode: bool) -> String {
     ];
     lines.extend(site.problems().iter().map(|line| wrapped(line)));
     let running = !site.fronts.is_empty();
+    if running || !site.preloaders.is_empty() {
+        lines.push(format!("\n{}", wrapped(&workers(site))));
+    }
     if running {
         let counts = site
             .counts()
@@ -29,7 +32,7 @@ pub(super) fn render(site: &Site, unicode: bool) -> String {
         let bars = if unicode { BARS } else { ASCII_BARS };
         let picture: String = history.iter().map(|n| bar(*n, peak, bars)).collect();
         let (now, peak) = (history[MINUTES - 1], grouped(peak.into()));
-        lines.push(format!("\n{}", wrapped(&counts.join("; "))));
+        lines.push(wrapped(&counts.join("; ")));
         lines.push(format!("last hour {picture} {now} now"));
         lines.push(format!("          peak: {peak} a minute"));
     }
@@ -54,6 +57,18 @@ pub(super) fn render(site: &Site, unicode: bool) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// The workers of the site, and what bounds them.
+fn workers(site: &Site) -> String {
+    let workers = site.site_workers();
+    let figures = SITE
+        .iter()
+        .map(|f| format!("{} {}", f.title, f.unit.show((f.of)(&workers))));
+    figures
+        .chain(workers.bound())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn bar(number: u32, peak: u32, bars: [char; 8]) -> char {
@@ -129,7 +144,9 @@ mod tests {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         for part in [
-            "my site: hanging; 1 front, 2 workers (1 busy), 1 request waiting",
+            "my site: hanging; 1 front, 3 workers (1 busy, 1 kept), 1 request waiting",
+            "\nworkers serving 2; workers kept 1; fronts in line 1; at most 3 workers: a\n",
+            "  kept 10s",
             "silent 30s",
             "busy 11s",
             "GET /a b/\"<c>",
@@ -153,7 +170,7 @@ mod tests {
         site.fronts.clear();
         let text = render(&site, true);
         assert!(
-            text.starts_with("my site: not running; the app is still loaded"),
+            text.starts_with("my site: not running; the app is still loaded, with 1 worker, for"),
             "{text}"
         );
         assert!(

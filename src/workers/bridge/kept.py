@@ -21,6 +21,7 @@ class KeptWorker:
         self.pid, self.idle_timeout, self.spare = (int(facts[name]) for name in ('pid', 'idle_timeout', 'spare'))
         self.slots = fds[-int(facts['shape'].split()[0]) :]
         self.since = time.monotonic()
+        self.kept_at = int(time.time() * 1000)  # milliseconds since 1970, for people
         self.old_at = self.since + int(facts['old_in']) / 1000 if facts.get('old_in') else None
         self.fds = [PRIVATE.add(fd) for fd in fds]  # no child of ours may inherit them
 

@@ -30,6 +30,7 @@ from .processes import (
     is_alive,
     set_process_name,
 )
+from .report import Report
 from .site_pool import SitePool
 from .warm import collect_as_usual, share_memory, warm_up
 from .wire import (
@@ -68,6 +69,7 @@ class Preloader:
         self.pid = os.getpid()
         self.app = None
         self.answer = b''  # READY or FAILED
+        self.report = None
         self.controls = {}
         self.spawners = set()
         self.linger = 0.0
@@ -100,13 +102,16 @@ class Preloader:
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
-        self.write_lock('{} {}'.format(self.pid, self.settings['ready']))  # from now on no answer means we hang
+        line = '{} {}'.format(self.pid, self.settings['ready'])
+        self.write_lock(line)  # from now on no answer means we hang
+        self.report = Report(self.lock, line)
         self.set_signals()  # again: the import may have set others
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
         self.open_wake_pipe()
         while True:
             self.handle_events(self.timeout())
             self.pool.on_time()
+            self.report.update(self.pool)
             forget_output()
             if self.may_leave():
                 self.leave()
@@ -297,7 +302,7 @@ class Preloader:
     def timeout(self):
         """How long the next poll may wait, in seconds; None: forever."""
         now = time.monotonic()
-        times = [self.pool.deadline()]
+        times = [self.pool.deadline(), self.report.deadline() if self.report else None]
         if not self.controls:
             if self.idle_since is None:
                 self.idle_since = now

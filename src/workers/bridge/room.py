@@ -11,6 +11,7 @@ ROOM_FOR_GROWTH = 1.1  # what was not seen of the largest worker
 KEPT_FREE = 32  # a part of the limit that is left to the fronts and to the web server: 1/32
 MEASURE_AFTER = 0.3  # seconds after which a worker is measured again
 MEASURED_AT_ONCE = 4  # workers measured before one decision
+NO_LIMIT = 1 << 62  # bytes
 LOWERED_FOR = 180.0  # seconds for which there may be no more workers than were left when one was killed
 
 
@@ -26,22 +27,34 @@ class Room:
         self.lowered = (0, 0.0)  # at most so many workers, until then
 
     def refusal(self, workers, pids):
-        """Why there can be no further worker now, in words; '' if there can. `workers`: how many serve or are idle."""
-        if self.most and workers >= self.most:
-            return 'the site may have {} workers ([server] maxchildren)'.format(self.most)
-        if not self.groups or not pids:
+        """Why there can be no further worker now, in words; '' if there can."""
+        most, why = self.bound(workers, pids) or (workers + 1, '')
+        if most > workers:
             return ''
-        most, until = self.lowered
-        if len(pids) >= most and time.monotonic() < until:
-            return 'a worker was killed for want of memory, so there are at most {} for some minutes'.format(most)
-        left, limit = min(group.left() for group in self.groups)
+        return 'the site may have {} worker{} ({})'.format(most, '' if most == 1 else 's', why)
+
+    def bound(self, workers, pids):
+        """(how many workers there can be now, why not more). None: nothing bounds them. `workers`: how many serve or are
+        idle. The first one is always allowed."""
+        bounds = [(self.most, '[server] maxchildren')] if self.most else []
+        if self.groups and pids:
+            most, until = self.lowered
+            if time.monotonic() < until:
+                why = 'one more was killed for want of memory some minutes ago'
+                bounds.append((max(0, workers + most - len(pids)), why))
+            left, limit = min(group.left() for group in self.groups)
+            if limit < NO_LIMIT:
+                bounds.append(self.fit(left, limit, workers, pids))
+        return min(bounds, default=None)
+
+    def fit(self, left, limit, workers, pids):
+        """How many workers fit into the memory of the account, and why not more."""
         self.measure(pids)
         size = max(LEAST_SIZE, int(self.largest * ROOM_FOR_GROWTH)) if self.largest else FIRST_SIZE
         growth = sum(max(0, size - self.sizes.get(pid, (0, 0.0))[0]) for pid in pids)
-        if left - limit // KEPT_FREE >= growth + size:
-            return ''
+        more = max(0, (left - limit // KEPT_FREE - growth) // size)
         text = 'the account may use {} MB of memory, {} MB are in use, and a worker of this site takes {} MB'
-        return text.format(limit >> 20, (limit - left) >> 20, size >> 20)
+        return workers + more, text.format(limit >> 20, (limit - left) >> 20, size >> 20)
 
     def measure(self, pids):
         """Looks at the workers that were not looked at for longest."""
@@ -73,7 +86,7 @@ class MemoryGroup:
         """(bytes that are left, the limit in bytes); what the kernel can take from its cache of files is left."""
         limit, used = read_number(self.limit), read_number(self.usage)
         if limit is None or used is None:
-            return 1 << 62, 1 << 62
+            return NO_LIMIT, NO_LIMIT
         names = read_table(self.statistics)
         cache = names.get('total_inactive_file', names.get('inactive_file', 0))
         return limit - max(0, used - cache), limit

@@ -107,6 +107,10 @@ class SitePool:
         held = list(self.children.values())
         return len(self.kept.idle) + sum(min(held.count(control), control.serving) for control in self.holders())
 
+    def count_waiting(self):
+        """The fronts that wait in line."""
+        return len({needed.control for needed in self.needed if needed.told})
+
     def holders(self):
         """The fronts that have workers."""
         return {control for control in self.children.values() if control is not None}
