@@ -72,6 +72,9 @@ class KeptTest(unittest.TestCase):
         preloader.keep(*second)
         os.kill(second[0], signal.SIGKILL)
         wait_for(lambda: is_gone(second[0]), 'it to be gone')
+        kind, payload, kept, _ = read_frame(preloader.setup)
+        self.assertEqual((kind, kept, struct.unpack('>I', payload[:4])), (b'q', 1, second[:1]))
+        self.assertIn(b'was killed (SIGKILL)', payload)
         self.assertNotEqual(self.worker(preloader)[0], second[0])
 
     @each_python

@@ -100,6 +100,16 @@ def test_a_kept_worker_or_its_keeper_that_is_killed_costs_nobody_an_answer(by_cg
         pid_of(cgi(site))
 
 
+def test_the_end_of_a_kept_worker_is_told_the_next_front_once(by_cgi):
+    site = by_cgi()
+    worker = pid_of(cgi(site))
+    kill(worker)
+    until(lambda: worker not in site.workers(), 5, "it is gone")
+    errors = [cgi(site)[2] for _ in range(2)]
+    assert "RF0406" in errors[0] and f"worker {worker} was killed (SIGKILL)" in errors[0], errors
+    assert "RF0406" not in errors[1] and site.log().count("RF0406") == 1
+
+
 def test_the_worker_of_a_front_that_leaves_serves_the_next_one(make_plain, manage):
     site = make_plain()
     manager = manage(site)

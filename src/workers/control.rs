@@ -24,8 +24,8 @@ pub(super) enum Message {
     Given(Option<ProcessNo>, Kept),
     /// Another front needs a worker. `true`: urgently, since there is no room for a new one.
     Release(bool),
-    /// A worker of ours has ended in an unusual way: its pid, and how.
-    Exited(i32, String),
+    /// A worker has ended in an unusual way: its pid, and how. It was ours, or `true`: nobody's.
+    Exited(i32, String, bool),
     /// It sent something that is not of the private wire.
     Invalid(String),
 }

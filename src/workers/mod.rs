@@ -288,7 +288,7 @@ impl Workers {
         self.crew.child_ended(pid, status, now);
         self.run(now);
         if status != WaitStatus::Exited(pid, 0) {
-            self.on_worker_exit(pid.as_raw(), import::describe(status), now);
+            self.on_worker_exit(pid.as_raw(), import::describe(status), false, now);
         }
     }
 
@@ -328,7 +328,7 @@ impl Workers {
                     self.generations.send(number, &ToPreloader::busy());
                 }
             }
-            Message::Exited(pid, how) => self.on_worker_exit(pid, how, now),
+            Message::Exited(pid, how, kept) => self.on_worker_exit(pid, how, kept, now),
             Message::Invalid(what) => {
                 self.note(
                     Level::Error(worker::BROKEN_WIRE),
@@ -339,9 +339,9 @@ impl Workers {
         self.run(now);
     }
 
-    /// A worker of this site has ended in an unusual way. It is unexpected if it is ours and we did not end it.
-    fn on_worker_exit(&mut self, pid: i32, how: String, now: Instant) {
-        let unexpected = self.crew.pool.roster().ends_unexpectedly(pid);
+    /// A worker has ended in an unusual way. It is unexpected if it was kept, or is ours and we did not end it.
+    fn on_worker_exit(&mut self, pid: i32, how: String, kept: bool, now: Instant) {
+        let unexpected = kept || self.crew.pool.roster().ends_unexpectedly(pid);
         let told = self.crew.ended(pid, &how, now);
         self.put(Output::Exited(pid, how, unexpected, told));
         self.run(now);

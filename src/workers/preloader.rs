@@ -372,7 +372,7 @@ impl Link {
                 }
             }
             Frame::Release { urgent } => Message::Release(urgent),
-            Frame::Exited { pid, how } => Message::Exited(pid, how),
+            Frame::Exited { pid, how, kept } => Message::Exited(pid, how, kept),
             _ => return None,
         })
     }

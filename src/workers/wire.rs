@@ -86,6 +86,8 @@ pub const RELEASE: u8 = b'l';
 pub const URGENT: u8 = 1;
 /// Preloader to front: a worker of this front has ended in an unusual way; payload pid (u32), then a description.
 pub const EXITED: u8 = b'q';
+/// Flag of `EXITED`: no front had this worker; only one is told.
+pub const KEPT: u8 = 1;
 
 /// Limit for the payload of all frames but `DATA`, `LOG` and `OUTPUT`, which come in pieces; in bytes.
 pub const MAX_WHOLE: usize = 1 << 20;
@@ -150,6 +152,8 @@ pub enum Frame<'a> {
         pid: i32,
         /// How, in words.
         how: String,
+        /// No front had it.
+        kept: bool,
     },
 }
 
@@ -311,6 +315,7 @@ fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireE
             Frame::Exited {
                 pid: pid(number).ok_or_else(bad)?,
                 how: String::from_utf8_lossy(how).into_owned(),
+                kept: flags & KEPT != 0,
             }
         }
         _ => {

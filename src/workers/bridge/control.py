@@ -15,6 +15,7 @@ class Control:
         self.ask_after = 0.0  # until then it has no idle worker
         self.urge_after = 0.0  # until then it knows that others wait in line
         self.serving = 0  # workers that serve it
+        self.greeted = False  # it knows how the import went
 
     def read_frame(self):
         """(type, payload, descriptors), or None while the frame is incomplete. EOFError at the end.

@@ -24,6 +24,7 @@ class KeptWorker:
         self.kept_at = int(time.time() * 1000)  # milliseconds since 1970, for people
         self.old_at = self.since + int(facts['old_in']) / 1000 if facts.get('old_in') else None
         self.fds = [PRIVATE.add(fd) for fd in fds]  # no child of ours may inherit them
+        self.is_ended = False  # by us
 
     def close(self, fds):
         for fd in fds:
@@ -59,7 +60,7 @@ class KeptWorkers:
         """The one of this shape that was used last, or None."""
         for worker in [worker for worker in reversed(self.idle) if worker.facts['shape'] == shape]:
             if poll_once(worker.slots[0], 0):  # it has just died
-                self.end(worker)
+                self.drop(worker)
                 continue
             self._withdraw(worker)
             return worker
@@ -69,19 +70,25 @@ class KeptWorkers:
         """A worker that is idle and closes a slot, or speaks, is of no use."""
         for worker in list(self.idle):
             if fd in worker.slots:
-                self.end(worker)
+                self.drop(worker)
 
     def reaped(self, pid):
-        """The process is gone."""
-        for worker in [worker for worker in self.idle if worker.pid == pid]:
+        """The process is gone. Whether it was kept, and we have not ended it."""
+        lost = False
+        for worker in [worker for worker in self.idle + [worker for _, worker in self.ending] if worker.pid == pid]:
+            lost = not worker.is_ended
             self._withdraw(worker)
             worker.close(list(worker.fds))
-        for entry in [entry for entry in self.ending if entry[1].pid == pid]:
-            self.ending.remove(entry)
-            entry[1].close(list(entry[1].fds))
+        self.ending = [entry for entry in self.ending if entry[1].pid != pid]
+        return lost
 
     def end(self, worker):
         """Has it run its exit functions and exit: it does when its slots are closed."""
+        worker.is_ended = True
+        self.drop(worker)
+
+    def drop(self, worker):
+        """The same for one that seems to end by itself."""
         self._withdraw(worker)
         worker.close(worker.slots)
         self.ending.append((time.monotonic() + EXIT_WITHIN, worker))
@@ -97,6 +104,7 @@ class KeptWorkers:
             if at is not None and at <= now:
                 self.end(worker)
         for _, worker in [entry for entry in self.ending if entry[0] <= now]:
+            worker.is_ended = True
             worker.close(list(worker.fds))
         self.ending = [entry for entry in self.ending if entry[0] > now]
 

@@ -111,6 +111,7 @@ class Preloader:
         while True:
             self.handle_events(self.timeout())
             self.pool.on_time()
+            self.pool.tell(self.controls.values())
             self.report.update(self.pool)
             forget_output()
             if self.may_leave():
@@ -286,6 +287,7 @@ class Preloader:
         if spawner > 0:
             self.spawners.add((spawner, pairs.get('spawner_start') or '0'))
         control.sock.sendall(self.answer)
+        control.greeted = True
 
     def become_worker(self, lifeline, stdout, stderr, slots):
         """Runs in the forked child, which has closed the listener, lock and control sockets already."""

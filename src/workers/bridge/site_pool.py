@@ -9,11 +9,12 @@ from .output import describe_exception, log
 from .private import PRIVATE
 from .processes import describe_exit
 from .room import Room
-from .wire import EXITED, FORKED, GIVEN, REFUSED, URGENT, WAITING, encode_pairs, frame
+from .wire import EXITED, FORKED, GIVEN, KEPT, REFUSED, URGENT, WAITING, encode_pairs, frame
 
 ASK_WITHIN = 0.1  # seconds that other fronts have to give an idle worker before a new one is forked
 LOOK_AGAIN = 0.2  # seconds after which it is looked whether there is room now
 URGE_AGAIN = 1.0  # seconds after which a front is asked again for a worker that becomes idle; it remembers for longer
+MOST_UNTOLD = 8  # ends of kept workers that wait for a front
 MUTE_FOR = 1.0  # seconds for which a front that did not answer in time is not asked again
 
 
@@ -47,6 +48,7 @@ class SitePool:
         self.needed = []
         self.kept = KeptWorkers(poll)
         self.room = Room(settings)
+        self.untold = []  # how kept workers have ended: EXITED, for the next front
 
     def request(self, control, payload, fds):
         """FORK: this front needs a worker."""
@@ -177,12 +179,21 @@ class SitePool:
             except ChildProcessError:
                 pid, status = child, 0
             if pid:
-                self.kept.reaped(pid)
+                lost = self.kept.reaped(pid)
                 control, words = self.children.pop(pid), describe_exit(status)
                 if os.WIFSIGNALED(status) and self.room.killed(self.count_serving()):
                     words = 'was killed by the kernel, since the memory of the account is used up'
                 if words and control is not None:
                     control.send(frame(EXITED, struct.pack('>I', pid) + words.encode()))
+                elif words and lost:
+                    words += '; it was idle, kept for the next front'
+                    self.untold.append(frame(EXITED, struct.pack('>I', pid) + words.encode(), KEPT))
+
+    def tell(self, controls):
+        """Tells one of these fronts how kept workers have ended."""
+        self.untold = self.untold[-MOST_UNTOLD:]
+        while self.untold and any(control.send(self.untold[0]) for control in controls if control.greeted):
+            self.untold.pop(0)
 
     def on_time(self):
         """Does what is due."""

@@ -12,7 +12,7 @@ STARTED, BOOT_FAILED = ord('W'), ord('B')
 HEAD, DATA, FILE, LOG, OUTPUT, EXCEPTION, CAUGHT, END = (ord(c) for c in 'HDFLOXCE')
 SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) for c in 'Shfrbknlq')
 KEEP, GIVEN, BUSY, WAITING = (ord(c) for c in 'pgyw')
-BODY_FD = TRUNCATED = URGENT = 1
+BODY_FD = TRUNCATED = URGENT = KEPT = 1
 
 REQUEST_HEADER = struct.Struct('>BBxxIQ')
 FRAME_HEADER = struct.Struct('>BBxxI')
