@@ -146,6 +146,11 @@ class HintsTest(unittest.TestCase):
         self.assertIn('the limit of processes of this account is reached', hint)
         hint = self.hint(python, 'raise MemoryError')
         self.assertIn('the memory that a process of this account may have is used up', hint)
+        for name in ('RLIMIT_AS', 'RLIMIT_DATA'):
+            # This interpreter may have more than 1 GB of addresses from the start.
+            app = 'import resource; resource.setrlimit(resource.{}, (1 << 33, 1 << 33)); bytearray(1 << 34)'
+            hint = self.hint(python, app.format(name))
+            self.assertIn('is used up (8192 MB, {}): ask the host for more'.format(name), hint)
         hint = self.hint(python, 'raise OSError(28, "No space left on device")')
         self.assertIn('is full: delete what is not needed', hint)
 

@@ -363,17 +363,13 @@ def cure_system(error, text):
 
     code = getattr(error, 'errno', None)
     if isinstance(error, MemoryError) or code == errno.ENOMEM:
-        limit = describe_limit('RLIMIT_AS', 20, ' MB')
-        return 'the memory that a process of this account may have is used up{}: ask the host for more'.format(
-            limit and ' ({}, RLIMIT_AS)'.format(limit)
-        )
+        limit = describe_limit(20, ' MB', 'RLIMIT_AS', 'RLIMIT_DATA')
+        return 'the memory that a process of this account may have is used up{}: ask the host for more'.format(limit)
     if "can't start new thread" in text or code == errno.EAGAIN and isinstance(error, BlockingIOError):
-        limit = describe_limit('RLIMIT_NPROC', 0, '')
-        return 'the limit of processes of this account is reached{}, and threads count: end other processes'.format(
-            limit and ' ({}, RLIMIT_NPROC)'.format(limit)
-        )
+        limit = describe_limit(0, '', 'RLIMIT_NPROC')
+        return 'the limit of processes of this account is reached{}, and threads count: end other processes'.format(limit)
     if code == errno.EMFILE:
-        return 'the limit of open files is reached ({}, RLIMIT_NOFILE)'.format(describe_limit('RLIMIT_NOFILE', 0, ''))
+        return 'the limit of open files is reached' + describe_limit(0, '', 'RLIMIT_NOFILE')
     if code in (errno.ENOSPC, errno.EDQUOT):
         return 'the disk, or the quota of this account, is full: delete what is not needed'
     if code == errno.EROFS:
@@ -383,8 +379,10 @@ def cure_system(error, text):
     return None
 
 
-def describe_limit(name, shift, unit):
+def describe_limit(shift, unit, *names):
+    """The least of these limits, in brackets; '' if there is none."""
     import resource
 
-    soft = resource.getrlimit(getattr(resource, name))[0]
-    return '' if soft == resource.RLIM_INFINITY else str(soft >> shift) + unit
+    limits = [(resource.getrlimit(getattr(resource, name))[0], name) for name in names]
+    limits = [(soft, name) for soft, name in limits if soft != resource.RLIM_INFINITY]
+    return ' ({}{}, {})'.format(min(limits)[0] >> shift, unit, min(limits)[1]) if limits else ''
