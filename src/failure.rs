@@ -60,6 +60,10 @@ pub enum Failure {
     ShortBody,
     /// The body is longer than this many bytes.
     LongBody(u64),
+    /// The body is longer than this many bytes, the budget of all that is kept on disk.
+    BodyOverSpool(u64),
+    /// There is no room on disk for the body now, for this reason.
+    SpoolFull(String),
     /// The body exceeds the account's file size limit (RLIMIT_FSIZE).
     BodyOverLimit(String),
     /// The body cannot be written to its temporary file.
@@ -105,11 +109,11 @@ impl Failure {
             ShortBody => 400,
             StalledBody(_) => 408,
             ChunkedUpload => 411,
-            LongBody(_) | BodyOverLimit(_) => 413,
+            LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => 413,
             BodyNotTruncated(_) | Unavailable(_) | WorkerLost(..) | Exception(_) | NoResponse
             | BadResponse(_) | FileEnded(..) => 500,
-            TooManyRequests(_) | BodyNotStored(_) | QueueFull(_) | QueueTimeout(_)
-            | NoMoreWorkers(..) | NoWorker => 503,
+            TooManyRequests(_) | SpoolFull(_) | BodyNotStored(_) | QueueFull(_)
+            | QueueTimeout(_) | NoMoreWorkers(..) | NoWorker => 503,
             RequestTimeout(_) => 504,
         }
     }
@@ -122,7 +126,8 @@ impl Failure {
             TooManyRequests(_) => request::TOO_MANY_REQUESTS,
             ChunkedUpload => request::CHUNKED_UPLOAD,
             ShortBody => request::SHORT_BODY,
-            LongBody(_) => request::LONG_BODY,
+            LongBody(_) | BodyOverSpool(_) => request::LONG_BODY,
+            SpoolFull(_) => request::SPOOL_FULL,
             BodyOverLimit(_) => request::BODY_OVER_LIMIT,
             BodyNotStored(_) | BodyNotTruncated(_) => request::BODY_NOT_STORED,
             StalledBody(_) => request::STALLED_BODY,
@@ -162,7 +167,8 @@ impl Failure {
             TooManyRequests(_) => "too many requests",
             ChunkedUpload => "chunked upload",
             ShortBody => "short body",
-            LongBody(_) | BodyOverLimit(_) => "long body",
+            LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => "long body",
+            SpoolFull(_) => "spool full",
             BodyNotStored(_) | BodyNotTruncated(_) => "body not kept",
             StalledBody(_) => "stalled body",
             Unavailable(_) => "no app",
@@ -283,6 +289,10 @@ impl fmt::Display for Failure {
             }
             ShortBody => f.write_str("the body is shorter than its CONTENT_LENGTH"),
             LongBody(max) => write!(f, "the body is longer than [limits] max_body ({max} bytes)"),
+            BodyOverSpool(limit) => {
+                write!(f, "the body is longer than [limits] spool ({limit} bytes)")
+            }
+            SpoolFull(why) => write!(f, "no room on disk for the body: {why}"),
             BodyOverLimit(why) => write!(
                 f,
                 "cannot store the body: {why} (RLIMIT_FSIZE, `ulimit -f`)"

@@ -49,7 +49,7 @@
 //!                    ├────▶ reload   ── watched files, releases, what goes live when
 //!                    ├────▶ owner    ── the owner's desk: pages that work when the app does not
 //!                    └────▶ environ, response, pages, log, journal, access_log, account, status (the data), echo,
-//!                           request, body, failure, reason, outbox, numbered, poller  ── what more than one uses
+//!                           request, body, spool, failure, reason, outbox, numbered, poller  ── what more than one uses
 //!                              └────▶ rundir ── each file of the runtime directory: who writes, who reads, how long
 //!                                        └────▶ pairs, codes, config (plain data), trust, bytes, sys
 //! ```
@@ -106,6 +106,7 @@ pub mod rundir;
 #[cfg(test)]
 mod scratch;
 pub mod server;
+pub mod spool;
 pub mod start;
 pub mod status;
 pub mod sys;

@@ -62,6 +62,26 @@ def site(make_site):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """`small_disk(megabytes)`: the path of a file system of this size."""
+    mounted = []
+
+    def mount(megabytes):
+        if os.getuid():
+            pytest.skip("mounts need root")
+        path = tmp_path / f"disk-{len(mounted)}"
+        path.mkdir()
+        size = f"size={megabytes}m,mode=1777"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(path)], check=True)
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
 def make_plain(make_site):
     """`make_plain(server=…, limits=…)`: a site of faults.py, with settings of its own."""
     return lambda **settings: Plain(make_site(), **settings)

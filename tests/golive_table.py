@@ -268,6 +268,7 @@ TABLE = [
     Row("status.secret", *SECRETS, ("app", "we 200"), who(path="/st", headers={"X-Runfcgi-Secret": SECRETS[1]}),
         also={"status": STATUS}),
     Row("limits.max_body", 1000, 100000, ("413", "200"), status(413, 200, path="/upload", body=b"x" * 20000)),
+    Row("limits.spool", 1000, "1G", ("413", "200"), status(413, 200, path="/upload", body=b"x" * 100000)),
     Row("limits.max_params", 4096, "64K", ("431", "200"),
         status(431, 200, headers={"X-One": "x" * 4000, "X-Two": "x" * 4000})),
     Row("limits.request_timeout", 1, 60, ("504", "200"), status(504, 200, path="/told?seconds=2.4"), visitors=1),

@@ -9,6 +9,8 @@ mod notation;
 mod peer;
 #[path = "machines/pool.rs"]
 mod pool;
+#[path = "machines/slow.rs"]
+mod slow;
 #[path = "machines/traffic.rs"]
 mod traffic;
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -59,16 +60,16 @@ def records(peer):
             yield kind, number, stream.read(length + padding)[:length]
 
 
-def scgi():
-    headers = b"CONTENT_LENGTH\x005\x00SCGI\x001\x00REQUEST_METHOD\x00POST\x00REQUEST_URI\x00/\x00"
+def scgi(path="/"):
+    headers = b"CONTENT_LENGTH\x005\x00SCGI\x001\x00REQUEST_METHOD\x00POST\x00REQUEST_URI\x00%s\x00" % path.encode()
     return b"%d:%s,hello" % (len(headers), headers)
 
 
-def ajp():
+def ajp(path="/"):
     def text(value):
         return struct.pack(">H", len(value)) + value + b"\0"
 
-    head = bytes([2, 4]) + text(b"HTTP/1.1") + text(b"/") + text(b"127.0.0.1") + b"\xff\xff" + text(b"localhost")
+    head = bytes([2, 4]) + text(b"HTTP/1.1") + text(path.encode()) + text(b"127.0.0.1") + b"\xff\xff" + text(b"localhost")
     head += struct.pack(">HBH", 80, 0, 1) + b"\xa0\x08" + text(b"5") + b"\xff"
     body = struct.pack(">H", 5) + b"hello"
     return b"".join(b"\x12\x34" + struct.pack(">H", len(packet)) + packet for packet in (head, body))
@@ -143,6 +144,18 @@ class Server:
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+def on_disk(server):
+    """Bytes that its unnamed files take."""
+    total = 0
+    for number in os.listdir(f"/proc/{server.process.pid}/fd"):
+        try:
+            found = os.stat(f"/proc/{server.process.pid}/fd/{number}")
+        except OSError:
+            continue
+        total += found.st_blocks * 512 if found.st_nlink == 0 and stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def connects(path):

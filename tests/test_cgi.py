@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -14,6 +15,9 @@ with open("imports", "a") as file:
 
 def application(environ, start_response):
     body = environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/large":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return (b"%08d" % number * 8192 for number in range(128))
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"%d bytes, release RELEASE, worker of %d" % (len(body), os.getppid())]
 '''
@@ -40,12 +44,15 @@ class Site:
         )
         settings.chmod(0o644)
 
-    def request(self, body=b"", **variables):
-        environ = {
+    def environ(self, body=b"", **variables):
+        return {
             "GATEWAY_INTERFACE": "CGI/1.1", "REQUEST_METHOD": "POST", "SCRIPT_NAME": "/site.fcgi", "PATH_INFO": "/",
             "REQUEST_URI": "/", "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_LENGTH": str(len(body)),
             **variables,
         }  # fmt: skip
+
+    def request(self, body=b"", **variables):
+        environ = self.environ(body, **variables)
         done = subprocess.run([str(self.program)], input=body, env=environ, capture_output=True, timeout=20)
         assert done.returncode == 0, done.stderr
         head, _, answer = done.stdout.partition(b"\r\n\r\n")
@@ -119,3 +126,22 @@ def test_the_preloader_stays_no_longer_than_it_may(site):
     site.request()
     until(lambda: not site.processes(), "it has gone")
     assert not list(site.directory.glob("run/*"))
+
+
+@pytest.mark.parametrize("through", ["pipe", "socket"])
+def test_who_does_not_read_holds_no_worker(site, through):
+    """The site has one worker."""
+    site.configure("maxchildren = 1")
+    ours, theirs = (os.pipe() if through == "pipe" else (end.detach() for end in socket.socketpair()))
+    with open(ours, "rb") as reader:
+        with open(theirs, "wb") as writer:
+            environ = site.environ(PATH_INFO="/large", REQUEST_URI="/large")
+            slow = subprocess.Popen([str(site.program)], stdin=subprocess.DEVNULL, stdout=writer, env=environ)
+        first = os.read(ours, 20)
+        assert first.startswith(b"Status: 200 "), first
+        for _ in range(3):
+            assert "release 1" in site.request()
+        assert slow.poll() is None
+        body = reader.read().partition(b"\r\n\r\n")[2]
+        assert body == b"".join(b"%08d" % number * 8192 for number in range(128))
+    assert slow.wait(10) == 0

@@ -88,7 +88,7 @@ def test_without_any_place_the_log_says_why_and_the_site_is_served(site, manage)
         found = [part for part in line.split("; ") if part.startswith(f"{place}/runfcgi-{USER.pw_uid}-")]
         assert found and found[0].endswith(": No space left on device (os error 28)"), line
     reply = request(front.socket, "/upload", method="POST", body=bytes(3 << 20))
-    assert reply.status == 503 and "RF0307" in reply.errors and "No space left" in reply.errors, reply
+    assert reply.status == 503 and "RF0323" in reply.errors and "0 bytes are free on the disk" in reply.errors
     ask(front, "/pid")
 
 

@@ -23,9 +23,9 @@ super::codes! {
         cure: "nothing, unless it happens often: then check the web server's own limits and log",
     }
     LONG_BODY = 305, "the body of a request is too large" {
-        cause: "the body is larger than [limits] max_body",
+        cause: "the body is larger than [limits] max_body, or than [limits] spool",
         consequence: "this request gets a 413, and the application does not see it",
-        cure: "raise [limits] max_body if such uploads are wanted",
+        cure: "raise the limit that the message names if such uploads are wanted",
     }
     BODY_OVER_LIMIT = 306, "the account may not store so large a body" {
         cause: "the host limits the size of the files of this account (RLIMIT_FSIZE)",
@@ -114,6 +114,12 @@ super::codes! {
         cause: "a visitor asked for a host name that the Django settings do not list, or somebody is trying out names",
         consequence: "Django answers this request with a 400",
         cure: "if the name is yours, add it to ALLOWED_HOSTS, then touch mysite.fcgi",
+    }
+    SPOOL_FULL = 323, "there is no room on disk for what waits there" {
+        cause: "large bodies of requests, and responses that are read slowly, have used up [limits] spool, or the disk has no \
+                more room than [limits] spool_free: the message says which",
+        consequence: "this upload gets a 503; a slow reader keeps its worker waiting",
+        cure: "free disk space, or raise [limits] spool; if it happens often, find out who sends or reads so slowly",
     }
     BAD_PROTOCOL = 330, "a connection does not speak the expected protocol" {
         cause: "the bytes on the connection do not follow the protocol that is configured for it",

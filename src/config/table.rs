@@ -92,6 +92,10 @@ settings! {
         // Large bodies are spooled to a file, so the only cost is disk space. Web servers have their own, smaller
         // limits, and Django has one for forms.
         max_body: u64 = "1G", Size(0, HUGE), "20M", "maximum size of a request's body; a larger one gets a 413";
+        // As large as the largest body. Each process that the web server starts has its own.
+        spool: u64 = "1G", Size(0, HUGE), "200M", "maximum size of all that waits on disk: large bodies of requests, and responses that are read slowly (half of it at most)";
+        // The disk of temporary files is everybody's. Of a small one, a tenth is enough.
+        spool_free: u64 = "100M", Size(0, HUGE), "1G", "free space to leave on the disk of temporary files, but at most a tenth of it; uploads that need it get a 503";
         // Apache's own RequestReadTimeout is 20 to 40 s, so a minute only catches dead clients.
         read_timeout: u64 = 60, Seconds(1, DAY), 30, "how long to wait for more of a request";
         // The default of Apache's TimeOut.

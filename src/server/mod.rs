@@ -9,6 +9,7 @@
 //! in `rollover`.
 
 mod access;
+mod cgi_output;
 mod desk;
 mod echo_page;
 mod front;
@@ -144,7 +145,7 @@ impl Server {
         };
         server.apply();
         if server.is_superseded() {
-            server.workers.retire_idle(now);
+            server.workers.give_up_idle(false, now);
         }
         if adopted {
             // The previous image saw this release imported.

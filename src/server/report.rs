@@ -284,6 +284,7 @@ impl Report {
             },
             trouble: one_line(trouble.as_deref().map(first_line).unwrap_or_default()),
             connections: sources.traffic.connections().in_use() as u64,
+            spooled: sources.traffic.spooled(),
             queued: queue.waiting() as u64,
             queued_since: first.map_or(0, &at),
             max_workers: workers.sizes().max as u64,

@@ -401,7 +401,7 @@ impl Server {
             self.note(Level::Info, "exiting: the web server has newer processes");
             self.reload.stop(now);
         } else if unused >= SUPERSEDED_IDLE && !self.reload.is_importing() {
-            self.workers.retire_idle(now);
+            self.workers.give_up_idle(false, now);
         }
     }
 
@@ -413,9 +413,13 @@ impl Server {
 
     /// How `run` ends, if it is time to.
     pub(super) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
-        if self.front.role == Role::Cgi && self.is_answered() {
-            self.workers.end(now);
-            return Some(Outcome::Exit);
+        if self.front.role == Role::Cgi {
+            if self.is_answered() {
+                self.workers.end(now);
+                return Some(Outcome::Exit);
+            }
+            // A slow reader keeps this process, but not its worker.
+            self.workers.give_up_idle(true, now);
         }
         let until = self.reload.drains_until()?;
         if now < until && self.has_open_requests(now) {

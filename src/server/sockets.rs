@@ -1,6 +1,7 @@
 //! `Sockets`: the descriptors of the connections from web servers. Reads, sends, watches and closes them. `traffic`, which
 //! uses the same connection numbers, knows what the bytes mean.
 
+use super::cgi_output::CgiOutput;
 use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token, Watched};
@@ -8,6 +9,7 @@ use crate::traffic::{ConnNo, Traffic};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -24,11 +26,21 @@ const ANSWERED: usize = 32;
 
 struct Socket {
     input: OwnedFd,
-    /// The second descriptor of a CGI request, for output. Neither of the two is watched.
-    output: Option<OwnedFd>,
+    /// The second descriptor of a CGI request. It is watched when it has no room; the first one is not.
+    output: Option<CgiOutput>,
     /// The number of its listener.
     listener: usize,
     watched: Watched,
+}
+
+impl Socket {
+    /// Sends as much as the descriptor accepts at once.
+    fn flush(&self, outbox: &mut Outbox) -> io::Result<usize> {
+        match &self.output {
+            Some(output) => outbox.flush_by(|bytes| output.write(bytes)),
+            None => outbox.flush(&self.input),
+        }
+    }
 }
 
 /// The descriptors of all connections.
@@ -65,7 +77,7 @@ impl Sockets {
     ) {
         let socket = Socket {
             input,
-            output,
+            output: output.map(CgiOutput::new),
             listener,
             watched: Watched::default(),
         };
@@ -81,7 +93,9 @@ impl Sockets {
         now: Instant,
     ) {
         let hung_up = flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-        if hung_up && traffic.connections().has_eof(number) {
+        // Of CGI, only the output is watched.
+        let is_cgi = self.all.get(number).is_some_and(|s| s.output.is_some());
+        if hung_up && (is_cgi || traffic.connections().has_eof(number)) {
             traffic.on_gone(number, now);
         } else if hung_up || flags.contains(EpollFlags::EPOLLIN) {
             self.read(number, traffic, now);
@@ -129,7 +143,7 @@ impl Sockets {
             while let Some(socket) = socket
                 && let Some(outbox) = traffic.connections_mut().outbox(number)
             {
-                let more = match outbox.flush(socket.output.as_ref().unwrap_or(&socket.input)) {
+                let more = match socket.flush(outbox) {
                     Ok(taken) => traffic.on_sent(number, taken, now),
                     Err(_) => {
                         traffic.on_gone(number, now);
@@ -156,7 +170,7 @@ impl Sockets {
     /// Sends as much of `outbox` as the socket takes at once, and closes the connection.
     pub(super) fn close(&mut self, number: ConnNo, mut outbox: Outbox) {
         if let Some(socket) = self.all.remove(number) {
-            let _ = outbox.flush(socket.output.as_ref().unwrap_or(&socket.input));
+            let _ = socket.flush(&mut outbox);
         }
     }
 
@@ -205,7 +219,7 @@ impl Sockets {
         let connections = traffic.connections();
         let drains = connections.is_draining(number);
         if socket.output.is_some() {
-            return;
+            return self.watch_output(number, traffic);
         }
         if !socket.watched.is_new() || !(drains || connections.only_waits(number)) {
             return self.watch(number, traffic);
@@ -215,6 +229,22 @@ impl Sockets {
             false => self.unwatched.push(number),
             true if self.answered.contains(&number) => (),
             true => self.answered.push(number),
+        }
+    }
+
+    /// Watches the output of a CGI request while bytes wait for room in it.
+    fn watch_output(&mut self, number: ConnNo, traffic: &Traffic) {
+        if let Some(socket) = self.all.get_mut(number)
+            && let Some(output) = &socket.output
+        {
+            let (token, watched) = (Token::Conn(number.0), &mut socket.watched);
+            // A file cannot be watched, and need not be.
+            let _ = match traffic.connections().interest(number).write {
+                true => self
+                    .poller
+                    .watch(output, token, EpollFlags::EPOLLOUT, watched),
+                false => self.poller.forget(output, watched),
+            };
         }
     }
 

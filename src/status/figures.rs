@@ -41,7 +41,7 @@ pub(super) type OfUsage = fn(&Usage) -> u64;
 
 /// The figures of each front, besides its counts.
 #[rustfmt::skip]
-pub(super) const FRONT: [Figure<OfFront>; 6] = [
+pub(super) const FRONT: [Figure<OfFront>; 7] = [
     Figure { key: "age_seconds", metric: "age_seconds", title: "", unit: Unit::Millis,
              help: "time since the front started", of: |site, front| site.since(front.started) },
     Figure { key: "written_seconds_ago", metric: "written_seconds_ago", title: "", unit: Unit::Millis,
@@ -53,6 +53,8 @@ pub(super) const FRONT: [Figure<OfFront>; 6] = [
     Figure { key: "queued_seconds", metric: "queued_seconds", title: "", unit: Unit::Millis,
              help: "time that the oldest of them has waited",
              of: |site, front| if front.queued == 0 { 0 } else { site.since(front.queued_since) } },
+    Figure { key: "spooled_bytes", metric: "spooled_bytes", title: "", unit: Unit::Bytes,
+             help: "large bodies and slowly read responses on disk (limit: spool)", of: |_, front| front.spooled },
     Figure { key: "max_workers", metric: "max_workers", title: "", unit: Unit::Number,
              help: "largest number of workers", of: |_, front| front.max_workers },
 ];

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub trouble: String,
     /// Open connections from the web server.
     pub connections: u64,
+    /// Bytes of bodies and responses that wait on disk.
+    pub spooled: u64,
     /// Requests that wait for a worker.
     pub queued: u64,
     /// When the oldest of them was queued; 0 when none waits.
@@ -230,6 +232,7 @@ pub(crate) mod tests {
             state: FrontState::Restarting,
             trouble: String::from("a \"quoted\" <trouble>"),
             connections: 2,
+            spooled: 1 << 20,
             queued: 1,
             queued_since: 3_599_000,
             max_workers: 8,

@@ -11,8 +11,14 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnNo(pub u64);
 
-/// With this many bytes waiting to be sent, stop reading from the connection and pause the workers that respond on it.
+/// With this many bytes waiting to be sent, a connection is full: it is not read, and further responses are set aside.
 const HIGH_MARK: usize = 256 << 10;
+
+/// With this many, it is full if its peer did not take all when they were last sent.
+const LOW_MARK: usize = 128 << 10;
+
+/// Pieces of responses that were set aside to send in a row, so that a fast reader does not delay the others.
+const PIECES: u32 = 16;
 
 /// How long to read from a connection after its last response before closing it. The time restarts with each piece of a
 /// request whose response was sent early.
@@ -85,8 +91,8 @@ pub(super) struct Connection {
     read_since: Instant,
     /// Since when the peer has not taken any of the bytes that wait to be sent.
     stuck: Option<Instant>,
-    /// The workers that respond on this connection were paused.
-    held: bool,
+    /// Pieces of responses that were set aside, sent since the last `flushed`.
+    pieces: u32,
     /// A request was rejected because there were too many, and that has been logged.
     turned_away: bool,
     /// The codec does not have the current settings.
@@ -107,7 +113,7 @@ impl Connection {
             last_in: now,
             read_since: now,
             stuck: None,
-            held: false,
+            pieces: 0,
             turned_away: false,
             outdated: false,
         }
@@ -176,7 +182,7 @@ impl Connection {
 
     /// The peer has taken this many bytes of the outbox.
     pub(super) fn on_sent(&mut self, taken: usize, now: Instant) {
-        if self.waiting() + taken >= HIGH_MARK {
+        if self.fills(self.waiting() + taken) {
             self.read_since = now;
         }
         if self.waiting() == 0 {
@@ -262,15 +268,34 @@ impl Connection {
         self.outbox
     }
 
-    /// Whether `HIGH_MARK` bytes wait to be sent.
+    /// Whether the connection is not read, and responses are set aside, until the peer takes what waits.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting() >= HIGH_MARK
+        self.fills(self.waiting())
     }
 
-    /// Whether the workers that respond here must be told to pause or to resume.
-    pub(super) fn concerns_workers(&mut self) -> bool {
-        let full = self.is_full();
-        std::mem::replace(&mut self.held, full) || full
+    fn fills(&self, waiting: usize) -> bool {
+        waiting >= HIGH_MARK || waiting >= LOW_MARK && self.stuck.is_some()
+    }
+
+    /// A piece of a response that was set aside is in the outbox, and it is the turn of the connection's other responses.
+    /// Returns whether to send at once: after some pieces, not before the socket has reported that it has room.
+    pub(super) fn on_piece(&mut self, number: RequestNo, now: Instant) -> bool {
+        let mut requests = self.requests.iter();
+        if let Some(at) = requests.position(|request| request.number == number) {
+            self.requests[at..].rotate_left(1);
+        }
+        self.pieces += 1;
+        // The output of CGI may be a file, which never reports that it has room.
+        if self.pieces < PIECES || self.protocol.is_none() {
+            return true;
+        }
+        self.stuck.get_or_insert(now);
+        false
+    }
+
+    /// The outbox is empty, or the socket does not accept more for now.
+    pub(super) fn flushed(&mut self) {
+        self.pieces = 0;
     }
 
     /// The socket events to watch for.

@@ -4,15 +4,19 @@ use super::connection::ConnNo;
 use super::file::FilePart;
 use super::lines::Lines;
 use super::output::Access;
+use super::rest::Rest;
 use super::settings::Settings;
 use super::tracebacks::Tracebacks;
 use crate::body::Body;
 use crate::environ::describe;
 use crate::failure::{Exception, Failure};
+use crate::pages::Page;
 use crate::pairs::Pairs;
 use crate::proto::RequestId;
+use crate::reason::Reason;
 use crate::request::{Request, RequestNo, Stream};
 use crate::response::{INCIDENT, ResponseHead};
+use crate::spool::{Full, Spool};
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
@@ -24,7 +28,7 @@ pub(super) type Client = (ConnNo, RequestId);
 /// The state of the request.
 ///
 /// ```text
-/// Receiving ─body complete─▶ Waiting ─worker done─▶ gone, or Sending (a file) ─sent─▶ gone
+/// Receiving ─body complete─▶ Waiting ─worker done─▶ gone, or Sending (the rest) ─sent─▶ gone
 /// ```
 #[derive(Debug)]
 enum Phase {
@@ -32,7 +36,7 @@ enum Phase {
     Receiving(Body),
     /// The request is with the workers, queued or running.
     Waiting,
-    /// The worker is done, but a file is still being sent.
+    /// The worker is done, but not all of the response is sent.
     Sending,
 }
 
@@ -45,10 +49,10 @@ enum Phase {
 enum Answer {
     /// Nothing.
     Owed,
-    /// The head. Up to `left` more bytes of body may follow (`None`: any number), and `file` may be the rest of them.
+    /// The head. Up to `left` more bytes of body may follow (`None`: any number); the first of them are `rest`.
     Begun {
         left: Option<u64>,
-        file: Option<FilePart>,
+        rest: Option<Box<Rest>>,
     },
     /// Everything, or nobody is left to receive it.
     Done,
@@ -61,7 +65,7 @@ pub(super) enum Progress {
     Owed,
     /// Less than Content-Length has been sent.
     Partial,
-    /// A file is being sent.
+    /// The rest is being sent: what was set aside, or a file.
     Sending,
     /// The body may be complete: Content-Length has been reached, or there is none.
     Whole,
@@ -119,7 +123,7 @@ impl Exchange {
     }
 
     /// Adds a piece of the body, which may be at most `max` bytes long.
-    pub(super) fn receive(&mut self, bytes: &[u8], max: u64) -> Result<(), Failure> {
+    pub(super) fn receive(&mut self, bytes: &[u8], max: u64, spool: &Spool) -> Result<(), Failure> {
         let Phase::Receiving(body) = &mut self.phase else {
             return Ok(());
         };
@@ -127,9 +131,17 @@ impl Exchange {
         if body.length() + bytes.len() as u64 > max {
             return Err(Failure::LongBody(max));
         }
-        body.push(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::FileTooLarge => Failure::BodyOverLimit(error.to_string()),
-            _ => Failure::BodyNotStored(error.to_string()),
+        let environ = &self.environ;
+        body.push(bytes, spool).map_err(|full| match full {
+            Full::Never(limit) => Failure::BodyOverSpool(limit),
+            Full::Now(_) if declared_length(environ) > Some(spool.largest()) => {
+                Failure::BodyOverSpool(spool.largest())
+            }
+            Full::Now(_) | Full::Disk(..) => Failure::SpoolFull(full.to_string()),
+            Full::System(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Failure::BodyOverLimit(error.to_string())
+            }
+            Full::System(error) => Failure::BodyNotStored(error.to_string()),
         })
     }
 
@@ -148,9 +160,7 @@ impl Exchange {
         if unframed && body.length() == 0 {
             return Err(Failure::ChunkedUpload);
         }
-        let declared = self.environ.get(b"CONTENT_LENGTH");
-        let declared = declared.and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
-        let length = declared.unwrap_or(body.length());
+        let length = declared_length(&self.environ).unwrap_or(body.length());
         if length > body.length() {
             return Err(Failure::ShortBody);
         }
@@ -175,7 +185,7 @@ impl Exchange {
             true => Some(0),
             false => head.content_length(),
         };
-        self.answer = Answer::Begun { left, file: None };
+        self.answer = Answer::Begun { left, rest: None };
         self.head = logged.then(|| head.clone());
         true
     }
@@ -197,35 +207,64 @@ impl Exchange {
         Some((fits, complete))
     }
 
-    /// Makes a file the rest of the response. Returns false if no body may follow.
-    pub(super) fn attach(&mut self, rest: File, offset: u64, length: u64) -> bool {
+    /// Sets a piece of the body aside until the client has taken what came before. Returns why there is no room for it, if
+    /// that is news.
+    pub(super) fn set_aside(&mut self, bytes: &[u8], spool: &Spool) -> Option<Full> {
+        let Answer::Begun { left, rest } = &mut self.answer else {
+            return None;
+        };
+        let before = rest.as_ref().map_or(0, |rest| rest.set_aside());
+        let fits = left.map_or(bytes.len(), |left| {
+            let left = usize::try_from(left.saturating_sub(before));
+            left.map_or(bytes.len(), |left| left.min(bytes.len()))
+        });
+        match fits {
+            0 => None,
+            fits => rest.get_or_insert_default().push(&bytes[..fits], spool),
+        }
+    }
+
+    /// Makes a file the end of the response. Returns false if no body may follow.
+    pub(super) fn attach(&mut self, end: File, offset: u64, length: u64) -> bool {
         match &mut self.answer {
             Answer::Begun { left: Some(0), .. } | Answer::Owed | Answer::Done => false,
-            Answer::Begun { file, .. } => {
-                *file = Some(FilePart::new(rest, offset, length));
+            Answer::Begun { rest, .. } => {
+                let end = FilePart::new(end, offset, length);
+                rest.get_or_insert_default().attach(end);
                 true
             }
         }
     }
 
-    /// Reads the next piece of the file. Returns its length and whether it is the last; `None` if no file is being sent.
+    /// Takes the next piece of the rest. Returns its length and whether it is the last; `None` if there is no rest.
     pub(super) fn next_piece(
         &mut self,
         buffer: &mut [u8],
     ) -> Option<Result<(usize, bool), Failure>> {
-        let Answer::Begun { file, .. } = &mut self.answer else {
+        let Answer::Begun { rest, .. } = &mut self.answer else {
             return None;
         };
-        let part = file.as_mut()?;
-        let piece = part.next(buffer).map(|length| (length, part.is_read()));
+        let part = rest.as_mut()?;
+        let piece = part.next(buffer).map(|length| (length, part.is_empty()));
         if !matches!(piece, Ok((_, false))) {
-            *file = None;
+            *rest = None;
         }
         Some(piece)
     }
 
-    /// The complete lines of the app's text so far. With `last`, no more text follows.
-    pub(super) fn lines(&mut self, stream: Stream, bytes: &[u8], last: bool) -> Vec<Vec<u8>> {
+    /// Whether not all that was set aside has room, so that the worker must pause.
+    pub(super) fn is_stuck(&self) -> bool {
+        matches!(&self.answer, Answer::Begun { rest: Some(rest), .. } if rest.is_stuck())
+    }
+
+    /// The complete lines of the app's text so far, each as the log has it and as it was written. With `last`, no more text
+    /// follows.
+    pub(super) fn lines(
+        &mut self,
+        stream: Stream,
+        bytes: &[u8],
+        last: bool,
+    ) -> Vec<(String, Vec<u8>)> {
         let mut lines = Vec::new();
         let text = match stream {
             Stream::Stdout => &mut self.stdout,
@@ -235,7 +274,11 @@ impl Exchange {
         if stream == Stream::Stderr {
             lines.iter().for_each(|line| self.tracebacks.push(line));
         }
-        lines
+        let lines = lines.into_iter().map(|line| {
+            let said = String::from_utf8_lossy(&line);
+            (format!("{}: {}", self.describe(), said.trim_end()), line)
+        });
+        lines.collect()
     }
 
     /// Whether the app has written a traceback to its log that ends like this one.
@@ -251,6 +294,34 @@ impl Exchange {
     /// Takes the exception that the app has caught, so that it is reported once.
     pub(super) fn take_caught(&mut self) -> Option<Box<Exception>> {
         self.caught.take()
+    }
+
+    /// The failure behind a response of the app with this head, if the app caught an exception or responds with status 500.
+    pub(super) fn failure_behind(&mut self, head: &ResponseHead) -> Option<Failure> {
+        match self.take_caught() {
+            Some(exception) => Some(Failure::Caught(head.status, exception)),
+            None if head.status == 500 => {
+                let reason = String::from_utf8_lossy(&head.reason).into_owned();
+                Some(Failure::Unexplained(head.status, reason))
+            }
+            None => None,
+        }
+    }
+
+    /// The error page for this request.
+    pub(super) fn page(
+        &self,
+        status: u16,
+        incident: &str,
+        reason: Option<&Reason>,
+    ) -> (ResponseHead, Vec<u8>) {
+        let page = Page {
+            incident: Some(incident),
+            reason,
+            again: self.environ.get(b"REQUEST_METHOD") == Some(b"GET"),
+            ..Page::new(status)
+        };
+        page.render(self.accept())
     }
 
     /// Adds the incident id to the head in the access log.
@@ -296,7 +367,7 @@ impl Exchange {
     pub(super) fn progress(&self) -> Progress {
         match &self.answer {
             Answer::Owed => Progress::Owed,
-            Answer::Begun { file: Some(_), .. } => Progress::Sending,
+            Answer::Begun { rest: Some(_), .. } => Progress::Sending,
             Answer::Begun {
                 left: Some(1..), ..
             } => Progress::Partial,
@@ -337,4 +408,10 @@ impl Exchange {
     pub(super) fn accept(&self) -> Option<&[u8]> {
         self.environ.get(b"HTTP_ACCEPT")
     }
+}
+
+/// The length of the body that the client has announced.
+fn declared_length(environ: &Pairs) -> Option<u64> {
+    let declared = environ.get(b"CONTENT_LENGTH")?;
+    std::str::from_utf8(declared).ok()?.parse().ok()
 }

@@ -1,7 +1,7 @@
 //! `Traffic`: the web server side: connections, incoming requests and outgoing responses.
 //!
 //! A state machine without sockets: it knows connections by number, takes the bytes received on them and fills their
-//! outboxes. It writes bodies to files and reads files that the app sends, but knows no socket, worker or clock.
+//! outboxes. It keeps bodies and responses on disk and reads files that the app sends, but knows no socket, worker or clock.
 //!
 //! The owner of the sockets
 //! - reports events (`on_connection`, `on_bytes`, `on_eof`, `on_gone`);
@@ -21,6 +21,7 @@ mod lines;
 mod output;
 mod repeats;
 mod responses;
+mod rest;
 mod settings;
 mod tracebacks;
 
@@ -70,6 +71,8 @@ impl Traffic {
 
     /// Applies new settings, from the next request on each connection.
     pub fn apply(&mut self, settings: Settings) {
+        let limits = settings.limits();
+        self.out.spool.limit(limits.spool, limits.spool_free);
         self.out.settings = settings;
         self.out.conns.outdate();
     }
@@ -87,6 +90,11 @@ impl Traffic {
     /// The connections, for flushing them.
     pub fn connections_mut(&mut self) -> &mut Connections {
         &mut self.out.conns
+    }
+
+    /// The bytes of bodies and responses that wait on disk.
+    pub fn spooled(&self) -> u64 {
+        self.out.spool.used()
     }
 
     /// Whether another connection may be accepted.
@@ -146,7 +154,7 @@ impl Traffic {
                 self.decode(number, &kept, now);
                 return true;
             }
-            if self.out.send_file(number, now) {
+            if self.out.send_rest(number, now) {
                 return true;
             }
         }
@@ -238,7 +246,8 @@ impl Traffic {
             Event::Body { bytes, .. } => {
                 conn.on_body(number, Some(now));
                 let exchange = self.out.exchanges.get_mut(number);
-                let received = exchange.map_or(Ok(()), |e| e.receive(bytes, max_body));
+                let received =
+                    exchange.map_or(Ok(()), |e| e.receive(bytes, max_body, &self.out.spool));
                 if let Err(failure) = received {
                     self.out.give_up(number, failure, now);
                 }
@@ -313,13 +322,7 @@ impl Traffic {
                 false => return self.out.close(conn_no, now),
             }
         }
-        let full = conn.is_full();
-        if conn.concerns_workers() {
-            let requests: Vec<RequestNo> = conn.requests().collect();
-            for number in requests {
-                self.out.hold(number, full);
-            }
-        }
+        conn.flushed();
         self.out.conns.flushed(conn_no, &self.out.settings);
     }
 

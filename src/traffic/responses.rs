@@ -11,18 +11,18 @@ use crate::failure::{DISALLOWED_HOST, Exception, Failure};
 use crate::log::Level;
 use crate::numbered::Numbered;
 use crate::outbox::Outbox;
-use crate::pages::Page;
 use crate::pairs::Pairs;
 use crate::proto::Part;
 use crate::request::{RequestNo, Stream};
 use crate::response::{INCIDENT, ResponseHead};
+use crate::spool::{Full, Spool};
 use crate::status::Count;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// Bytes to read at a time from a file that is sent.
+/// Bytes to take at a time from the rest of a response.
 const PIECE: usize = 64 << 10;
 
 /// The responses, and the state that they share with the incoming side.
@@ -32,12 +32,15 @@ pub struct Responses {
     pub(super) exchanges: Numbered<RequestNo, Box<Exchange>>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) incidents: Incidents,
+    pub(super) spool: Spool,
     piece: Vec<u8>,
 }
 
 impl Responses {
     pub(super) fn new(settings: Settings, seed: u64) -> Responses {
+        let limits = settings.limits();
         Responses {
+            spool: Spool::new(limits.spool, limits.spool_free),
             settings,
             conns: Connections::default(),
             exchanges: Numbered::default(),
@@ -66,7 +69,8 @@ impl Responses {
             self.warn(Level::Warning(request::LARGE_HEAD), text, now);
         }
         if owed
-            && let Some(failure) = self.failure_behind(number, &head)
+            && let Some(exchange) = self.exchanges.get_mut(number)
+            && let Some(failure) = exchange.failure_behind(&head)
             && let Some(incident) = self.report(number, failure, now)
         {
             head.fields.push(INCIDENT, incident.as_bytes());
@@ -85,24 +89,25 @@ impl Responses {
         }
     }
 
-    /// The failure behind a response of the app, if it caught an exception or responds with status 500.
-    fn failure_behind(&mut self, number: RequestNo, head: &ResponseHead) -> Option<Failure> {
-        match self.exchanges.get_mut(number)?.take_caught() {
-            Some(exception) => Some(Failure::Caught(head.status, exception)),
-            None if head.status == 500 => {
-                let reason = String::from_utf8_lossy(&head.reason).into_owned();
-                Some(Failure::Unexplained(head.status, reason))
-            }
-            None => None,
-        }
-    }
-
-    /// Sends a piece of a response's body.
+    /// Sends a piece of a response's body, or sets it aside if the client does not take what came before: so the worker can
+    /// go on. It pauses only when there is no room.
     pub fn data(&mut self, number: RequestNo, bytes: &[u8], now: Instant) {
-        self.put_data(number, bytes, now);
-        if let Some(exchange) = self.exchanges.get(number)
-            && exchange.is_held()
-        {
+        let Some(exchange) = self.exchanges.get_mut(number) else {
+            return;
+        };
+        let conn = exchange.client().and_then(|(conn, _)| self.conns.get(conn));
+        let waits = conn.is_some_and(Connection::is_full);
+        if !waits && exchange.progress() != Progress::Sending {
+            return self.put_data(number, bytes, now);
+        }
+        let full = exchange.set_aside(bytes, &self.spool);
+        let (stuck, held) = (exchange.is_stuck(), exchange.is_held());
+        if let Some(full) = full.filter(|full| !matches!(full, Full::Never(0))) {
+            let text = format!("a worker waits for a slow reader: {full}");
+            self.warn(Level::Warning(request::SPOOL_FULL), text, now);
+        }
+        self.hold(number, stuck);
+        if stuck && held {
             // It was already on its way, or the worker has not been paused yet. Pause it again.
             self.put(Output::Hold(number, true));
         }
@@ -128,15 +133,9 @@ impl Responses {
             Stream::Stdout => Level::Output,
             Stream::Stderr => Level::App,
         };
-        let mut events = Vec::new();
-        for line in exchange.lines(stream, bytes, last) {
-            let said = String::from_utf8_lossy(&line);
-            let text = format!("{}: {}", exchange.describe(), said.trim_end());
-            events.push((text, line));
-        }
-        let client = exchange.client();
-        for (text, line) in events {
-            let client = client.filter(|_| stream == Stream::Stderr);
+        let lines = exchange.lines(stream, bytes, last);
+        let client = exchange.client().filter(|_| stream == Stream::Stderr);
+        for (text, line) in lines {
             self.log(client, level, text, &line);
         }
     }
@@ -195,20 +194,13 @@ impl Responses {
         let Some(incident) = self.report(number, failure, now) else {
             return;
         };
-        let Some(exchange) = self.exchanges.get(number) else {
-            return;
-        };
-        let page = Page {
-            incident: Some(&incident),
-            reason: reason.as_ref(),
-            again: exchange.environ().get(b"REQUEST_METHOD") == Some(b"GET"),
-            ..Page::new(status)
-        };
-        let page = (progress == Progress::Owed).then(|| page.render(exchange.accept()));
-        match (page, progress) {
-            (Some((head, body)), _) => self.respond(number, &head, &body, now),
-            (None, Progress::Done) => (),
-            (None, _) => self.abort_response(number, now),
+        match (self.exchanges.get(number), progress) {
+            (Some(exchange), Progress::Owed) => {
+                let (head, body) = exchange.page(status, &incident, reason.as_ref());
+                self.respond(number, &head, &body, now);
+            }
+            (_, Progress::Done) => (),
+            (_, _) => self.abort_response(number, now),
         }
     }
 
@@ -373,8 +365,8 @@ impl Responses {
         }
     }
 
-    /// Encodes the next piece of a file that is being sent on this connection. Returns false if no file is.
-    pub(super) fn send_file(&mut self, conn_no: ConnNo, now: Instant) -> bool {
+    /// Encodes the next piece of a response that was set aside on this connection. Returns whether to flush it at once.
+    pub(super) fn send_rest(&mut self, conn_no: ConnNo, now: Instant) -> bool {
         let sends = |number: &RequestNo| {
             let exchange = self.exchanges.get(*number);
             exchange.is_some_and(|e| e.progress() == Progress::Sending)
@@ -386,31 +378,36 @@ impl Responses {
         let mut buffer = std::mem::take(&mut self.piece);
         buffer.resize(PIECE, 0);
         let exchange = self.exchanges.get_mut(number);
+        let conn = self.conns.get_mut(conn_no);
+        let at_once = conn.is_some_and(|conn| conn.on_piece(number, now));
         match exchange.and_then(|exchange| exchange.next_piece(&mut buffer)) {
             Some(Ok((length, last))) => {
                 self.put_data(number, &buffer[..length], now);
-                if last {
-                    self.file_sent(number, now);
+                let exchange = self.exchanges.get(number);
+                match exchange.map(|exchange| (exchange.progress(), exchange.is_stuck())) {
+                    Some((Progress::Sending, stuck)) if !last => self.hold(number, stuck),
+                    _ => self.rest_sent(number, now),
                 }
             }
             Some(Err(failure)) => {
                 self.fail(number, failure, now);
-                self.file_sent(number, now);
+                self.rest_sent(number, now);
             }
             None => (),
         }
         self.piece = buffer;
-        true
+        at_once
     }
 
-    /// A file has been sent. If the worker is done, the response ends.
-    fn file_sent(&mut self, number: RequestNo, now: Instant) {
+    /// The rest has been sent. If the worker is done, the response ends.
+    fn rest_sent(&mut self, number: RequestNo, now: Instant) {
+        self.hold(number, false);
         let Some(exchange) = self.exchanges.get(number) else {
             return;
         };
         let waiting = exchange.is_waiting();
         match exchange.progress() {
-            Progress::Partial => self.abort_response(number, now),
+            Progress::Partial if !waiting => self.abort_response(number, now),
             Progress::Whole if !waiting => self.finish(number, true, now),
             _ => (),
         }

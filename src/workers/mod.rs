@@ -212,9 +212,9 @@ impl Workers {
         self.crew.pool.drain();
     }
 
-    /// Retires idle workers, and starts none until a request needs one.
-    pub fn retire_idle(&mut self, now: Instant) {
-        self.crew.pool.give_up_idle(now, false, now);
+    /// Gives up idle workers, and starts none until a request needs one. `kept`: other fronts may have them.
+    pub fn give_up_idle(&mut self, kept: bool, now: Instant) {
+        self.crew.pool.give_up_idle(now, kept, now);
         self.run(now);
     }
 

@@ -99,8 +99,9 @@ impl Sockets {
                 self.message.extend_from_slice(bytes);
                 channel.send(&self.message, &[])
             }
-            Body::File(file, _) => {
-                let _ = io::Seek::rewind(&mut &*file);
+            Body::File(spooled) => {
+                let mut file = spooled.file();
+                let _ = io::Seek::rewind(&mut file);
                 wire::put_request(&mut self.message, environ, length, true);
                 channel.send(&self.message, &[file.as_raw_fd()])
             }

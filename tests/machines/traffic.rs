@@ -38,10 +38,11 @@ use runfcgi::failure::{Exception, Failure};
 use runfcgi::pairs::Pairs;
 use runfcgi::request::{RequestNo, Stream};
 use runfcgi::response::ResponseHead;
+use runfcgi::spool::{Content, Spool};
 use runfcgi::traffic::{ConnNo, Output, Settings, Traffic};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,7 @@ fn configure(config: &mut Config, words: &str) {
             "max_connections" => limits.max_connections = number(),
             "max_params" => limits.max_params = number(),
             "max_body" => limits.max_body = number() as u64,
+            "spool" => limits.spool = number() as u64,
             "read_timeout" => limits.read_timeout = number() as u64,
             "write_timeout" => limits.write_timeout = number() as u64,
             "ping" => config.server.ping = Some(value.into()),
@@ -349,7 +351,7 @@ impl Played {
                 match request.body {
                     Body::Memory(bytes) if bytes.is_empty() => text,
                     Body::Memory(bytes) => format!("{text} {}", shown_bytes(&bytes)),
-                    Body::File(_, length) => format!("{text}, a file of {length}"),
+                    Body::File(file) => format!("{text}, a file of {}", file.length()),
                 }
             }
             Output::Abandoned(number) => format!("abandoned {}", number.0),
@@ -414,16 +416,10 @@ fn numbers(target: &str) -> (ConnNo, Vec<u16>) {
 
 /// A file without a name that holds these bytes.
 fn file(bytes: &[u8]) -> File {
-    let mut body = Body::default();
-    body.push(&vec![0; runfcgi::body::IN_MEMORY + 1])
-        .expect("room");
-    let Body::File(mut file, _) = body else {
-        panic!("a body in memory")
-    };
-    file.set_len(0).expect("a file");
-    file.rewind().expect("a file");
-    file.write_all(bytes).expect("room");
-    file
+    let spool = Spool::new(1 << 30, 0);
+    let mut file = spool.open(Content::Body).expect("a file");
+    file.append(bytes).expect("room");
+    file.file().try_clone().expect("a file")
 }
 
 fn failure(why: &str) -> Failure {
@@ -516,7 +512,9 @@ fn nothing_is_left_in_hand() {
             state ^= state << 17;
             (state >> 20) as usize % below
         };
-        let mut played = Played::new("access debug read_timeout=10 write_timeout=10");
+        let spool = [0, 400_000, 1 << 30][seed as usize % 3];
+        let settings = "access debug read_timeout=10 write_timeout=10";
+        let mut played = Played::new(&format!("{settings} spool={spool}"));
         let mut now = Instant::now();
         let mut open: Vec<u64> = Vec::new();
         let mut said = Vec::new();
@@ -582,6 +580,7 @@ fn nothing_is_left_in_hand() {
         assert!(played.traffic.is_idle(), "seed {seed}");
         assert!(played.traffic.connections().is_empty(), "seed {seed}");
         assert_eq!(played.traffic.deadline(), None, "seed {seed}");
+        assert_eq!(played.traffic.spooled(), 0, "seed {seed}");
     }
 }
 
