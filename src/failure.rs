@@ -72,6 +72,8 @@ pub enum Failure {
     BodyNotTruncated(String),
     /// No data of the body was received for this many seconds.
     StalledBody(u64),
+    /// Its body was received at less than this many bytes a second.
+    SlowBody(u64),
     /// The app cannot be run.
     Unavailable(String),
     /// This many requests fill the queue.
@@ -107,7 +109,7 @@ impl Failure {
         match self {
             Rejected(status, _) | Caught(status, _) | Unexplained(status, _) => *status,
             ShortBody => 400,
-            StalledBody(_) => 408,
+            StalledBody(_) | SlowBody(_) => 408,
             ChunkedUpload => 411,
             LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => 413,
             BodyNotTruncated(_) | Unavailable(_) | WorkerLost(..) | Exception(_) | NoResponse
@@ -130,7 +132,7 @@ impl Failure {
             SpoolFull(_) => request::SPOOL_FULL,
             BodyOverLimit(_) => request::BODY_OVER_LIMIT,
             BodyNotStored(_) | BodyNotTruncated(_) => request::BODY_NOT_STORED,
-            StalledBody(_) => request::STALLED_BODY,
+            StalledBody(_) | SlowBody(_) => request::STALLED_BODY,
             Unavailable(_) => request::UNAVAILABLE,
             QueueFull(_) => request::QUEUE_FULL,
             QueueTimeout(_) => request::QUEUE_TIMEOUT,
@@ -170,7 +172,7 @@ impl Failure {
             LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => "long body",
             SpoolFull(_) => "spool full",
             BodyNotStored(_) | BodyNotTruncated(_) => "body not kept",
-            StalledBody(_) => "stalled body",
+            StalledBody(_) | SlowBody(_) => "stalled body",
             Unavailable(_) => "no app",
             QueueFull(_) => "queue full",
             QueueTimeout(_) => "queue timeout",
@@ -304,6 +306,10 @@ impl fmt::Display for Failure {
             StalledBody(seconds) => write!(
                 f,
                 "no data of its body was received for {seconds} s ([limits] read_timeout)"
+            ),
+            SlowBody(rate) => write!(
+                f,
+                "its body was received at less than {rate} bytes/s ([limits] min_rate)"
             ),
             QueueFull(waiting) => {
                 write!(f, "the queue is full: {waiting} requests ([limits] queue)")

@@ -185,6 +185,20 @@ def half_request(site):
             return "long"
 
 
+def slow_sender(site):
+    """How long who sends a byte now and then is waited for."""
+    with fastcgi.connect(str(site.socket), timeout=10) as peer:
+        sent = fastcgi.encode("/told")
+        peer.sendall(sent[:40])
+        try:
+            for byte in sent[40:60]:
+                time.sleep(0.15)
+                peer.sendall(bytes([byte]))
+        except OSError:
+            return "not long"
+        return "long"
+
+
 def slow_reader(site):
     """How long who does not take the answer is waited for."""
     with fastcgi.connect(str(site.socket), timeout=10) as peer:
@@ -294,6 +308,8 @@ TABLE = [
     Row("limits.queue_timeout", 1, 60, ("is sent away", "waits"), probe=patience, kinds=SPAWNED, visitors=0, also=ONE),
     Row("limits.max_connections", 2, 100, ("waits", "served"), probe=connections, kinds=SPAWNED, visitors=0),
     Row("limits.read_timeout", 1, 60, ("not long", "long"), probe=half_request, kinds=SPAWNED),
+    Row("limits.min_rate", 10000, 0, ("not long", "long"), probe=slow_sender, kinds=SPAWNED,
+        also={"limits": {"read_timeout": 1}}),
     Row("limits.write_timeout", 1, 60, ("not long", "long"), probe=slow_reader, kinds=SPAWNED),
     Row("server.runtime_dir", "{home}/run1", "{home}/run2", ("run1", "run2"), probe=runtime),
     Row("server.protocol", "fcgi", "scgi", ("fcgi", "scgi"), probe=protocol, kinds=SPAWNED, visitors=0),

@@ -188,6 +188,25 @@ def test_half_requests_of_one_connection_are_bounded(build, tmp_path):
         server.ask()
 
 
+@pytest.mark.parametrize("what", [*PROTOCOLS, "a body"])
+def test_a_byte_now_and_then_holds_no_connection_for_ever(build, tmp_path, what):
+    protocol = "fcgi" if what == "a body" else what
+    with running(build, tmp_path, protocol, "read_timeout = 1\nmin_rate = 1000") as server:
+        whole = head(1, "/", 1000) + record(5, bytes(1000)) if what == "a body" else server.good
+        at = len(head(1, "/", 1000)) + 10 if what == "a body" else 10
+        descriptors = server.descriptors()
+        with server.connect() as peer:
+            peer.sendall(whole[:at])
+            with pytest.raises(OSError):
+                for byte in whole[at : at + 100]:
+                    peer.sendall(bytes([byte]))
+                    time.sleep(0.15)
+            came = peer.recv(65536) if what == "a body" else b""
+        assert what != "a body" or b"Status: 408" in came and "less than 1000 bytes/s" in server.log()
+        until(lambda: server.descriptors() <= descriptors, 10, "its descriptor is free again")
+        server.ask()
+
+
 def test_a_half_request_beside_good_ones_ends_alone(build, tmp_path):
     with running(build, tmp_path, "fcgi", "read_timeout = 1") as server, server.connect() as peer:
         peer.sendall(head(1) + record(5, b"he", 1))

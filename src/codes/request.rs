@@ -38,9 +38,9 @@ super::codes! {
         cure: "free space on the disk or in the quota",
     }
     STALLED_BODY = 308, "the body of a request has stalled" {
-        cause: "the client sent no more of the body for [limits] read_timeout",
+        cause: "the client sent no more of the body for [limits] read_timeout, or for longer than that less than [limits] min_rate",
         consequence: "this request gets a 408, and the application does not see it",
-        cure: "nothing, unless uploads over slow connections matter: then raise [limits] read_timeout",
+        cure: "nothing, unless uploads over slow connections matter: then raise [limits] read_timeout, or lower [limits] min_rate",
     }
     UNAVAILABLE = 309, "there is no application to serve a request" {
         cause: "the settings cannot be used or the application cannot be imported: the message says why",
@@ -127,8 +127,8 @@ super::codes! {
         cure: "set [server] protocol to what the web server speaks: fcgi, scgi or ajp",
     }
     STALLED_CONNECTION = 331, "a connection has stalled" {
-        cause: "the web server sent no more of a request for [limits] read_timeout, or read no more of a response for \
-            [limits] write_timeout",
+        cause: "the web server sent no more of a request for [limits] read_timeout, or for longer than that less than [limits] \
+            min_rate, or read no more of a response for [limits] write_timeout",
         consequence: "the connection is closed",
         cure: "nothing, unless it happens often: then look at the web server's log for the same time",
     }

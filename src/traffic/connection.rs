@@ -1,5 +1,6 @@
 //! `Connection`: a connection from a web server, without its socket: its codec, requests, outbox and deadlines.
 
+use super::pace::Pace;
 use super::settings::Settings;
 use crate::config::Protocol;
 use crate::outbox::Outbox;
@@ -57,8 +58,8 @@ enum State {
 struct Requested {
     id: RequestId,
     number: RequestNo,
-    /// When the last piece of its body arrived; `None` once the body is complete.
-    body: Option<Instant>,
+    /// How its body arrives; `None` once it is complete.
+    body: Option<Pace>,
 }
 
 /// The deadlines of a connection and the requests on it.
@@ -85,8 +86,8 @@ pub(super) struct Connection {
     state: State,
     /// When the connection was accepted, until its first bytes arrive.
     silent_since: Option<Instant>,
-    /// When the last relevant byte arrived. While draining, bytes after a complete request are irrelevant.
-    last_in: Instant,
+    /// How what is no body arrives, while nothing is served. While draining, bytes after a complete request do not count.
+    pace: Pace,
     /// When we last stopped reading because the connection was full.
     read_since: Instant,
     /// Since when the peer has not taken any of the bytes that wait to be sent.
@@ -110,7 +111,7 @@ impl Connection {
             requests: Vec::new(),
             state: State::Open { eof: false },
             silent_since: Some(now),
-            last_in: now,
+            pace: Pace::new(now),
             read_since: now,
             stuck: None,
             pieces: 0,
@@ -138,11 +139,15 @@ impl Connection {
     }
 
     /// Bytes were received. Returns whether to decode them.
-    pub(super) fn on_read(&mut self, now: Instant) -> bool {
+    pub(super) fn on_read(&mut self, bytes: usize, now: Instant) -> bool {
         self.silent_since = None;
         let draining = self.state == State::Draining;
-        if !draining || !self.codec.is_idle() {
-            self.last_in = now;
+        let idle = self.codec.is_idle();
+        if !draining && (idle || self.requests.iter().any(|r| r.body.is_none())) {
+            self.pace = Pace::new(now);
+        }
+        if !draining || !idle {
+            self.pace.add(bytes, now);
         }
         !draining
     }
@@ -212,15 +217,31 @@ impl Connection {
         self.requests.push(Requested {
             id,
             number,
-            body: Some(now),
+            body: Some(Pace::new(now)),
         });
     }
 
-    /// A piece of a request's body arrived now; `None` when the body is complete.
-    pub(super) fn on_body(&mut self, number: RequestNo, now: Option<Instant>) {
+    /// A piece of a request's body arrived.
+    pub(super) fn on_body(&mut self, number: RequestNo, bytes: usize, now: Instant) {
+        let mut requests = self.requests.iter_mut();
+        let request = requests.find(|request| request.number == number);
+        if let Some(pace) = request.and_then(|request| request.body.as_mut()) {
+            pace.add(bytes, now);
+        }
+    }
+
+    /// A request's body is complete.
+    pub(super) fn on_body_end(&mut self, number: RequestNo) {
         let mut requests = self.requests.iter_mut();
         if let Some(request) = requests.find(|request| request.number == number) {
-            request.body = now;
+            request.body = None;
+        }
+    }
+
+    /// A request that was still coming in has failed. What remains of it may take as long as another one.
+    pub(super) fn begin_discarding(&mut self, now: Instant) {
+        if self.requests.is_empty() {
+            self.pace = Pace::new(now);
         }
     }
 
@@ -353,44 +374,56 @@ impl Connection {
             return false;
         }
         self.state = State::Draining;
-        self.last_in = now;
+        self.pace = Pace::new(now);
         true
     }
 
     /// The current deadlines.
     pub(super) fn deadlines(&self, settings: &Settings) -> Deadlines {
-        let read = settings.read_timeout();
-        let quiet = self.last_in.max(self.read_since);
+        let quiet = self.pace.last().max(self.read_since);
+        let slow = self.pace.slow_at(settings, self.read_since);
+        let drained = || slow.into_iter().fold(quiet + DRAIN, Instant::min);
         let mut deadlines = Deadlines {
-            drained: self.is_draining().then(|| quiet + DRAIN),
+            drained: self.is_draining().then(drained),
             stalled: self.stuck.map(|at| at + settings.write_timeout()),
             body: None,
         };
         if self.is_full() {
             return deadlines;
         }
-        let bodies = || self.bodies().map(|(_, heard)| heard.max(self.read_since));
-        let receives_only = bodies().count() == self.requests.len();
-        let silent = match bodies().max() {
-            Some(heard) if receives_only => Some(heard.max(quiet)),
-            None if self.requests.is_empty() && !self.codec.is_idle() => Some(quiet),
+        let receives_only = self.bodies().count() == self.requests.len();
+        let heard = self.bodies().map(|(_, pace)| pace.last()).max();
+        let silent = match heard {
+            Some(heard) if receives_only => Some(heard.max(quiet) + settings.read_timeout()),
+            None if self.requests.is_empty() && !self.codec.is_idle() => {
+                Some(self.pace.deadline(settings, self.read_since))
+            }
             _ => None,
         };
-        let silent = silent.map(|at| at + read);
         deadlines.stalled = deadlines.stalled.into_iter().chain(silent).min();
-        deadlines.body = bodies().min().map(|at| at + read);
+        let bodies = self.bodies();
+        let bodies = bodies.map(|(_, pace)| pace.deadline(settings, self.read_since));
+        deadlines.body = bodies.min();
         deadlines
     }
 
-    /// The requests whose bodies have stalled.
-    pub(super) fn stalled_bodies(&self, settings: &Settings, now: Instant) -> Vec<RequestNo> {
-        let late = |heard: Instant| heard.max(self.read_since) + settings.read_timeout() <= now;
-        let bodies = self.bodies().filter(|(_, heard)| late(*heard));
-        bodies.map(|(number, _)| number).collect()
+    /// The requests whose bodies have stalled. `true`: they still come in, but too slowly.
+    pub(super) fn stalled_bodies(
+        &self,
+        settings: &Settings,
+        now: Instant,
+    ) -> Vec<(RequestNo, bool)> {
+        let bodies = self.bodies();
+        let late = bodies.filter(|(_, pace)| pace.deadline(settings, self.read_since) <= now);
+        let late = late.map(|(number, pace)| {
+            let silent = pace.last().max(self.read_since) + settings.read_timeout();
+            (number, now < silent)
+        });
+        late.collect()
     }
 
-    /// The requests with incomplete bodies, and when the last piece of each arrived.
-    fn bodies(&self) -> impl Iterator<Item = (RequestNo, Instant)> {
+    /// The requests with incomplete bodies.
+    fn bodies(&self) -> impl Iterator<Item = (RequestNo, Pace)> {
         let requests = self.requests.iter();
         requests.filter_map(|request| Some((request.number, request.body?)))
     }

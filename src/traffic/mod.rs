@@ -19,6 +19,7 @@ mod file;
 mod incidents;
 mod lines;
 mod output;
+mod pace;
 mod repeats;
 mod responses;
 mod rest;
@@ -121,7 +122,7 @@ impl Traffic {
     pub fn on_bytes(&mut self, number: ConnNo, bytes: &[u8], now: Instant) {
         self.out.conns.queue_flush(number);
         let conn = self.out.conns.get_mut(number);
-        if conn.is_some_and(|conn| conn.on_read(now)) {
+        if conn.is_some_and(|conn| conn.on_read(bytes.len(), now)) {
             self.decode(number, bytes, now);
         }
     }
@@ -244,7 +245,7 @@ impl Traffic {
         match event {
             Event::Begin { .. } | Event::Reject { .. } => (),
             Event::Body { bytes, .. } => {
-                conn.on_body(number, Some(now));
+                conn.on_body(number, bytes.len(), now);
                 let exchange = self.out.exchanges.get_mut(number);
                 let received =
                     exchange.map_or(Ok(()), |e| e.receive(bytes, max_body, &self.out.spool));
@@ -253,7 +254,7 @@ impl Traffic {
                 }
             }
             Event::BodyEnd { .. } => {
-                conn.on_body(number, None);
+                conn.on_body_end(number);
                 self.complete(number, now);
             }
             Event::Abort { .. } => {
@@ -343,9 +344,17 @@ impl Traffic {
             self.out.warn(level, text, now);
             return self.out.close(conn_no, now);
         }
-        let seconds = self.out.settings.limits().read_timeout;
-        for number in conn.stalled_bodies(&self.out.settings, now) {
-            self.out.give_up(number, Failure::StalledBody(seconds), now);
+        let limits = self.out.settings.limits();
+        let (seconds, rate) = (limits.read_timeout, limits.min_rate);
+        for (number, slow) in conn.stalled_bodies(&self.out.settings, now) {
+            let failure = match slow {
+                true => Failure::SlowBody(rate),
+                false => Failure::StalledBody(seconds),
+            };
+            self.out.give_up(number, failure, now);
+        }
+        if let Some(conn) = self.out.conns.get_mut(conn_no) {
+            conn.begin_discarding(now);
         }
     }
 }
