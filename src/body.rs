@@ -30,6 +30,14 @@ impl Body {
         }
     }
 
+    /// The memory, in bytes, that it takes.
+    pub fn held(&self) -> usize {
+        match self {
+            Body::Memory(bytes) => bytes.capacity(),
+            Body::File(_) => 0,
+        }
+    }
+
     /// Shortens the body to `length` bytes, if it is longer.
     pub fn truncate(&mut self, length: u64) -> io::Result<()> {
         match self {

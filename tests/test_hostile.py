@@ -4,6 +4,7 @@ import random
 import resource
 import select
 import socket
+import struct
 import threading
 import time
 
@@ -185,6 +186,38 @@ def test_half_requests_of_one_connection_are_bounded(build, tmp_path):
             assert server.memory() < before + 8000, "kB for half requests"
             assert server.log().count("are in progress ([limits] max_connections)") == 1, server.log()
             until(lambda: server.descriptors() <= descriptors, 5, "they are given up after read_timeout")
+        server.ask()
+
+
+def half_requests(kind):
+    """A request that stops within its variables, or within its body."""
+    long = struct.pack(">BL", 6, 240_000 | 1 << 31) + b"HTTP_X" + bytes(240_000)
+    variables = b"".join(record(4, long[at : at + 60_000]) for at in range(0, len(long), 60_000))
+    if kind == "variables":
+        return record(1, b"\0\1\1\0\0\0\0\0") + variables
+    return head(1, "/", 100_000) + record(5, bytes(60_000))
+
+
+@pytest.mark.parametrize("kind", ["variables", "bodies"])
+def test_half_requests_of_all_connections_have_a_budget_and_their_memory_goes_back(build, tmp_path, kind):
+    with running(build, tmp_path, "fcgi", 'memory = "16M"') as server:
+        before, descriptors = server.memory(), server.descriptors()
+        data, peers = half_requests(kind), []
+        for number in range(400):
+            peers.append(server.connect())
+            try:
+                peers[-1].sendall(data)
+            except OSError:
+                pass  # others have less, so it is closed
+            if number % 20 == 0:
+                server.ask()
+        server.ask()
+        assert server.memory() < before + 22_000, "kB for half requests"
+        assert "RF0335" in server.log()
+        for peer in peers:
+            peer.close()
+        until(lambda: server.descriptors() <= descriptors, 20, "all are gone")
+        until(lambda: server.memory() < before + 3000, 10, "their memory is free")
         server.ask()
 
 

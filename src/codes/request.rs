@@ -147,4 +147,9 @@ super::codes! {
         consequence: "the web server may answer with a 500 or 502 of its own",
         cure: "set fewer and smaller cookies, or raise the limit in the web server",
     }
+    TOO_MUCH_MEMORY = 335, "requests that are still coming in take too much memory" {
+        cause: "the variables and small bodies of all requests that are not complete exceed [limits] memory",
+        consequence: "the connection that holds most of them is closed; the web server answers its requests with an error of its own",
+        cure: "find out who sends so many requests and does not complete them, or raise [limits] memory",
+    }
 }

@@ -92,6 +92,8 @@ settings! {
         // Large bodies are spooled to a file, so the only cost is disk space. Web servers have their own, smaller
         // limits, and Django has one for forms.
         max_body: u64 = "1G", Size(0, HUGE), "20M", "maximum size of a request's body; a larger one gets a 413";
+        // Room for two hundred of the largest, and for thousands as they are. Web servers send a request in one go.
+        memory: usize = "64M", Size(1 << 20, 1 << 40), "16M", "maximum memory for requests that are still coming in; beyond it, the connection that takes most is closed";
         // As large as the largest body. Each process that the web server starts has its own.
         spool: u64 = "1G", Size(0, HUGE), "200M", "maximum size of all that waits on disk: large bodies of requests, and responses that are read slowly (half of it at most)";
         // The disk of temporary files is everybody's. Of a small one, a tenth is enough.

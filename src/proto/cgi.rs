@@ -129,6 +129,10 @@ impl Codec for Cgi {
         false
     }
 
+    fn held(&self) -> usize {
+        0
+    }
+
     fn is_idle(&self) -> bool {
         self.response == Response::Ended && !matches!(self.input, Input::Body { left: 1.. })
     }

@@ -112,6 +112,9 @@ pub trait Codec {
     /// Whether the web server wants the connection kept open once it is idle. False until a request has ended.
     fn keep_alive(&self) -> bool;
 
+    /// The memory, in bytes, that incomplete requests take here.
+    fn held(&self) -> usize;
+
     /// No request is in progress, not even a partial one: the connection may be handed over or closed without loss.
     fn is_idle(&self) -> bool;
 }

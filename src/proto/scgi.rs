@@ -215,6 +215,13 @@ impl Codec for Scgi {
         false
     }
 
+    fn held(&self) -> usize {
+        match &self.state {
+            State::Headers { bytes, .. } => bytes.capacity(),
+            _ => 0,
+        }
+    }
+
     fn is_idle(&self) -> bool {
         match self.response {
             Response::None => matches!(self.state, State::Length { digits: 0, .. }),

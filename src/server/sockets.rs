@@ -5,6 +5,7 @@ use super::cgi_output::CgiOutput;
 use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token, Watched};
+use crate::sys::memory;
 use crate::traffic::{ConnNo, Traffic};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -21,6 +22,8 @@ const SCRATCH: usize = 128 << 10;
 /// A new connection is registered with epoll only after this time. A short request ends before, and saves the system
 /// calls.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
+/// How often to give memory back, at most: the loop wakes up as often.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(1);
 /// When this many answered connections wait for their peers to close them, they are checked.
 const ANSWERED: usize = 32;
 
@@ -52,6 +55,8 @@ pub(super) struct Sockets {
     /// Connections not yet registered with epoll, answered and shut down on our side.
     answered: Vec<ConnNo>,
     watch_at: Option<Instant>,
+    /// When to look whether memory is to be given back.
+    look_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -63,6 +68,7 @@ impl Sockets {
             unwatched: Vec::new(),
             answered: Vec::new(),
             watch_at: None,
+            look_at: None,
             scratch: vec![0; SCRATCH],
         }
     }
@@ -189,8 +195,14 @@ impl Sockets {
         self.watch_at
     }
 
-    /// Registers the connections that have waited for `WATCH_AFTER` with epoll.
+    /// Registers the connections that have waited for `WATCH_AFTER` with epoll. Gives memory back that is free.
     pub(super) fn on_time(&mut self, traffic: &mut Traffic, now: Instant) {
+        if self.look_at.is_none_or(|at| at <= now) {
+            self.look_at = Some(now + GIVE_BACK_EVERY);
+            if traffic.has_released() {
+                memory::give_back();
+            }
+        }
         if self.watch_at.take_if(|at| *at <= now).is_some() {
             self.check_answered(traffic, now);
             for number in std::mem::take(&mut self.unwatched) {

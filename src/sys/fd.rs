@@ -1,4 +1,4 @@
-//! Turns raw descriptors into owned ones: the only module with `unsafe`.
+//! Turns raw descriptors into owned ones: the only module with `unsafe`, besides one call in `memory`.
 //!
 //! Descriptors come as numbers from two sources: some were open when this program began (from the process that spawned it,
 //! or from the image before this one), and some are returned by system calls that are made here.

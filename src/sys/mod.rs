@@ -2,4 +2,5 @@
 
 pub mod fd;
 pub mod limits;
+pub mod memory;
 pub mod procfs;

@@ -279,6 +279,11 @@ impl Connection {
         !std::mem::replace(&mut self.turned_away, true)
     }
 
+    /// The memory, in bytes, that its incomplete requests take, apart from those that have begun.
+    pub(super) fn held(&self) -> usize {
+        self.codec.held() + self.kept.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// The bytes to send.
     pub(super) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
@@ -428,7 +433,7 @@ impl Connection {
         requests.filter_map(|request| Some((request.number, request.body?)))
     }
 
-    fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.outbox.waiting()
     }
 }

@@ -7,6 +7,9 @@ use crate::outbox::Outbox;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+/// So many bytes of free memory are worth giving back.
+const WORTH: usize = 4 << 20;
+
 /// The connections by number, their flush queue and their deadlines.
 #[derive(Default)]
 pub struct Connections {
@@ -16,6 +19,11 @@ pub struct Connections {
     flush_queue: Vec<ConnNo>,
     /// The deadlines of the connections that have one.
     alarms: BTreeSet<(Instant, ConnNo)>,
+    /// The memory, in bytes, that incomplete requests take; and with it, what waits to be sent.
+    held: usize,
+    in_memory: usize,
+    /// The most of the latter since `has_released` last said yes.
+    peak: usize,
     /// Idle connections are not read, so that the next process image can take them over.
     freezing: bool,
 }
@@ -26,6 +34,9 @@ struct Entry {
     needs_flush: bool,
     /// Its entry in `alarms`.
     alarm: Option<Instant>,
+    /// What it contributes to `held` and `in_memory`.
+    held: usize,
+    in_memory: usize,
 }
 
 impl Connections {
@@ -125,6 +136,8 @@ impl Connections {
             connection,
             needs_flush: false,
             alarm: None,
+            held: 0,
+            in_memory: 0,
         };
         self.entries.insert(number, Box::new(entry));
         self.queue_flush(number);
@@ -136,6 +149,8 @@ impl Connections {
         if let Some(at) = entry.alarm {
             self.alarms.remove(&(at, number));
         }
+        self.held -= entry.held;
+        self.in_memory -= entry.in_memory;
         Some(entry.connection)
     }
 
@@ -157,18 +172,39 @@ impl Connections {
         }
     }
 
-    /// A connection was flushed. Updates its deadline.
-    pub(super) fn flushed(&mut self, number: ConnNo, settings: &Settings) {
+    /// A connection was flushed. Updates its deadline and its memory; `begun`: of its requests that have begun.
+    pub(super) fn flushed(&mut self, number: ConnNo, begun: usize, settings: &Settings) {
         let Some(entry) = self.entries.get_mut(number) else {
             return;
         };
         entry.needs_flush = false;
+        let held = entry.connection.held() + begun;
+        let in_memory = held + entry.connection.waiting();
+        self.held = self.held - std::mem::replace(&mut entry.held, held) + held;
+        let before = std::mem::replace(&mut entry.in_memory, in_memory);
+        self.in_memory = self.in_memory - before + in_memory;
+        self.peak = self.peak.max(self.in_memory);
         let alarm = entry.connection.deadlines(settings).first();
         let before = std::mem::replace(&mut entry.alarm, alarm);
         if alarm != before {
             before.map(|at| self.alarms.remove(&(at, number)));
             alarm.map(|at| self.alarms.insert((at, number)));
         }
+    }
+
+    /// The connection whose incomplete requests take most memory, if all together take more than this.
+    pub(super) fn largest_beyond(&self, most: usize) -> Option<ConnNo> {
+        let largest = || self.entries.iter().max_by_key(|(_, entry)| entry.held);
+        (self.held > most).then(largest)?.map(|(number, _)| number)
+    }
+
+    /// Whether memory that was in use is free now, and worth giving back. Says so once.
+    pub(super) fn has_released(&mut self) -> bool {
+        let released = self.peak - self.in_memory >= WORTH;
+        if released {
+            self.peak = self.in_memory;
+        }
+        released
     }
 
     /// The settings have changed.

@@ -376,6 +376,14 @@ impl Exchange {
         }
     }
 
+    /// The memory, in bytes, that it takes while it is coming in.
+    pub(super) fn held(&self) -> usize {
+        match &self.phase {
+            Phase::Receiving(body) => self.environ.as_bytes().len() + body.held(),
+            Phase::Waiting | Phase::Sending => 0,
+        }
+    }
+
     /// Whether the body is being received.
     pub(super) fn is_receiving(&self) -> bool {
         matches!(self.phase, Phase::Receiving(_))

@@ -98,6 +98,11 @@ impl Traffic {
         self.out.spool.used()
     }
 
+    /// Whether much memory has become free since this last said so, so that it should go back to the system.
+    pub fn has_released(&mut self) -> bool {
+        self.out.conns.has_released()
+    }
+
     /// Whether another connection may be accepted.
     pub fn has_room(&self) -> bool {
         self.out.conns.len() < self.out.settings.limits().max_connections
@@ -324,7 +329,21 @@ impl Traffic {
             }
         }
         conn.flushed();
-        self.out.conns.flushed(conn_no, &self.out.settings);
+        let mut begun = 0;
+        if let Some(conn) = self.out.conns.get(conn_no) {
+            let exchanges = conn.requests().filter_map(|n| self.out.exchanges.get(n));
+            begun = exchanges.map(|exchange| exchange.held()).sum();
+        }
+        self.out.conns.flushed(conn_no, begun, &self.out.settings);
+        let most = self.out.settings.limits().memory;
+        while let Some(largest) = self.out.conns.largest_beyond(most) {
+            let text = format!(
+                "a connection is closed: incomplete requests take more than {most} bytes of memory, and it has most of them"
+            );
+            self.out
+                .warn(Level::Warning(request::TOO_MUCH_MEMORY), text, now);
+            self.out.close(largest, now);
+        }
     }
 
     /// A connection, or a request on it, has passed its deadline.

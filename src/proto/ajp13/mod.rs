@@ -480,6 +480,13 @@ impl Codec for Ajp13 {
         self.served && !matches!(self.phase, Phase::Closing)
     }
 
+    fn held(&self) -> usize {
+        match &self.reading {
+            Reading::Forward { bytes, .. } => bytes.capacity(),
+            _ => 0,
+        }
+    }
+
     fn is_idle(&self) -> bool {
         let between = matches!(self.reading, Reading::Header { have: 0, .. });
         match self.phase {

@@ -425,6 +425,10 @@ impl Codec for FastCgi {
         self.any_ended && (self.ended_keep_conn || self.requests.iter().any(in_progress))
     }
 
+    fn held(&self) -> usize {
+        self.requests.iter().map(Request::held).sum()
+    }
+
     fn is_idle(&self) -> bool {
         self.header_len == 0
             && self.record.is_none()

@@ -75,6 +75,14 @@ impl Request {
         }
     }
 
+    /// The memory that they take.
+    pub(super) fn held(&self) -> usize {
+        match &self.input {
+            Input::Params(bytes) => bytes.capacity(),
+            _ => 0,
+        }
+    }
+
     /// The event for complete params.
     pub(super) fn announce<'a>(&mut self, bytes: &[u8]) -> Event<'a> {
         let id = RequestId(self.id);
