@@ -183,9 +183,10 @@ class Front:
     """Starts one Python as the front does and holds the other ends."""
 
     def __init__(
-        self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, outputs=(), files=None, **settings
-    ):
-        """`files`: more of the app's, by path."""
+        self, test, python, app, mode, fds=(), readable=False, preexec_fn=None, outputs=(), files=None,
+        environ=None, **settings
+    ):  # fmt: skip
+        """`files`: more of the app's, by path. `environ`: more of the environment."""
         self.folder = tempfile.mkdtemp(prefix='bridge-')
         test.addCleanup(shutil.rmtree, self.folder, True)
         for name, text in dict(files or {}, **{'app.py': app}).items():
@@ -199,12 +200,12 @@ class Front:
         ours, theirs = socket.socketpair()
         ours.settimeout(TIMEOUT)
         test.addCleanup(ours.close)
-        environ = {'PATH': '/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONUTF8': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
-        environ['MARK'] = self.folder
+        variables = {'PATH': '/usr/bin:/bin', 'LANG': 'C.UTF-8', 'PYTHONUTF8': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
+        variables.update(environ or {}, MARK=self.folder)
         with open(self.log_path, 'ab') as log:
             stdout, stderr = outputs or (log, log)
             self.process = subprocess.Popen(
-                [python, '-c', LOADER], stdin=theirs, stdout=stdout, stderr=stderr, cwd=self.folder, env=environ,
+                [python, '-c', LOADER], stdin=theirs, stdout=stdout, stderr=stderr, cwd=self.folder, env=variables,
                 preexec_fn=preexec_fn,
             )  # fmt: skip
         theirs.close()

@@ -29,7 +29,7 @@ macro_rules! modules {
 /// The package `bridge`, which is sent to each interpreter.
 const PACKAGE: &[(&str, &str)] = modules![
     "__init__" "importer" "wire" "output" "private" "processes" "head" "app" "packages" "hints" "failures" "request"
-    "opened" "chance" "warm" "frameworks" "kept" "room" "control" "site_pool" "report"
+    "opened" "chance" "store" "imports" "warm" "frameworks" "kept" "room" "control" "site_pool" "report"
     "audit" "worker" "files" "preloader" "check" "start"
 ];
 

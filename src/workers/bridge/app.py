@@ -28,7 +28,7 @@ def prepare(settings):
     sys.path[:] = [app_path] + [path for path in sys.path if path not in ('', app_path)]
     sys.argv = ['runfcgi']
     if settings.get('pycache') == '1' and sys.version_info >= (3, 8) and not os.access(app_path, os.W_OK):
-        sys.pycache_prefix = own_pycache() or sys.pycache_prefix
+        sys.pycache_prefix = own_cache('pycache') or sys.pycache_prefix
 
 
 def set_home():
@@ -37,11 +37,11 @@ def set_home():
     os.environ['HOME'] = pwd.getpwuid(os.geteuid()).pw_dir
 
 
-def own_pycache():
-    """A bytecode directory that only we can write to, or None."""
+def own_cache(name):
+    """A directory for bytecode that only we can write to, or None."""
     shared = '/var/tmp/runfcgi-{}'.format(os.geteuid())
     for base in (os.path.expanduser('~/.cache/runfcgi'), shared):
-        path = os.path.join(base, 'pycache')
+        path = os.path.join(base, name)
         if not os.path.isabs(path):
             continue
         try:

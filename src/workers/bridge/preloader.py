@@ -17,6 +17,7 @@ from .control import Control
 from .files import same_file, tidy, unlink
 from .frameworks import connect
 from .hints import describe_failure, encode_failure
+from .imports import few_operations
 from .opened import describe_opened, list_descriptors
 from .output import ERRORS, attempt, log
 from .private import PRIVATE
@@ -121,9 +122,10 @@ class Preloader:
         """Imports the application, or reports why it can't. Returns a description of what it has left open."""
         before = list_descriptors()
         try:
-            app = load_app(self.settings)
-            warm_up(app, self.settings)
-            connect(self.settings)
+            with few_operations(self.settings):
+                app = load_app(self.settings)
+                warm_up(app, self.settings)
+                connect(self.settings)
             share_memory()
         except BaseException:
             text = describe_failure(self.settings)

@@ -9,6 +9,7 @@ from . import check
 from .app import load_app, prepare
 from .frameworks import connect
 from .hints import describe_failure, encode_failure
+from .imports import few_operations
 from .output import ERRORS, LogStream, attempt
 from .preloader import Preloader
 from .private import PRIVATE
@@ -53,9 +54,10 @@ def main():
     ignore_signals()
     hold_lifeline(fds[0])  # before the import, which may hang
     try:
-        app = load_app(settings)
-        warm_up(app, settings)
-        connect(settings)
+        with few_operations(settings):
+            app = load_app(settings)
+            warm_up(app, settings)
+            connect(settings)
         share_memory()
     except BaseException:
         text = describe_failure(settings)
