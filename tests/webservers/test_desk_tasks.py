@@ -134,6 +134,8 @@ def test_one_at_a_time_until_it_is_stopped(desk):
     # It is the child of no front, and goes on without them.
     for pid in processes.named(desk.site.base, "mysite.fcgi"):
         os.kill(pid, signal.SIGKILL)
+    # A connection that one of them has accepted ends with it.
+    until(lambda: not processes.named(desk.site.base, "mysite.fcgi"), 10, "the fronts have gone")
     assert desk.runs() and sleepers(desk.site)
     assert desk.send("/stop").status == 303
     until(lambda: not desk.runs(), 20, "it is stopped")
