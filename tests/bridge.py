@@ -277,7 +277,8 @@ class Preloader(Front):
         names = {'version': 'v', 'socket': self.path, 'lock': self.lock_path, 'ready': 'ready'}
         names.update({name + '_file': os.path.join(self.runtime, name) for name in ('good', 'open')})
         names.update(swept='front- exe-', kept='good open python reload turn want', aged='journal')
-        super().__init__(test, python, app, 'preloader', [listener.fileno(), lock], **names, **settings)
+        names.update(settings)
+        super().__init__(test, python, app, 'preloader', [listener.fileno(), lock], **names)
         listener.close()
         os.close(lock)
         self.test = test

@@ -81,12 +81,13 @@ class PreloaderTest(unittest.TestCase):
         pid = struct.unpack('>I', payload)[0]
         read_frame(slot)
         os.kill(pid, signal.SIGSEGV)
-        self.assert_exited(preloader, pid, b'was ended by SIGSEGV')
+        self.assertEqual(os.WTERMSIG(self.assert_exited(preloader, pid, b'was ended by SIGSEGV')), signal.SIGSEGV)
 
     def assert_exited(self, preloader, pid, words):
         kind, payload = read_frame(preloader.setup)[:2]
         self.assertEqual((kind, payload[:4]), (b'q', struct.pack('>I', pid)))
-        self.assertIn(words, payload)
+        self.assertIn(words, payload[8:])
+        return struct.unpack('>I', payload[4:8])[0]
 
     @each_python
     def test_threads_of_a_worker(self, python):
@@ -153,28 +154,67 @@ class PreloaderTest(unittest.TestCase):
             time.sleep(20)
             os._exit(0)
         program = subprocess.Popen(['sleep', '20'])
-        with open(os.environ['MARK'] + '/pids', 'w') as file:
+        with open(os.environ['MARK'] + '/new', 'w') as file:
             file.write('%d %d' % (sleeper, program.pid))
+        os.rename(os.environ['MARK'] + '/new', os.environ['MARK'] + '/pids')
+        time.sleep(20)
         """
         preloader = Preloader(self, python, textwrap.dedent(app) + HELLO_APP)
-        preloader.hello()
-        (_, _), (slot,), _, _ = preloader.fork()
-        read_frame(slot)
-        with open(os.path.join(preloader.folder, 'pids')) as file:
+        path = os.path.join(preloader.folder, 'pids')
+        wait_for(lambda: os.path.exists(path), 'the import to start its children')
+        with open(path) as file:
             pids = [int(pid) for pid in file.read().split()]
         for pid in pids:
             self.addCleanup(os.kill, pid, signal.SIGKILL)
         self.assertFalse(preloader.can_lock())
-        os.kill(preloader.pid, signal.SIGKILL)
+        preloader.process.kill()
+        preloader.process.wait(TIMEOUT)
         self.assertEqual(preloader.setup.recv(1), b'')
-        wait_for(lambda: is_gone(preloader.pid), 'the preloader to end')
         for pid in pids:
             self.assertFalse(is_gone(pid))
         with self.assertRaises(ConnectionRefusedError):
             preloader.connect()
         self.assertTrue(preloader.can_lock())
+
+    @each_python
+    def test_what_must_not_be_shared_is_left_to_a_preloader_without_the_app(self, python):
+        app = """
+        import os, socket
+        open(os.environ['MARK'] + '/imports', 'a').write('%d ' % os.getpid())
+        KEPT = socket.socketpair()
+        """
+        first = Preloader(self, python, textwrap.dedent(app) + HELLO_APP)
+        _, told = first.hello()
+        self.assertIn('KEPT', told['open'])
+        self.assertEqual(told['plain'], '')
+        self.assertEqual(first.setup.recv(1), b'', 'it leaves')
+        wait_for(first.can_lock, 'it to give the lock back')
+        second = Preloader(self, python, textwrap.dedent(app) + HELLO_APP, open_file=os.path.join(first.runtime, 'open'))
+        _, told = second.hello()
+        self.assertIn('KEPT', told['open'])
+        self.assertEqual(told['plain'], '1')
+        (kind, payload), (slot,), _, _ = second.fork()
+        self.assertEqual(kind, b'k')
+        pid = struct.unpack('>I', payload)[0]
+        self.assertEqual(read_frame(slot)[:2], (b'W', payload))
         slot.sendall(request())
         self.assertEqual(Answer(slot).body, b'hello')
+        with open(os.path.join(second.folder, 'imports')) as file:
+            self.assertEqual(file.read().split(), [str(pid)], 'only the worker imports the app')
+
+    @each_python
+    def test_an_import_in_a_worker_that_fails_is_told_to_its_front(self, python):
+        preloader = Preloader(self, python, 'import os\nos._exit(0)\n', preload='0')
+        preloader.hello()
+        (_, payload), (slot,), _, _ = preloader.fork()
+        self.assertEqual(slot.recv(1), b'')
+        self.assertEqual(read_frame(preloader.setup)[:2], (b'q', payload + struct.pack('>I', 0)))
+        preloader = Preloader(self, python, 'raise ValueError("why")\n', preload='0')
+        preloader.hello()
+        _, (slot,), _, _ = preloader.fork()
+        kind, told, _, _ = read_frame(slot)
+        self.assertEqual(kind, b'B')
+        self.assertIn(b'ValueError: why', told)
 
     @each_python
     def test_term_and_other_signals(self, python):

@@ -113,11 +113,18 @@ def test_broken_code_leaves_the_old_serving(site):
     assert "release 1" in site.request()
 
 
-def test_without_a_process_that_stays_each_request_serves_itself(site):
+def test_in_the_plain_form_one_worker_imports_the_app_for_all_requests(site):
     site.configure("preload = false")
-    assert "5 bytes" in site.request(b"hello")
-    assert "0 bytes" in site.request()
-    assert site.imports() == 2
+    assert ["5 bytes" in site.request(b"hello") for _ in range(3)] == [True] * 3
+    assert site.imports() == 1
+
+
+def test_without_a_process_that_stays_each_request_serves_itself(site):
+    site.configure("preload = false\nlinger = 0")
+    for count in (1, 2):
+        assert "5 bytes" in site.request(b"hello")
+        assert site.imports() == count
+        until(lambda: not site.processes(), "nothing is left")
     until(lambda: not site.processes(), "nothing is left")
 
 

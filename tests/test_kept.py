@@ -12,11 +12,23 @@ from webservers.fastcgi import request
 from webservers.processes import until
 
 
-def test_one_worker_answers_one_cgi_request_after_the_other(by_cgi):
-    site = by_cgi()
+FORMS = pytest.mark.parametrize("form", ["", "preload = false"], ids=["preloaded", "plain"])
+
+
+@FORMS
+def test_one_worker_answers_one_cgi_request_after_the_other(by_cgi, form):
+    site = by_cgi(server=form)
     pids = {pid_of(cgi(site)) for _ in range(5)}
     assert len(pids) == 1 and site.workers() == [*pids]
     assert len(site.imports()) == 1
+
+
+def test_a_worker_of_an_app_with_threads_is_kept_too(by_cgi):
+    site = by_cgi(env='IMPORT_THREAD = "1"')
+    pids = {pid_of(cgi(site)) for _ in range(5)}
+    assert len(pids) == 1 and site.workers() == [*pids]
+    assert site.imports()[1:] == [*pids], "the first import only showed that there are threads"
+    assert site.log().count("importing the app started 2 threads") == 1, site.log()
 
 
 def test_a_kept_worker_carries_nothing_over(by_cgi):
@@ -87,9 +99,10 @@ def test_a_touch_ends_kept_workers(by_cgi):
     assert cgi(site, "/version")[1] == "1" and len(site.imports()) == 2
 
 
+@FORMS
 @pytest.mark.parametrize("what", ["workers", "preloaders"])
-def test_a_kept_worker_or_its_keeper_that_is_killed_costs_nobody_an_answer(by_cgi, what):
-    site = by_cgi()
+def test_a_kept_worker_or_its_keeper_that_is_killed_costs_nobody_an_answer(by_cgi, what, form):
+    site = by_cgi(server=form)
     for _ in range(3):
         pid_of(cgi(site))
         [victim] = getattr(site, what)()
@@ -110,8 +123,9 @@ def test_the_end_of_a_kept_worker_is_told_the_next_front_once(by_cgi):
     assert "RF0406" not in errors[1] and site.log().count("RF0406") == 1
 
 
-def test_the_worker_of_a_front_that_leaves_serves_the_next_one(make_plain, manage):
-    site = make_plain()
+@FORMS
+def test_the_worker_of_a_front_that_leaves_serves_the_next_one(make_plain, manage, form):
+    site = make_plain(server=form)
     manager = manage(site)
     front = manager.spawn()
     first = ask(front, "/pid").text

@@ -88,11 +88,11 @@ class Site:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def ask(self, query):
-        """(body, pid of the worker, name of its parent)"""
+        """(body, pid of the worker, whether that process has imported the app)"""
         head, _, body = peers.fastcgi(self.socket, "/", query).partition("\r\n\r\n")
         fields = dict(re.findall(r"^(\S+): (.*?)\r?$", head, re.M))
         assert fields.get("Status", "200").startswith("200"), (head, body)
-        return body, int(fields["X-Pid"]), fields["X-Parent"]
+        return body, int(fields["X-Pid"]), fields["X-Pid"] == fields["X-Importer"]
 
     def ask_many(self, queries):
         with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as visitors:
@@ -169,12 +169,12 @@ def test_each_answer_belongs_to_its_request(make, services, kind):
     site.ready(4)
     answers = site.ask_many(f"n{number}" for number in range(REQUESTS))
     assert [body for body, _, _ in answers] == [f"n{number}" for number in range(REQUESTS)]
-    parents = {parent for _, _, parent in answers}
+    by_itself = {by_itself for _, _, by_itself in answers}
     if words is None:
-        assert parents == {"runfcgi-preload"}, "workers are forked"
+        assert by_itself == {False}, "workers are forked from what was imported"
         assert LEFT_OPEN not in site.log()
     else:
-        assert parents == {"mysite.fcgi"}, "each worker has imported the app by itself"
+        assert by_itself == {True}, "each worker has imported the app by itself"
         line = [line for line in site.log().splitlines() if LEFT_OPEN in line]
         assert len(line) == 1 and words in line[0], "said once, and what it is"
         assert "with the first request" in line[0], "and what to do"
@@ -189,9 +189,8 @@ def test_processes_spawned_later_know_it(build, memcached):
             for number in range(3):
                 front = manager.spawn()
                 assert request(front.socket, f"/?n{number}").text == f"n{number}"
-                until(lambda: not named(site.directory, "runfcgi-preload"), 10, "the preloader leaves")
             assert site.log().count(LEFT_OPEN) == 1
-            assert len((site.directory / "imports").read_text().split()) == 4, "one more than there are workers"
+            assert len((site.directory / "imports").read_text().split()) == 2, "one worker serves all of them"
             os.utime(site.executable)
             until(lambda: site.log().count("new code goes live") == 3, 20, "the new code is served")
             assert request(manager.spawn().socket, "/?n4").text == "n4"
@@ -207,7 +206,7 @@ def test_threads_of_a_scheduler_lead_to_the_plain_form_as_before(make):
     site.ready(4)
     answers = site.ask_many(f"n{number}" for number in range(REQUESTS))
     assert [body for body, _, _ in answers] == [f"n{number}" for number in range(REQUESTS)]
-    assert {parent for _, _, parent in answers} == {"mysite.fcgi"}
+    assert all(by_itself for _, _, by_itself in answers)
     assert re.search(r"importing the app started \d threads", site.log())
     site.stop()
 
@@ -222,7 +221,7 @@ def test_what_is_harmless_is_shared(make):
         site.ready(4)
         answers = site.ask_many(f"n{number}" for number in range(40))
         assert [body for body, _, _ in answers] == [f"n{number}" for number in range(40)]
-        assert {parent for _, _, parent in answers} == {"runfcgi-preload"}
+        assert not any(by_itself for _, _, by_itself in answers)
         assert LEFT_OPEN not in site.log()
         assert (site.directory / "shop.log").read_text().count("said in a request") == 40
         syslog.sendto(b"the end", syslog.getsockname())
@@ -235,7 +234,7 @@ def test_what_the_warming_request_opens_is_not_shared(make, memcached):
     site.ready(4)
     answers = site.ask_many(f"n{number}" for number in range(REQUESTS))
     assert [body for body, _, _ in answers] == [f"n{number}" for number in range(REQUESTS)]
-    assert {parent for _, _, parent in answers} == {"mysite.fcgi"}
+    assert all(by_itself for _, _, by_itself in answers)
     assert f"{LEFT_OPEN}: a connection to {memcached.socket} (opened_by_warming.KEPT)" in site.log()
     site.stop()
 
@@ -310,7 +309,7 @@ def test_generators_made_at_import_draw_other_numbers_in_each_worker(make):
     answers = site.ask_many(["drawn"] * 8)
     workers = {pid: body.split() for body, pid, _ in reversed(answers)}
     assert len(workers) == 4
-    assert {parent for _, _, parent in answers} == {"runfcgi-preload"}
+    assert not any(by_itself for _, _, by_itself in answers)
     for name, numbers in zip(("random.Random()", "numpy.random.default_rng()", "uuid.uuid1()"), zip(*workers.values())):
         assert len(set(numbers)) == 4, f"{name} repeats in other workers"
     site.stop()

@@ -42,8 +42,12 @@ class Crowd:
             time.sleep(0.05)
 
 
-def test_maxchildren_bounds_all_cgi_requests_together(by_cgi):
-    site = by_cgi(server="maxchildren = 2")
+FORMS = pytest.mark.parametrize("form", ["", "preload = false\n"], ids=["preloaded", "plain"])
+
+
+@FORMS
+def test_maxchildren_bounds_all_cgi_requests_together(by_cgi, form):
+    site = by_cgi(server=form + "maxchildren = 2")
     cgi(site)
     with Crowd(site, lambda _: cgi(site, "/version?seconds=0.1")[0], 6) as crowd:
         until(lambda: len(crowd.replies) >= 30, 60, "each has come several times")
@@ -51,8 +55,9 @@ def test_maxchildren_bounds_all_cgi_requests_together(by_cgi):
     assert crowd.most == 2
 
 
-def test_maxchildren_bounds_all_fronts_together(make_plain, manage):
-    site = make_plain(server="maxchildren = 2")
+@FORMS
+def test_maxchildren_bounds_all_fronts_together(make_plain, manage, form):
+    site = make_plain(server=form + "maxchildren = 2")
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(6)]
     with Crowd(site, lambda at: request(fronts[at].socket, "/version?seconds=0.1").status, 6) as crowd:

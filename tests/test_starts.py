@@ -69,13 +69,18 @@ def test_processes_after_the_first_find_the_preloader(make_plain, manage):
     assert times[4] < 0.45, "as if each had imported the app"
 
 
-def test_without_a_preloader_each_worker_imports(make_plain, manage):
+def test_in_the_plain_form_workers_import_the_app_and_the_preloader_does_not(make_plain, manage):
     site = make_plain(server="preload = false")
     manager = manage(site)
     fronts = [manager.spawn() for _ in range(2)]
-    pids = {int(ask(front, "/pid").text) for front in fronts}
-    assert set(site.imports()) == pids and len(pids) == 2
-    assert not site.preloaders()
+    threads = [threading.Thread(target=ask, args=(front, "/version?seconds=2")) for front in fronts]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(site.workers()) == 2, 15, "each has one")
+    assert sorted(site.imports()) == sorted(site.workers())
+    assert len(site.preloaders()) == 1 and not set(site.preloaders()) & set(site.imports())
+    for thread in threads:
+        thread.join(20)
 
 
 def test_an_app_with_threads_is_not_forked(make_plain, manage):

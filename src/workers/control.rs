@@ -1,10 +1,13 @@
 //! What a front and a preloader say to each other, as messages and as frames.
 
+use super::import;
 use super::kept::Kept;
 use super::process::ProcessNo;
 use super::wire;
 use crate::config::Config;
 use crate::pairs::Pairs;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
 
 /// What a preloader says.
@@ -16,18 +19,53 @@ pub(super) enum Message {
     Failed { reason: String, here: bool },
     /// The system refused to fork this worker, for this reason.
     Refused(Option<ProcessNo>, String),
-    /// This worker was forked.
-    Forked(Option<ProcessNo>),
+    /// This worker was forked, and has this pid.
+    Forked(Option<ProcessNo>, i32),
     /// There is no room for these workers yet, for this reason.
     Waiting(Vec<ProcessNo>, String),
     /// For this worker that was to be forked, here is one that was kept.
     Given(Option<ProcessNo>, Kept),
     /// Another front needs a worker. `true`: urgently, since there is no room for a new one.
     Release(bool),
-    /// A worker has ended in an unusual way: its pid, and how. It was ours, or `true`: nobody's.
-    Exited(i32, String, bool),
+    /// A worker has ended: one of ours, or a kept one.
+    Exited(Exit),
     /// It sent something that is not of the private wire.
     Invalid(String),
+}
+
+/// The end of a process.
+#[derive(Debug)]
+pub(super) struct Exit {
+    pub(super) pid: Pid,
+    pub(super) status: WaitStatus,
+    /// How, if that is unusual.
+    pub(super) how: Option<String>,
+    /// It was a worker that no front had.
+    pub(super) kept: bool,
+}
+
+impl Exit {
+    /// Of a child of ours.
+    pub(super) fn new(pid: Pid, status: WaitStatus) -> Exit {
+        let unusual = status != WaitStatus::Exited(pid, 0);
+        Exit {
+            pid,
+            status,
+            how: unusual.then(|| import::describe(status)),
+            kept: false,
+        }
+    }
+
+    /// Of a worker, as its preloader tells it. None: the status is none.
+    pub(super) fn received(exited: wire::Exited) -> Option<Exit> {
+        let pid = Pid::from_raw(exited.pid);
+        Some(Exit {
+            pid,
+            status: WaitStatus::from_raw(pid, exited.status).ok()?,
+            how: Some(exited.how).filter(|how| !how.is_empty()),
+            kept: exited.kept,
+        })
+    }
 }
 
 /// A frame for a preloader, and the descriptors that go with it.
@@ -52,6 +90,11 @@ impl ToPreloader {
     /// BUSY: no worker is idle.
     pub(super) fn busy() -> ToPreloader {
         ToPreloader::new(wire::BUSY, &[], Vec::new())
+    }
+
+    /// MAKE_ROOM: the system has refused a process.
+    pub(super) fn make_room() -> ToPreloader {
+        ToPreloader::new(wire::MAKE_ROOM, &[], Vec::new())
     }
 
     fn new(kind: u8, payload: &[u8], descriptors: Vec<OwnedFd>) -> ToPreloader {

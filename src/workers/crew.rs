@@ -120,9 +120,9 @@ impl Crew {
         slots: &[SlotNo],
         launched: Launched,
     ) -> io::Result<()> {
-        let child = launched.child;
+        let origin = launched.origin;
         let pipes = self.sockets.add(process, slots, launched)?;
-        self.pool.launched(process, child, pipes);
+        self.pool.launched(process, origin, pipes);
         Ok(())
     }
 
@@ -201,11 +201,11 @@ impl Crew {
         }
     }
 
-    /// A child of ours has ended, perhaps a worker that had not said how its import went.
-    pub(super) fn child_ended(&mut self, child: Pid, status: WaitStatus, now: Instant) {
+    /// A process has ended, perhaps a worker that had not said how its import went.
+    pub(super) fn exited(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         let find = |pool: &Pool| {
             let mut all = pool.roster().iter();
-            let found = all.find(|(_, process)| process.child() == Some(child));
+            let found = all.find(|(_, process)| process.importer() == Some(pid));
             found.map(|(number, _)| number)
         };
         let Some(process) = find(&self.pool) else {
@@ -387,13 +387,8 @@ impl Crew {
 
     fn on_started(&mut self, slot: SlotNo, process: ProcessNo, pid: i32, now: Instant) {
         // Output of the import does not belong to the request that waits for this worker.
-        if self
-            .pool
-            .roster()
-            .get(process)
-            .and_then(Process::child)
-            .is_some()
-        {
+        let imports = self.pool.roster().get(process).map(Process::pid) == Some(None);
+        if imports {
             self.read_pipes(process);
             self.sockets.take_boot_output(process);
         }

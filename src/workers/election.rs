@@ -80,6 +80,8 @@ pub(super) fn elect(
     let threads = super::threads(config);
     let mut setup = spawn::setup(config, context.outlog, "preloader", threads);
     dir.put_names(version, &mut setup);
+    let preload = if config.server.preload { b"1" } else { b"0" };
+    setup.push(b"preload", preload);
     put_bounds(config, &mut setup);
     let stderr = nameless(&dir.file(Entry::Errors(version)))?;
     let mut copies = vec![stderr.try_clone()?];

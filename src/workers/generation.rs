@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! Preloaded ─READY, but the import left threads or connections─▶ Plain(Works)
-//!     └─nothing can be written for a preloader─▶ Plain(Untried)
+//!     └─READY, and `preload` is off; or nothing can be written for a preloader─▶ Plain(Untried)
 //! Plain:  Untried ─a worker is on trial─▶ Trying ─it has started, or there is no room for it─▶ Works
 //!            ▲                              │ └─its import failed─▶ Failed
 //!            └──somebody else killed it─────┘
 //! ```
 //! Without a candidate there is no trial: the workers of a plain generation then go from `Untried` by their first start.
+//! Where fronts can meet, plain workers are forked, too: by a preloader that has not imported the app, so that it can keep
+//! them for other fronts.
 
 use super::context::LaunchContext;
 use super::control::{Message, ToPreloader};
@@ -71,13 +73,15 @@ pub(super) struct Generation {
     /// It is the release that last worked, used because a newer one does not.
     is_fallback: bool,
     form: Form,
+    /// To the preloader that forks the workers; None: this front starts them.
+    link: Option<Box<Link>>,
 }
 
 /// See the diagram above.
 #[derive(Debug)]
 enum Form {
-    /// A preloader imports the app and forks the workers.
-    Preloaded(Box<Link>),
+    /// The preloader imports the app.
+    Preloaded,
     /// Each worker imports the app by itself.
     Plain(Plain),
 }
@@ -99,9 +103,10 @@ impl Generation {
         shared: bool,
         now: Instant,
     ) -> Generation {
-        let form = match config.server.preload && shared {
-            true => Form::Preloaded(Box::new(Link::new(version.clone(), now))),
-            false => Form::Plain(Plain::Untried),
+        let link = shared.then(|| Box::new(Link::new(version.clone(), now)));
+        let form = match link {
+            Some(_) => Form::Preloaded,
+            None => Form::Plain(Plain::Untried),
         };
         Generation {
             number,
@@ -109,6 +114,7 @@ impl Generation {
             config,
             is_fallback: false,
             form,
+            link,
         }
     }
 
@@ -123,7 +129,8 @@ impl Generation {
         let link = Link::connect_only(version.clone(), reason, now);
         Generation {
             is_fallback: true,
-            form: Form::Preloaded(Box::new(link)),
+            form: Form::Preloaded,
+            link: Some(Box::new(link)),
             ..Generation::new(number, version, config, false, now)
         }
     }
@@ -140,11 +147,12 @@ impl Generation {
             return Ok(Generation::fallback(1, version, config, reason, now));
         }
         let mut generation = Generation::new(1, version, config, shared, now);
-        match (first, &mut generation.form) {
-            (First::Adopt(control), Form::Preloaded(link)) => {
-                **link = Link::adopt(generation.version.clone(), control, now)?;
+        match first {
+            First::Adopt(control) if shared => {
+                let link = Link::adopt(generation.version.clone(), control, now)?;
+                generation.link = Some(Box::new(link));
             }
-            (First::Fail(reason), _) => generation.fail(reason),
+            First::Fail(reason) => generation.fail(reason),
             _ => (),
         }
         Ok(generation)
@@ -177,25 +185,23 @@ impl Generation {
 
     /// A worker can be started now.
     pub(super) fn can_start(&self) -> bool {
-        match &self.form {
-            Form::Preloaded(link) => link.is_ready(),
-            Form::Plain(plain) => !matches!(plain, Plain::Failed(_)),
-        }
+        let failed = matches!(self.form, Form::Plain(Plain::Failed(_)));
+        !failed && self.link.as_ref().is_none_or(|link| link.is_ready())
     }
 
     /// Its preloader can keep an idle worker for other fronts.
     pub(super) fn can_keep(&self) -> bool {
-        matches!(&self.form, Form::Preloaded(link) if link.is_ready())
+        self.link.as_ref().is_some_and(|link| link.is_ready())
     }
 
     /// Its preloader is importing the app.
     pub(super) fn is_importing(&self) -> bool {
-        matches!(&self.form, Form::Preloaded(link) if link.is_waiting())
+        self.link.as_ref().is_some_and(|link| link.is_waiting())
     }
 
     /// It looks for its preloader, or for the right to start it.
     pub(super) fn is_electing(&self) -> bool {
-        matches!(&self.form, Form::Preloaded(link) if link.is_electing())
+        self.link.as_ref().is_some_and(|link| link.is_electing())
     }
 
     /// A worker is needed to find out whether the app can be imported.
@@ -206,9 +212,8 @@ impl Generation {
     /// Why the app cannot be imported.
     pub(super) fn failure(&self) -> Option<&str> {
         match &self.form {
-            Form::Preloaded(link) => link.failure(),
             Form::Plain(Plain::Failed(reason)) => Some(reason),
-            Form::Plain(_) => None,
+            _ => self.link.as_ref()?.failure(),
         }
     }
 
@@ -223,10 +228,7 @@ impl Generation {
 
     /// When `step` has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match &self.form {
-            Form::Preloaded(link) => link.deadline(),
-            Form::Plain(_) => None,
-        }
+        self.link.as_ref()?.deadline()
     }
 
     /// Moves the link to the preloader on.
@@ -236,7 +238,7 @@ impl Generation {
         poller: &Poller,
         now: Instant,
     ) -> Vec<Step> {
-        let (Form::Preloaded(link), Some(dir)) = (&mut self.form, &context.dir) else {
+        let (Some(link), Some(dir)) = (&mut self.link, &context.dir) else {
             return Vec::new();
         };
         if link.deadline().is_none_or(|at| now < at) {
@@ -248,7 +250,7 @@ impl Generation {
             Err(error) => steps.push(self.not_started(&error, context.cgi, now)),
         }
         self.watch(poller);
-        let here = matches!(&self.form, Form::Preloaded(link) if link.ended_here);
+        let here = self.link.as_ref().is_some_and(|link| link.ended_here);
         let failure = self.failure().map(str::to_owned);
         steps.extend(failure.map(|why| Step::Failed(self.number, why, here)));
         steps
@@ -257,13 +259,16 @@ impl Generation {
     /// The preloader cannot be started: the account is at its limits, or something is wrong.
     fn not_started(&mut self, error: &io::Error, cgi: bool, now: Instant) -> Step {
         let text = format!("the preloader cannot be started: {error}");
-        match &mut self.form {
-            Form::Preloaded(_) if cgi || is_full(error) => {
-                self.form = Form::Plain(Plain::Untried);
+        match &mut self.link {
+            Some(_) if cgi || is_full(error) => {
+                self.link = None;
+                if !self.is_plain() {
+                    self.form = Form::Plain(Plain::Untried);
+                }
                 let text = format!("{text}; each worker imports the app by itself");
                 Step::Note(NO_PRELOADER, text)
             }
-            Form::Preloaded(link) if is_refusal(error) => {
+            Some(link) if is_refusal(error) => {
                 link.refused(now);
                 Step::NoRoom(text)
             }
@@ -276,7 +281,7 @@ impl Generation {
 
     /// Has epoll watch the control socket.
     pub(super) fn watch(&mut self, poller: &Poller) {
-        if let Form::Preloaded(link) = &mut self.form {
+        if let Some(link) = &mut self.link {
             link.watch(poller, Token::Control(self.number));
         }
     }
@@ -293,14 +298,23 @@ impl Generation {
             .is_some_and(|link| link.child_ended(status, now))
     }
 
-    /// READY: if what the import left open must not be shared, workers are not forked. `here`: this front started the
-    /// preloader, and its log is told.
-    pub(super) fn ready(&mut self, facts: &Pairs, here: bool, context: &LaunchContext) -> Report {
+    /// READY: if what the import left open must not be shared, workers are not forked from that process: it leaves, and
+    /// the next one does not import the app. `here`: this front started the preloader, and its log is told.
+    pub(super) fn ready(&mut self, facts: &Pairs, here: bool, now: Instant) -> Report {
         let fact = |name: &[u8]| fact(facts, name);
         let threaded = fact(b"threads").parse::<u32>().is_ok_and(|n| n > 1);
-        if threaded || !fact(b"open").is_empty() {
-            self.dismiss(context);
-            self.form = Form::Plain(Plain::Works);
+        let open = threaded || !fact(b"open").is_empty();
+        if !fact(b"plain").is_empty() {
+            if !self.is_plain() {
+                self.form = Form::Plain(if open { Plain::Works } else { Plain::Untried });
+            }
+            return Report::default();
+        }
+        if open {
+            // One that could not leave a note for the next one would be followed by others like it.
+            let first = !self.is_plain();
+            let next = first.then(|| Box::new(Link::new(self.version.clone(), now)));
+            (self.form, self.link) = (Form::Plain(Plain::Works), next);
         }
         report(facts, threaded, here)
     }
@@ -328,26 +342,23 @@ impl Generation {
 
     /// The app cannot be imported.
     pub(super) fn fail(&mut self, reason: String) {
-        match &mut self.form {
-            Form::Preloaded(link) => link.fail(reason),
-            Form::Plain(plain) => *plain = Plain::Failed(reason),
+        match (&mut self.form, &mut self.link) {
+            (Form::Preloaded, Some(link)) => link.fail(reason),
+            _ => (self.form, self.link) = (Form::Plain(Plain::Failed(reason)), None),
         }
     }
 
     /// A worker has not started in time: the preloader hangs, or the import does.
     pub(super) fn unstarted(&mut self, text: String, context: &LaunchContext, now: Instant) {
-        match (&mut self.form, &context.dir) {
-            (Form::Preloaded(link), Some(dir)) => link.replace_stuck(dir, now),
+        match (&mut self.link, &context.dir) {
+            (Some(link), Some(dir)) => link.replace_stuck(dir, now),
             _ => self.fail(text),
         }
     }
 
-    /// The link to the preloader that forks the workers; None: they import the app by themselves.
+    /// The link to the preloader that forks the workers; None: this front starts them.
     pub(super) fn link(&mut self) -> Option<&mut Link> {
-        match &mut self.form {
-            Form::Preloaded(link) => Some(link),
-            Form::Plain(_) => None,
-        }
+        self.link.as_deref_mut()
     }
 
     /// Tells its preloader that this front does not need it any more.
@@ -357,12 +368,10 @@ impl Generation {
         }
     }
 
-    /// The control socket of its preloader, for the next image.
+    /// The control socket of the preloader that has imported the app, for the next image.
     pub(super) fn into_control(self) -> Option<OwnedFd> {
-        match self.form {
-            Form::Preloaded(link) => link.into_control(),
-            Form::Plain(_) => None,
-        }
+        let link = self.link.filter(|_| matches!(self.form, Form::Preloaded));
+        link?.into_control()
     }
 
     /// The front is leaving: closes the link.
@@ -382,7 +391,7 @@ fn report(facts: &Pairs, threaded: bool, here: bool) -> Report {
     let fact = |name: &[u8]| fact(facts, name);
     let mut report = Report::default();
     let mut put = |level, text: String| report.lines.push((level, text));
-    if threaded {
+    if threaded && here {
         let threads = fact(b"threads");
         let text = format!(
             "importing the app started {threads} threads: each worker imports it by itself"
@@ -390,7 +399,7 @@ fn report(facts: &Pairs, threaded: bool, here: bool) -> Report {
         put(Level::Warning(place::THREADS_AFTER_IMPORT), text);
     }
     let open = fact(b"open");
-    if !open.is_empty() && here && fact(b"known").is_empty() {
+    if !open.is_empty() && here {
         let text = format!(
             "importing the app left open what workers must not share: {open}; so each worker imports it by itself. {OPEN_LATER}"
         );

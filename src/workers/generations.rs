@@ -69,6 +69,13 @@ impl Generations {
         self.both().find(|g| g.number() == number)
     }
 
+    /// Acts on one of the two.
+    pub(super) fn with(&mut self, number: u64, act: impl FnOnce(&mut Generation)) {
+        if let Some(generation) = self.get(number) {
+            act(generation);
+        }
+    }
+
     /// Whether it is the candidate's number.
     pub(super) fn is_candidate(&self, number: u64) -> bool {
         let candidate = self.candidate.as_ref();

@@ -2,6 +2,7 @@
 
 use super::channel::Channel;
 use super::launch::{Launched, Pipes};
+use super::process::Origin;
 use crate::config::Config;
 use crate::pairs::Pairs;
 use std::os::fd::OwnedFd;
@@ -68,7 +69,7 @@ impl Kept {
         let launched = Launched {
             pipes: self.pipes,
             channels: self.channels,
-            child: None,
+            origin: Origin::Preloader,
         };
         (self.facts, launched)
     }

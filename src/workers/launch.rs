@@ -5,14 +5,13 @@ use super::context::LaunchContext;
 use super::generation::Generation;
 use super::import;
 use super::kept;
-use super::process::ProcessNo;
+use super::process::{Origin, ProcessNo};
 use super::spawn::{self, Outputs};
 use super::wire;
 use crate::request::Stream;
 use crate::sys::fd;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::Pid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -35,8 +34,8 @@ pub(super) struct Pipes {
 pub(super) struct Launched {
     pub(super) pipes: Pipes,
     pub(super) channels: Vec<Channel>,
-    /// It is our child, and imports the app by itself.
-    pub(super) child: Option<Pid>,
+    /// Who starts it.
+    pub(super) origin: Origin,
 }
 
 /// Launches a worker of this generation with so many slots. `others`: how many of this front serve or wait in line.
@@ -62,12 +61,16 @@ pub(super) fn launch(
     }
     let mut descriptors: Vec<RawFd> = vec![life_read.as_raw_fd()];
     let slot_fds = theirs.iter().map(AsRawFd::as_raw_fd);
-    let child = if let Some(link) = generation.link() {
+    let plain = generation.is_plain();
+    let origin = if let Some(link) = generation.link() {
         descriptors.extend([&stdout_write, &stderr_write].map(AsRawFd::as_raw_fd));
         descriptors.extend(slot_fds);
         let shape = kept::shape(slots, context.outlog);
         link.fork(process, &format!("{shape}\0{others}"), &descriptors)?;
-        None
+        match plain {
+            true => Origin::Keeper,
+            false => Origin::Preloader,
+        }
     } else {
         descriptors.extend(slot_fds);
         let config = generation.config();
@@ -78,18 +81,18 @@ pub(super) fn launch(
         };
         let failed = wire::BOOT_FAILED;
         let (_, pid) = spawn::start(context, config, &setup, &descriptors, outputs, failed)?;
-        Some(pid)
+        Origin::Front(pid)
     };
     let pipes = Pipes {
         lifeline: life_write,
         stdout,
         stderr: Some(stderr),
-        boot_output: child.map(|_| Vec::new()),
+        boot_output: (origin != Origin::Preloader).then(Vec::new),
     };
     Ok(Launched {
         pipes,
         channels,
-        child,
+        origin,
     })
 }
 

@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::request::{Request, RequestNo, Stream};
 use crate::rundir::RuntimeDir;
 use crate::{failure::Failure, log::Level, pairs::Pairs, poller::Poller};
-use control::{Message, ToPreloader};
+use control::{Exit, Message, ToPreloader};
 use crew::{Crew, Event};
 use generation::Step;
 use generations::Generations;
@@ -285,21 +285,23 @@ impl Workers {
     /// A child of ours has ended.
     pub fn on_exit(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         self.generations.child_ended(status, now);
-        self.crew.child_ended(pid, status, now);
-        self.run(now);
-        if status != WaitStatus::Exited(pid, 0) {
-            self.on_worker_exit(pid.as_raw(), import::describe(status), false, now);
-        }
+        self.exited(Exit::new(pid, status), now);
     }
 
     fn on_message(&mut self, number: u64, message: Message, now: Instant) {
+        let no_room = matches!(message, Message::Refused(..) | Message::Waiting(..));
+        if no_room && self.generations.is_candidate(number) {
+            self.imported(number); // whether it can be is found out when it is live
+        }
         match message {
             Message::Imported { facts, here } => {
                 let Some(generation) = self.generations.get(number) else {
                     return;
                 };
-                let report = generation.ready(&facts, here, &self.context);
-                self.imported(number);
+                let report = generation.ready(&facts, here, now);
+                if !generation.wants_trial() {
+                    self.imported(number);
+                }
                 for (level, text) in report.lines {
                     self.note(level, text);
                 }
@@ -312,7 +314,7 @@ impl Workers {
                 self.note_limit(format!("the system refused a worker: {reason}"), now);
                 self.crew.pool.no_room(process, now);
             }
-            Message::Forked(process) => self.crew.pool.forked(process, now),
+            Message::Forked(process, pid) => self.crew.pool.forked(process, pid, now),
             Message::Waiting(processes, why) => {
                 self.quota.bounded(why);
                 self.crew.pool.wait_in_line(&processes, now);
@@ -328,23 +330,27 @@ impl Workers {
                     self.generations.send(number, &ToPreloader::busy());
                 }
             }
-            Message::Exited(pid, how, kept) => self.on_worker_exit(pid, how, kept, now),
+            Message::Exited(exit) => self.exited(exit, now),
             Message::Invalid(what) => {
-                self.note(
-                    Level::Error(worker::BROKEN_WIRE),
-                    format!("the preloader sent {what}"),
-                );
+                let text = format!("the preloader sent {what}");
+                self.note(Level::Error(worker::BROKEN_WIRE), text);
             }
         }
         self.run(now);
     }
 
-    /// A worker has ended in an unusual way. It is unexpected if it was kept, or is ours and we did not end it.
-    fn on_worker_exit(&mut self, pid: i32, how: String, kept: bool, now: Instant) {
-        let unexpected = kept || self.crew.pool.roster().ends_unexpectedly(pid);
-        let told = self.crew.ended(pid, &how, now);
-        self.put(Output::Exited(pid, how, unexpected, told));
+    /// A process has ended. An unusual end is unexpected if it was kept, or is ours and we did not end it.
+    fn exited(&mut self, exit: Exit, now: Instant) {
+        let pid = exit.pid;
+        self.crew.exited(pid, exit.status, now);
         self.run(now);
+        if let Some(how) = exit.how {
+            let pid = pid.as_raw();
+            let unexpected = exit.kept || self.crew.pool.roster().ends_unexpectedly(pid);
+            let told = self.crew.ended(pid, &how, now);
+            self.put(Output::Exited(pid, how, unexpected, told));
+            self.run(now);
+        }
     }
 
     /// A worker could not import the app.
@@ -352,9 +358,7 @@ impl Workers {
         if !self.generations.is_candidate(number) {
             self.put(Output::ImportFailed(reason.clone(), true));
         }
-        if let Some(generation) = self.generations.get(number) {
-            generation.fail(reason);
-        }
+        self.generations.with(number, |g| g.fail(reason));
         self.crew.pool.retire(process, now);
         self.drop_failed_candidate(now);
     }
@@ -364,9 +368,7 @@ impl Workers {
         if self.generations.is_candidate(number) {
             self.put(Output::Imported(Ok(())));
         }
-        if let Some(generation) = self.generations.get(number) {
-            generation.works();
-        }
+        self.generations.with(number, |g| g.works());
         let current = self.generations.current();
         if number == current.number() && !current.is_fallback() {
             self.put(Output::Works);
@@ -400,6 +402,8 @@ impl Workers {
                     // Requests go on waiting, up to their timeout, for a front with an idle worker to end it.
                     self.note_limit(text, now);
                     self.crew.pool.give_back(None, true, now);
+                    let serving = self.generations.current().number();
+                    self.generations.send(serving, &ToPreloader::make_room());
                     reclaim::ask(self.dir(), &self.crew.pool);
                     self.run(now);
                 }
@@ -431,9 +435,7 @@ impl Workers {
                 }
                 Some(Event::ImportKilled(number, reason)) => {
                     self.note(Level::Warning(worker::IMPORT_KILLED), reason);
-                    if let Some(generation) = self.generations.get(number) {
-                        generation.repeat_trial();
-                    }
+                    self.generations.with(number, |g| g.repeat_trial());
                 }
                 Some(Event::Unstarted(number, seconds)) => self.unstarted(number, seconds, now),
                 Some(Event::Keep(number, kept)) => self.generations.keep(number, kept),
@@ -454,9 +456,7 @@ impl Workers {
         match (self.generations.is_candidate(number), is_refusal(&error)) {
             (true, true) => self.imported(number),
             (true, false) => {
-                if let Some(candidate) = self.generations.get(number) {
-                    candidate.fail(text);
-                }
+                self.generations.with(number, |g| g.fail(text));
                 self.drop_failed_candidate(now);
             }
             (false, true) => {
@@ -477,9 +477,8 @@ impl Workers {
     fn unstarted(&mut self, number: u64, seconds: u64, now: Instant) {
         let text = format!("a worker has not started within {seconds} s");
         self.note(Level::Error(worker::SLOW_START), text.clone());
-        if let Some(generation) = self.generations.get(number) {
-            generation.unstarted(text, &self.context, now);
-        }
+        self.generations
+            .with(number, |g| g.unstarted(text, &self.context, now));
         self.drop_failed_candidate(now);
     }
 

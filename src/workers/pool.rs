@@ -6,7 +6,7 @@
 use super::action::Action;
 use super::agenda::Agenda;
 use super::kept::Facts;
-use super::process::{LAST_WORDS, Process, ProcessNo, Slot, SlotNo, Why};
+use super::process::{LAST_WORDS, Origin, Process, ProcessNo, Slot, SlotNo, Why};
 use super::queue::{Late, Queue};
 use super::roster::Roster;
 use super::scaling::{Counts, Scaling, Sizes};
@@ -14,7 +14,6 @@ use crate::bytes::fnv_more;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::request::RequestNo;
-use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -158,9 +157,9 @@ impl Pool {
         self.go_on(now);
     }
 
-    /// It was launched. `child`: it is a child of ours; `outputs`: how many of its outputs are read.
-    pub fn launched(&mut self, process: ProcessNo, child: Option<Pid>, outputs: usize) {
-        self.roster.launched(process, child, outputs);
+    /// It was launched. `outputs`: how many of its outputs are read.
+    pub fn launched(&mut self, process: ProcessNo, origin: Origin, outputs: usize) {
+        self.roster.launched(process, origin, outputs);
     }
 
     /// It could not be launched; `no_room` or `start_failed` follows.
@@ -202,8 +201,8 @@ impl Pool {
     }
 
     /// The preloader has forked it.
-    pub fn forked(&mut self, number: Option<ProcessNo>, now: Instant) {
-        self.roster.forked(number, now);
+    pub fn forked(&mut self, number: Option<ProcessNo>, pid: i32, now: Instant) {
+        self.roster.forked(number, pid, now);
         self.go_on(now);
     }
 
@@ -246,7 +245,7 @@ impl Pool {
         self.roster.output_ended(process);
     }
 
-    /// The outcome of a child's import is known. Whether this is news.
+    /// The outcome of its import is known. Whether this is news.
     pub fn resolve(&mut self, process: ProcessNo) -> bool {
         self.agenda.change();
         self.roster.get_mut(process).is_some_and(Process::resolve)
@@ -275,12 +274,12 @@ impl Pool {
         }
     }
 
-    /// Another front needs a worker, of this generation if it is given: parts with an idle one, if no request waits.
-    /// `urgent`: else with the next one that becomes idle. Whether another front gets it.
+    /// Another front needs a worker of this generation, or, without one, room for a process: parts with an idle one, if no
+    /// request waits. `urgent`: else with the next one that becomes idle. Whether another front gets it.
     pub fn give_back(&mut self, of: Option<u64>, urgent: bool, now: Instant) -> bool {
         let may = self.queue.waiting() == 0 && (urgent || self.scaling.has_more(self.counts()));
         let gives = self.roster.idle_of(of, now).filter(|_| may);
-        let kept = gives.is_some_and(|number| self.part_with(number, true, now));
+        let kept = gives.is_some_and(|number| self.part_with(number, of.is_some(), now));
         if urgent || gives.is_some() {
             self.scaling.asked_back(gives.is_some(), now);
         }

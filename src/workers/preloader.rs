@@ -14,7 +14,7 @@
 
 use super::channel::Channel;
 use super::context::LaunchContext;
-use super::control::{Message, ToPreloader};
+use super::control::{Exit, Message, ToPreloader};
 use super::election::{self, Elected};
 use super::import::{self, Import, Note};
 use super::kept::Kept;
@@ -359,7 +359,7 @@ impl Link {
                 Message::Failed { reason, here }
             }
             Frame::Refused(reason) => Message::Refused(self.requested.pop_front(), text(&reason)),
-            Frame::Forked { .. } => Message::Forked(self.requested.pop_front()),
+            Frame::Forked { pid } => Message::Forked(self.requested.pop_front(), pid),
             Frame::Waiting(why) => {
                 Message::Waiting(self.requested.iter().copied().collect(), text(&why))
             }
@@ -372,7 +372,7 @@ impl Link {
                 }
             }
             Frame::Release { urgent } => Message::Release(urgent),
-            Frame::Exited { pid, how, kept } => Message::Exited(pid, how, kept),
+            Frame::Exited(exited) => Message::Exited(Exit::received(exited)?),
             _ => return None,
         })
     }
@@ -570,7 +570,7 @@ mod tests {
         send(&theirs, wire::FORKED, &7u32.to_be_bytes());
         send(&theirs, wire::WAITING, b"why");
         let messages = link.read(&mut [0; 100], now);
-        let [Message::Forked(forked), Message::Waiting(waiting, why)] = &messages[..] else {
+        let [Message::Forked(forked, 7), Message::Waiting(waiting, why)] = &messages[..] else {
             panic!("{messages:?}")
         };
         assert_eq!((*forked, why.as_str()), (Some(ProcessNo(1)), "why"));

@@ -69,13 +69,26 @@ pub enum Why {
     Unstarted,
 }
 
+/// Who starts a worker process, and who imports the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A preloader, which has imported the app.
+    Preloader,
+    /// A preloader without the app, so the worker imports it.
+    Keeper,
+    /// This front; the worker is this child, and imports the app.
+    Front(Pid),
+}
+
 /// A worker process, its state and its slots.
 #[derive(Debug)]
 pub struct Process {
     generation: u64,
     state: State,
     pid: Option<i32>,
-    child: Option<Pid>,
+    origin: Origin,
+    /// Its pid while it imports the app and the outcome matters.
+    importer: Option<Pid>,
     open_outputs: usize,
     slots: Vec<(SlotNo, Slot)>,
     served: u64,
@@ -99,7 +112,8 @@ impl Process {
             generation,
             state: State::Requested,
             pid: None,
-            child: None,
+            origin: Origin::Preloader,
+            importer: None,
             open_outputs: 0,
             slots: slots.iter().map(|s| (*s, Slot::Starting(None))).collect(),
             served: 0,
@@ -119,9 +133,9 @@ impl Process {
         self.pid
     }
 
-    /// Our child, while it imports the app and the outcome matters.
-    pub fn child(&self) -> Option<Pid> {
-        self.child
+    /// Its pid while it imports the app and the outcome matters.
+    pub fn importer(&self) -> Option<Pid> {
+        self.importer
     }
 
     /// Requests served.
@@ -252,13 +266,13 @@ impl Process {
         let State::Ending { kill_at, .. } = self.state else {
             return false;
         };
-        let gone = self.slots.is_empty() && self.open_outputs == 0 && self.child.is_none();
+        let gone = self.slots.is_empty() && self.open_outputs == 0 && self.importer.is_none();
         gone || kill_at <= now
     }
 
     /// Its import has failed, and it is not known yet how: it closed its sockets, or took too long.
     pub fn is_mute(&self) -> bool {
-        self.child.is_some() && (self.slots.is_empty() || self.ends_for(Why::Unstarted))
+        self.importer.is_some() && (self.slots.is_empty() || self.ends_for(Why::Unstarted))
     }
 
     /// When something is due. It must start within `start_within`.
@@ -274,17 +288,17 @@ impl Process {
 
     // --- events ---
 
-    /// It was launched. `child`: it is a child of ours; `outputs`: how many of its outputs are read.
-    pub(super) fn launched(&mut self, child: Option<Pid>, outputs: usize) {
-        (self.child, self.open_outputs) = (child, outputs);
-        if child.is_some() {
-            self.state = State::Starting;
+    /// It was launched. `outputs`: how many of its outputs are read.
+    pub(super) fn launched(&mut self, origin: Origin, outputs: usize) {
+        (self.origin, self.open_outputs) = (origin, outputs);
+        if let Origin::Front(child) = origin {
+            (self.state, self.importer) = (State::Starting, Some(child));
         }
     }
 
     /// STARTED on a slot. Whether it was the first one.
     pub(super) fn started(&mut self, slot: SlotNo, pid: i32, now: Instant) -> bool {
-        self.child = None;
+        self.importer = None;
         if self.is_starting() {
             self.state = State::Serving;
         }
@@ -315,9 +329,11 @@ impl Process {
     }
 
     /// The preloader has forked it.
-    pub(super) fn forked(&mut self, now: Instant) {
+    pub(super) fn forked(&mut self, pid: i32, now: Instant) {
         if self.is_unanswered() {
             (self.state, self.born) = (State::Starting, now);
+            let imports = self.origin == Origin::Keeper;
+            self.importer = imports.then_some(Pid::from_raw(pid));
         }
     }
 
@@ -397,7 +413,7 @@ impl Process {
 
     /// The outcome of its import is known, or does not matter any more. Whether this is news.
     pub(super) fn resolve(&mut self) -> bool {
-        self.child.take().is_some()
+        self.importer.take().is_some()
     }
 
     /// It gets no more requests. Returns the idle slots, which are to be closed.
@@ -405,7 +421,7 @@ impl Process {
         if !self.is_retiring() {
             self.state = State::Retiring;
         }
-        self.child = None;
+        self.importer = None;
         let busy = |slot: &Slot| matches!(slot, Slot::Busy(_) | Slot::Starting(Some(_)));
         let (kept, closed) = std::mem::take(&mut self.slots)
             .into_iter()

@@ -2,14 +2,13 @@
 
 use super::action::Action;
 use super::kept::Facts;
-use super::process::{LAST_WORDS, Process, ProcessNo, Slot, SlotNo, Why};
+use super::process::{LAST_WORDS, Origin, Process, ProcessNo, Slot, SlotNo, Why};
 use super::queue::Again;
 use super::scaling::Counts;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::numbered::Numbered;
 use crate::request::RequestNo;
-use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// A preloader that does not answer for so long hangs.
@@ -199,13 +198,15 @@ impl Roster {
     }
 
     /// An idle worker with old code that can make room for the first one with new code. Only one, since another front may
-    /// take that room; and none if a new one is starting.
+    /// take that room; and none if a new one is starting, or an old one is about to exit.
     pub(super) fn in_the_way(&self, current: u64, now: Instant) -> Option<ProcessNo> {
         let comes = |p: &Process| p.generation() == current && !p.is_retiring();
+        let exits = |p: &Process| p.generation() < current && p.ends_for(Why::Done);
         let outdated =
             |number: &ProcessNo| self.get(*number).is_some_and(|p| p.generation() < current);
         let mut idle = self.idle_since(now).into_iter();
-        idle.find(outdated).filter(|_| !self.any(comes))
+        idle.find(outdated)
+            .filter(|_| !self.any(comes) && !self.any(exits))
     }
 
     /// One that is too old, and idle.
@@ -275,20 +276,20 @@ impl Roster {
         }
     }
 
-    /// What to do about one that has not started in time. A child of ours imports the app: it may write where it is
-    /// before it is killed.
+    /// What to do about one that has not started in time. If it imports the app, it may write where it is before it is
+    /// killed.
     pub(super) fn unstarted(&mut self, config: &Config, now: Instant) -> Option<Action> {
         let imports = Duration::from_secs(config.limits.start_timeout);
         let late = |p: &Process| p.is_late(start_within(p, imports), now);
         let number = self.numbers(late).first().copied()?;
         let process = self.get_mut(number)?;
-        let Some(child) = process.child() else {
+        let Some(importer) = process.importer() else {
             process.end(now, Why::Unstarted);
             let within = start_within(process, imports);
             return Some(Action::Unstarted(number, within.as_secs()));
         };
         process.end(now + STACK_WITHIN, Why::Unstarted);
-        Some(Action::WriteStack(child.as_raw()))
+        Some(Action::WriteStack(importer.as_raw()))
     }
 
     /// Adds a process: the next number, and its slots.
@@ -347,7 +348,7 @@ impl Roster {
             process: process.pid().filter(|_| last && process.is_serving()),
         };
         if last {
-            let wait = process.child().map_or(LAST_WORDS, |_| STATUS_WITHIN);
+            let wait = process.importer().map_or(LAST_WORDS, |_| STATUS_WITHIN);
             process.end(now + wait, Why::Done);
         }
         Some(lost)
@@ -369,9 +370,9 @@ impl Roster {
     }
 
     /// It was launched; see `Process::launched`.
-    pub(super) fn launched(&mut self, number: ProcessNo, child: Option<Pid>, outputs: usize) {
+    pub(super) fn launched(&mut self, number: ProcessNo, origin: Origin, outputs: usize) {
         if let Some(process) = self.get_mut(number) {
-            process.launched(child, outputs);
+            process.launched(origin, outputs);
         }
     }
 
@@ -390,9 +391,9 @@ impl Roster {
     }
 
     /// The preloader has forked it.
-    pub(super) fn forked(&mut self, number: Option<ProcessNo>, now: Instant) {
+    pub(super) fn forked(&mut self, number: Option<ProcessNo>, pid: i32, now: Instant) {
         if let Some(process) = number.and_then(|number| self.get_mut(number)) {
-            process.forked(now);
+            process.forked(pid, now);
         }
     }
 
@@ -442,9 +443,9 @@ impl Roster {
     }
 }
 
-/// A preloader forks within milliseconds; a child of ours imports the app first.
+/// A fork takes milliseconds; an import has its time.
 fn start_within(process: &Process, imports: Duration) -> Duration {
-    match process.child() {
+    match process.importer() {
         Some(_) => imports,
         None => imports.min(ANSWERS_WITHIN),
     }

@@ -30,7 +30,7 @@ macro_rules! modules {
 const PACKAGE: &[(&str, &str)] = modules![
     "__init__" "importer" "wire" "output" "private" "processes" "head" "app" "packages" "hints" "failures" "request"
     "opened" "chance" "store" "imports" "warm" "frameworks" "kept" "room" "control" "site_pool" "report"
-    "audit" "worker" "files" "preloader" "check" "start"
+    "audit" "worker" "plain" "files" "preloader" "check" "start"
 ];
 
 /// Reads the package from descriptor 0 and runs its module `importer`.

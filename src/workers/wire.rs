@@ -9,7 +9,7 @@
 //!   `HEAD`, and `LOG` and `OUTPUT` anywhere before `END`.
 //! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`, `KEEP`; up `FORKED`, `GIVEN`
 //!   or `REFUSED` for each `FORK`, in order; up `WAITING`, `RELEASE` and `EXITED` at any time; down `KEEP` or `BUSY` for
-//!   `RELEASE`.
+//!   `RELEASE`, and `MAKE_ROOM`.
 //! - *setup* (front -> a new Python process, once): `SETUP`.
 
 use crate::pairs::Pairs;
@@ -65,9 +65,11 @@ pub const FORK: u8 = b'f';
 pub const KEEP: u8 = b'p';
 /// Front to preloader: answer to `RELEASE`: no worker of this front is idle.
 pub const BUSY: u8 = b'y';
+/// Front to preloader: the system has refused a process for newer code: end a kept worker, or ask other fronts for one.
+pub const MAKE_ROOM: u8 = b'm';
 /// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`; `open`: what the import
-/// left open; `known`: an earlier preloader found that; `errors`, `output`: what the import wrote to standard error, and
-/// to standard output if that is kept apart).
+/// left open; `plain`: the app is not imported here, since workers must not share it or `preload` is off; `errors`, `output`:
+/// what the import wrote to standard error, and to standard output if that is kept apart).
 pub const READY: u8 = b'r';
 /// Preloader to front: the app could not be imported; payload text, the last lines of the log.
 pub const FAILED: u8 = b'b';
@@ -84,7 +86,8 @@ pub const GIVEN: u8 = b'g';
 pub const RELEASE: u8 = b'l';
 /// Flag of `RELEASE`: there is no room for a new one, so give the next one that becomes idle, too.
 pub const URGENT: u8 = 1;
-/// Preloader to front: a worker of this front has ended in an unusual way; payload pid (u32), then a description.
+/// Preloader to front: a worker of this front has ended: in an unusual way, or it had to import the app; payload pid and
+/// exit status as of waitpid (u32 each), then a description of an unusual end.
 pub const EXITED: u8 = b'q';
 /// Flag of `EXITED`: no front had this worker; only one is told.
 pub const KEPT: u8 = 1;
@@ -147,14 +150,20 @@ pub enum Frame<'a> {
         urgent: bool,
     },
     /// A worker has ended.
-    Exited {
-        /// Its process id.
-        pid: i32,
-        /// How, in words.
-        how: String,
-        /// No front had it.
-        kept: bool,
-    },
+    Exited(Exited),
+}
+
+/// The end of a worker: `EXITED`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Exited {
+    /// Its process id.
+    pub pid: i32,
+    /// As of waitpid.
+    pub status: i32,
+    /// How, in words; empty: in a usual way.
+    pub how: String,
+    /// No front had it.
+    pub kept: bool,
 }
 
 /// Bytes that are not of this wire; closes the connection to the sender.
@@ -311,12 +320,14 @@ fn whole(kind: u8, flags: u8, payload: Cow<'_, [u8]>) -> Result<Frame<'_>, WireE
             urgent: flags & URGENT != 0,
         },
         EXITED => {
-            let (number, how) = payload.split_at_checked(4).ok_or_else(bad)?;
-            Frame::Exited {
+            let (number, rest) = payload.split_at_checked(4).ok_or_else(bad)?;
+            let (status, how) = rest.split_first_chunk().ok_or_else(bad)?;
+            Frame::Exited(Exited {
                 pid: pid(number).ok_or_else(bad)?,
+                status: i32::from_be_bytes(*status),
                 how: String::from_utf8_lossy(how).into_owned(),
                 kept: flags & KEPT != 0,
-            }
+            })
         }
         _ => {
             return Err(WireError(format!(

@@ -8,7 +8,7 @@ use runfcgi::request::RequestNo;
 use runfcgi::workers::Action;
 use runfcgi::workers::kept::Facts;
 use runfcgi::workers::pool::Pool;
-use runfcgi::workers::process::{ProcessNo, SlotNo};
+use runfcgi::workers::process::{Origin, ProcessNo, SlotNo};
 use runfcgi::workers::scaling::Sizes;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -94,12 +94,16 @@ impl Machine for Player {
             "submit" => pool.submit(request(), now),
             "abort" => pool.abort(request()),
             "fail_queued" => pool.fail_queued(&Failure::Unavailable("why".into())),
-            "launched" => pool.launched(process(), None, 1),
-            "child" => pool.launched(process(), Some(Pid::from_raw(number(2) as i32)), 1),
+            "launched" => pool.launched(process(), Origin::Preloader, 1),
+            "keeper" => pool.launched(process(), Origin::Keeper, 1),
+            "child" => {
+                let child = Pid::from_raw(number(2) as i32);
+                pool.launched(process(), Origin::Front(child), 1);
+            }
             "not_started" => pool.not_started(process()),
             "start_failed" => pool.start_failed(now),
             "no_room" => pool.no_room(words.get(1).map(|_| process()), now),
-            "forked" => pool.forked(Some(process()), now),
+            "forked" => pool.forked(Some(process()), number(2) as i32, now),
             "wait_in_line" => pool.wait_in_line(&[process()], now),
             "started" => drop(pool.started(slot(), number(2) as i32, now)),
             "ended" => drop(pool.ended(slot(), words.contains(&"large"), now)),
@@ -112,6 +116,7 @@ impl Machine for Player {
             "end_trial" => pool.end_trial(number(1), now),
             "give_back" => drop(pool.give_back(None, true, now)),
             "release" => drop(pool.give_back(Some(number(1)), false, now)),
+            "urgent_release" => drop(pool.give_back(Some(number(1)), true, now)),
             "keep_idle" => pool.give_up_idle(now, true, now),
             "adopted" => {
                 let facts = Facts {

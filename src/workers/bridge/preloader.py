@@ -1,4 +1,7 @@
-"""The preloader: holds the imported application, forks a worker whenever a front asks, and exits when unused."""
+"""The preloader: holds the imported application, forks a worker whenever a front asks, and exits when unused.
+
+In the plain form, the workers import the application, and the preloader only forks and keeps them.
+"""
 
 import gc
 import os
@@ -20,6 +23,7 @@ from .hints import describe_failure, encode_failure
 from .imports import few_operations
 from .opened import describe_opened, list_descriptors
 from .output import ERRORS, attempt, log
+from .plain import import_and_serve
 from .private import PRIVATE
 from .processes import (
     count_threads,
@@ -41,6 +45,7 @@ from .wire import (
     HELLO,
     KEEP,
     LOG_LIMIT,
+    MAKE_ROOM,
     OUTPUT,
     READY,
     SO_PEERCRED,
@@ -53,6 +58,7 @@ from .wire import (
 )
 from .worker import hold_lifeline, run_worker
 
+MAKE_WAY_WITHIN = 2.0  # seconds for the fronts to read that they need another preloader
 FAILED_BACKOFF = 4.0  # seconds before a broken application is imported again; less than the front's own RETRY
 
 
@@ -68,7 +74,7 @@ class Preloader:
         self.listener.setblocking(False)
         self.lock = PRIVATE.add(lock_fd)
         self.pid = os.getpid()
-        self.app = None
+        self.app = None  # or workers import it
         self.answer = b''  # READY or FAILED
         self.report = None
         self.controls = {}
@@ -90,19 +96,25 @@ class Preloader:
         self.set_signals()
         self.claim()
         began = time.time()
-        known = self.read_opened()
-        opened = known or self.import_app()
+        opened = self.read_opened()
+        plain = bool(opened) or self.settings.get('preload') == '0'
+        if not plain:
+            opened = self.import_app()
         threads = count_threads()
-        if threads == 1 and not opened:
+        shared = plain or (threads == 1 and not opened)
+        if shared:
             self.continue_in_child()
         version = '{}.{}.{}'.format(*sys.version_info)
         seconds = '{:.3f}'.format(time.time() - began)
         ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
-        ready += ('open', opened, 'known', '1' if known else '')
+        ready += ('open', opened, 'plain', '1' if plain else '')
         ready += ('errors', take_output(ERRORS))
         if sys.__stdout__.kind == OUTPUT:
             ready += ('output', take_output(sys.__stdout__))
         self.answer = frame(READY, encode_pairs(*ready))
+        if not shared:
+            self.make_way(opened or '{} threads'.format(threads))
+        self.pool.opens(plain)
         line = '{} {}'.format(self.pid, self.settings['ready'])
         self.write_lock(line)  # from now on no answer means we hang
         self.report = Report(self.lock, line)
@@ -136,10 +148,17 @@ class Preloader:
         collect_as_usual()
         gc.disable()
         self.generators = attempt('finding random number generators', find_generators) or []
-        opened = attempt('finding what is open', lambda: describe_opened(before)) or ''
-        if opened:
-            attempt('noting what is open', lambda: self.write_opened(opened))
-        return opened
+        return attempt('finding what is open', lambda: describe_opened(before)) or ''
+
+    def make_way(self, opened):
+        """Workers must not be forked from here: notes why, tells the fronts, and leaves. The next preloader of this version
+        does not import the application."""
+        attempt('noting what is open', lambda: self.write_opened(opened))
+        self.clean_up(successor=True)
+        end = time.monotonic() + MAKE_WAY_WITHIN
+        while self.controls and time.monotonic() < end:
+            self.handle_events(end - time.monotonic())
+        os._exit(0)
 
     def read_opened(self):
         """What an earlier preloader found open after importing this version. If it did, there is no need to import."""
@@ -269,12 +288,14 @@ class Preloader:
                 kind, payload, fds = received
                 if kind == HELLO:
                     self.greet(control, decode_pairs(payload))
-                elif kind == FORK and self.app is not None and len(fds) >= 4:
+                elif kind == FORK and self.pool.is_open and len(fds) >= 4:
                     self.pool.request(control, payload, fds)
                 elif kind == KEEP and len(fds) >= 3:
                     self.pool.keep(control, decode_pairs(payload), fds)
                 elif kind == BUSY:
                     self.pool.busy(control)
+                elif kind == MAKE_ROOM:
+                    self.pool.make_room(control)
                 else:
                     raise EOFError
                 fds = []  # whoever took them closes them
@@ -299,6 +320,8 @@ class Preloader:
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         close_all((stdout, stderr))
+        if self.app is None:
+            import_and_serve(self.settings, slots)
         reseed(self.generators)
         gc.enable()
         run_worker(self.app, self.settings, slots)
@@ -336,9 +359,9 @@ class Preloader:
         self.pool.end()
         os._exit(0)
 
-    def clean_up(self):
+    def clean_up(self, successor=False):
         """Removes the socket while the lock is held, disconnects the fronts in its backlog, and ends what the
-        application has started."""
+        application has started. Without a `successor`, also what only preloaders need."""
         if same_file(self.settings['lock'], self.lock):
             unlink(self.settings['socket'])
         try:
@@ -349,7 +372,8 @@ class Preloader:
         lock = self.settings['lock']
         if same_file(lock, self.lock):
             unlink(lock)
-            tidy(os.path.dirname(lock), *[self.settings[name].split() for name in ('swept', 'kept', 'aged')])
+            if not successor:
+                tidy(os.path.dirname(lock), *[self.settings[name].split() for name in ('swept', 'kept', 'aged')])
         if not has_no_children():
             attempt('ending what the application has started', self.end_started)
         ERRORS.flush()

@@ -7,6 +7,8 @@ import time
 
 FIRST_SIZE = 12 << 20  # bytes that a worker is taken to need before one was measured
 LEAST_SIZE = 2 << 20
+IMPORT_SIZE = 48 << 20  # the same where workers import the application
+IMPORTS_FOR = 10.0  # seconds for which that counts: a worker that still imports is small
 ROOM_FOR_GROWTH = 1.1  # what was not seen of the largest worker
 KEPT_FREE = 32  # a part of the limit that is left to the fronts and to the web server: 1/32
 MEASURE_AFTER = 0.3  # seconds after which a worker is measured again
@@ -25,9 +27,16 @@ class Room:
         self.largest = 0
         self.sizes = {}  # pid: (bytes that it takes, when that was measured)
         self.lowered = (0, 0.0)  # at most so many workers, until then
+        self.imports, self.began = False, None
+
+    def expect_imports(self):
+        """Each worker imports the application."""
+        self.imports = True
 
     def refusal(self, workers, pids):
         """Why there can be no further worker now, in words; '' if there can."""
+        if self.began is None:
+            self.began = time.monotonic()
         most, why = self.bound(workers, pids) or (workers + 1, '')
         if most > workers:
             return ''
@@ -50,11 +59,19 @@ class Room:
     def fit(self, left, limit, workers, pids):
         """How many workers fit into the memory of the account, and why not more."""
         self.measure(pids)
-        size = max(LEAST_SIZE, int(self.largest * ROOM_FOR_GROWTH)) if self.largest else FIRST_SIZE
+        size = self.expected_size()
         growth = sum(max(0, size - self.sizes.get(pid, (0, 0.0))[0]) for pid in pids)
         more = max(0, (left - limit // KEPT_FREE - growth) // size)
         text = 'the account may use {} MB of memory, {} MB are in use, and a worker of this site takes {} MB'
         return workers + more, text.format(limit >> 20, (limit - left) >> 20, size >> 20)
+
+    def expected_size(self):
+        """Bytes that a worker is taken to need."""
+        if self.imports and time.monotonic() - self.began < IMPORTS_FOR:
+            least = IMPORT_SIZE
+        else:
+            least = LEAST_SIZE if self.largest else FIRST_SIZE
+        return max(least, int(self.largest * ROOM_FOR_GROWTH))
 
     def measure(self, pids):
         """Looks at the workers that were not looked at for longest."""

@@ -49,6 +49,14 @@ class SitePool:
         self.kept = KeptWorkers(poll)
         self.room = Room(settings)
         self.untold = []  # how kept workers have ended: EXITED, for the next front
+        self.is_open = False
+        self.plain = False
+
+    def opens(self, plain):
+        """From now on there are workers. `plain`: they import the application."""
+        self.is_open, self.plain = True, plain
+        if plain:
+            self.room.expect_imports()
 
     def request(self, control, payload, fds):
         """FORK: this front needs a worker."""
@@ -119,15 +127,26 @@ class SitePool:
 
     def wait_in_line(self, refusal):
         """WAITING: tells the fronts that there is no room for a further worker, and asks all for those that become idle."""
-        now = time.monotonic()
         for needed in self.needed:
             if not needed.told:
                 needed.told = True
                 needed.control.send(frame(WAITING, refusal.encode()))
-        for other in self.holders() - {needed.control for needed in self.needed}:
-            if other.urge_after <= now:
-                other.urge_after = now + URGE_AGAIN
-                other.ask_release(URGENT)
+        self.urge(self.holders() - {needed.control for needed in self.needed})
+
+    def urge(self, fronts):
+        """Asks these fronts for the workers that become idle."""
+        now = time.monotonic()
+        for front in fronts:
+            if front.urge_after <= now:
+                front.urge_after = now + URGE_AGAIN
+                front.ask_release(URGENT)
+
+    def make_room(self, control):
+        """MAKE_ROOM: the system has refused this front a process, so one of ours has to go."""
+        if self.kept.idle:
+            self.kept.end(self.kept.idle[0])
+        else:
+            self.urge(self.holders() - {control})
 
     def give(self, control, worker):
         """GIVEN: a kept worker for this front. Whether it has it."""
@@ -183,11 +202,13 @@ class SitePool:
                 control, words = self.children.pop(pid), describe_exit(status)
                 if os.WIFSIGNALED(status) and self.room.killed(self.count_serving()):
                     words = 'was killed by the kernel, since the memory of the account is used up'
-                if words and control is not None:
-                    control.send(frame(EXITED, struct.pack('>I', pid) + words.encode()))
-                elif words and lost:
+                if words and lost:
                     words += '; it was idle, kept for the next front'
-                    self.untold.append(frame(EXITED, struct.pack('>I', pid) + words.encode(), KEPT))
+                sent = frame(EXITED, struct.pack('>II', pid, status) + (words or '').encode(), KEPT if lost else 0)
+                if control is not None and (words or self.plain):
+                    control.send(sent)
+                elif words and lost:
+                    self.untold.append(sent)
 
     def tell(self, controls):
         """Tells one of these fronts how kept workers have ended."""

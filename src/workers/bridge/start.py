@@ -6,28 +6,23 @@ import signal
 import sys
 
 from . import check
-from .app import load_app, prepare
-from .frameworks import connect
-from .hints import describe_failure, encode_failure
-from .imports import few_operations
-from .output import ERRORS, LogStream, attempt
+from .app import prepare
+from .output import ERRORS, LogStream
+from .plain import import_and_serve
 from .preloader import Preloader
 from .private import PRIVATE
-from .processes import end_processes, find_descendants, guard_started, ignore_signals, set_command_line
-from .warm import collect_seldom, share_memory, warm_up
+from .processes import set_command_line
+from .warm import collect_seldom
 from .wire import (
-    BOOT_FAILED,
     F_DUPFD_CLOEXEC,
     FRAME_HEADER,
     LOG,
     OUTPUT,
-    TEXT_LIMIT,
     decode_pairs,
-    frame,
     receive_with_fds,
     unix_socket,
 )
-from .worker import hold_lifeline, run_worker
+from .worker import hold_lifeline
 
 
 def main():
@@ -51,21 +46,8 @@ def main():
         Preloader(settings, setup_socket, fds[0], fds[1]).run()
     PRIVATE.add(setup_socket)
     PRIVATE.guard_forks()
-    ignore_signals()
     hold_lifeline(fds[0])  # before the import, which may hang
-    try:
-        with few_operations(settings):
-            app = load_app(settings)
-            warm_up(app, settings)
-            connect(settings)
-        share_memory()
-    except BaseException:
-        text = describe_failure(settings)
-        attempt('ending what the import started', lambda: end_processes(find_descendants([os.getpid()])))
-        unix_socket(fds[1]).sendall(frame(BOOT_FAILED, encode_failure(text, TEXT_LIMIT)))
-        os._exit(1)
-    attempt('guarding what the import started', lambda: guard_started(settings))
-    run_worker(app, settings, fds[1:])
+    import_and_serve(settings, fds[1:])
 
 
 def receive_setup(sock):
