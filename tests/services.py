@@ -12,6 +12,7 @@ import urllib.parse
 from webservers.account import USER, give, new_directory
 from webservers.apache import free_port
 from webservers.processes import until
+from webservers.recipe import connects
 
 RUN_AS = {"user": USER.pw_uid, "group": USER.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
 
@@ -85,7 +86,7 @@ class Memcached(Service):
     def start(self):
         self.socket = self.directory / "memcached.sock"
         self.spawn(self.program, "-s", str(self.socket), "-m", "16")
-        until(self.socket.exists, 20, "memcached listens")
+        until(lambda: connects(self.socket), 20, "memcached listens")
 
 
 class Echo:

@@ -15,6 +15,7 @@ import pytest
 from plain_site import RUN_AS, all_named, all_processes, ask, kill, parent
 from webservers.fastcgi import request
 from webservers.processes import touching, until
+from webservers.recipe import connects
 
 # --- too much at once ----------------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ def external(site, *words, init=False, **options):
         command = [sys.executable, "-c", INIT, *command]
     errors = open(site.account.base / "external.log", "ab")
     process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stderr=errors, **user)
-    until(lambda: os.path.exists(path) or process.poll() is not None, 10, "it listens")
+    until(lambda: connects(path) or process.poll() is not None, 10, "it listens")
     return process, path
 
 

@@ -22,6 +22,7 @@ from webservers.account import new_directory
 from webservers.fastcgi import request
 from webservers.manager import Manager
 from webservers.processes import end, named, touching, until
+from webservers.recipe import connects
 
 APPS = Path(__file__).resolve().parent / "apps" / "opened"
 REQUESTS, AT_A_TIME = 400, 20
@@ -66,7 +67,7 @@ class Site:
     def start(self):
         command = ["./mysite.fcgi", "runfcgi", "daemonize=false", f"socket={self.socket}"]
         self.process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL)
-        until(self.socket.exists, 15, "the site listens")
+        until(lambda: connects(self.socket), 15, "the site listens")
         return self
 
     def stop(self):

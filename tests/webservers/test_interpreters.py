@@ -10,6 +10,7 @@ import pytest
 import peers
 from webservers.account import USER, new_directory
 from webservers.processes import end, touching, until
+from webservers.recipe import connects
 from webservers.users import AS_ROOT, as_user
 
 pytestmark = AS_ROOT
@@ -72,7 +73,7 @@ class Place:
         with self.log.open("w") as log:
             server = subprocess.Popen(command, cwd=self.site, env={"HOME": "/nowhere"}, stderr=log, **as_user(USER))
         try:
-            until(self.socket.exists, 20, "the server listens")
+            until(lambda: connects(self.socket), 20, "the server listens")
             answer = peers.fastcgi(self.socket, "/")
         finally:
             server.send_signal(signal.SIGTERM)
