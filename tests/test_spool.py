@@ -63,6 +63,15 @@ def test_some_of_the_disk_stays_free(build, tmp_path, small_disk):
         server.ask(fcgi(1, "/", bytes(7 * MIB)), b"got %d" % (7 * MIB))
 
 
+def test_a_disk_that_is_full_costs_the_upload_alone(build, tmp_path, small_disk):
+    environ = {**os.environ, "TMPDIR": str(small_disk(4))}
+    with running(build, tmp_path, "fcgi", "spool_free = 0", env=environ) as server:
+        with begins(server, 20 * MIB, 20 * MIB) as peer:
+            assert answer(peer).startswith(b"Status: 503 ")
+        assert "RF0307 incident" in server.log() and "No space left on device" in server.log(), server.log()
+        server.ask(fcgi(1, "/", bytes(3 * MIB)), b"got %d" % (3 * MIB))
+
+
 def test_status_tells_how_much_is_there(build, tmp_path):
     with running(build, tmp_path, "fcgi", "") as server:
 
