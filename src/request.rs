@@ -13,6 +13,8 @@ pub struct RequestNo(pub u64);
 pub struct Request {
     /// Its number.
     pub number: RequestNo,
+    /// The number of who has sent it: those of one source share a place in the queue.
+    pub source: u64,
     /// Its variables as the app sees them.
     pub environ: Rc<Pairs>,
     /// Its whole body.

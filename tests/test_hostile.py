@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from raw_peers import PROTOCOLS, fcgi, head, records, running
+from raw_peers import APP, PROTOCOLS, fcgi, head, records, running
 from webservers.fastcgi import record
 from webservers.processes import until
 
@@ -139,6 +139,20 @@ def test_what_follows_a_whole_request_costs_it_nothing(build, tmp_path, when):
             assert 3 < time.monotonic() - began < 8, "and then it is closed, also on a peer that goes on"
         until(lambda: server.descriptors() <= descriptors, 20, "its descriptor is free again")
         assert "stalled" not in server.log()
+
+
+def test_who_sends_many_requests_has_one_share_of_the_queue(build, tmp_path):
+    """Forty connections with 128 requests each, whose answers nobody takes: a visitor of his own is served in his turn."""
+    many = b"".join(fcgi(number, "/slow", keep=1) for number in range(1, 129))
+    with running(build, tmp_path, "fcgi", "", app=APP.replace("sleep(0.5)", "sleep(0.02)")) as server:
+        peers = [server.connect() for _ in range(40)]
+        for peer in peers:
+            peer.sendall(many)
+        until(lambda: "the queue is full" in server.log(), 20, "it is full")
+        for _ in range(5):
+            server.ask()
+        for peer in peers:
+            peer.close()
 
 
 def test_what_was_sent_while_no_answers_were_taken_is_not_lost(build, tmp_path):

@@ -372,12 +372,8 @@ impl Server {
         }
         self.report.request();
         self.retry(now);
-        let pool = self.workers.pool();
-        let waiting = pool.queue().waiting();
-        let full = waiting >= self.config.limits.queue && !pool.has_free_slot();
         let failure = match self.unavailable_reason() {
             Some(reason) => Failure::Unavailable(reason),
-            None if full => Failure::QueueFull(waiting),
             None => return self.workers.submit(request, now),
         };
         self.traffic.responses().give_up(number, failure, now);

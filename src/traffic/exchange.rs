@@ -170,6 +170,7 @@ impl Exchange {
         let environ = self.environ.clone();
         Ok(Request {
             number,
+            source: self.client.map_or(0, |(conn, _)| conn.0),
             environ,
             body,
         })

@@ -101,9 +101,9 @@ impl Crew {
 
     /// A request waits for a worker.
     pub(super) fn submit(&mut self, request: Request, now: Instant) {
-        let number = request.number;
+        let (number, source) = (request.number, request.source);
         self.requests.insert(number, request);
-        self.pool.submit(number, now);
+        self.pool.submit(number, source, now);
     }
 
     /// `held`: stop reading from the worker, because the peer is not draining its response; else go on.

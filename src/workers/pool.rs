@@ -97,9 +97,10 @@ impl Pool {
     }
 
     /// A request waits for a worker.
-    pub fn submit(&mut self, request: RequestNo, now: Instant) {
-        self.queue.push(request, now);
+    pub fn submit(&mut self, request: RequestNo, source: u64, now: Instant) {
+        self.queue.push(request, source, now);
         self.dispatch(now);
+        self.actions.extend(self.queue.shed(request));
         if self.scaling.keeps_spare() {
             self.look_for_need(now);
         }

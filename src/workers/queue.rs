@@ -4,13 +4,15 @@
 //! Queued ─a slot is free─▶ Running ─END─▶ gone         (Queued again, if its worker never starts)
 //! ```
 
+mod line;
+
 use super::action::Action;
 use super::process::SlotNo;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::numbered::Numbered;
 use crate::request::RequestNo;
-use std::collections::VecDeque;
+use line::Line;
 use std::time::{Duration, Instant};
 
 /// Why the worker of a request has not started on it.
@@ -34,6 +36,8 @@ enum Phase {
 #[derive(Debug)]
 struct Job {
     phase: Phase,
+    /// Who has sent it.
+    source: u64,
     queued: Instant,
     /// When it was queued, or given to a worker.
     since: Instant,
@@ -58,13 +62,14 @@ pub(super) enum Late {
 #[derive(Debug)]
 pub struct Queue {
     jobs: Numbered<RequestNo, Job>,
-    waiting: VecDeque<RequestNo>,
+    waiting: Line,
     limits: Limits,
 }
 
-/// How long a request may wait and run, and after how long a run is slow.
+/// How many requests may wait, how long one may wait and run, and after how long a run is slow.
 #[derive(Debug)]
 struct Limits {
+    most: usize,
     queue: Duration,
     run: Option<Duration>,
     slow: Option<Duration>,
@@ -75,7 +80,7 @@ impl Queue {
     pub(super) fn new(config: &Config) -> Queue {
         Queue {
             jobs: Numbered::default(),
-            waiting: VecDeque::new(),
+            waiting: Line::default(),
             limits: Limits::new(config),
         }
     }
@@ -92,7 +97,7 @@ impl Queue {
 
     /// The first in the queue.
     pub fn first(&self) -> Option<RequestNo> {
-        self.waiting.front().copied()
+        self.waiting.first()
     }
 
     /// When the request began to wait, or to run.
@@ -108,9 +113,11 @@ impl Queue {
         }
     }
 
-    pub(super) fn push(&mut self, request: RequestNo, now: Instant) {
+    /// A request of this source waits.
+    pub(super) fn push(&mut self, request: RequestNo, source: u64, now: Instant) {
         let job = Job {
             phase: Phase::Queued,
+            source,
             queued: now,
             since: now,
             slow_logged: false,
@@ -118,12 +125,23 @@ impl Queue {
             over: false,
         };
         self.jobs.insert(request, job);
-        self.waiting.push_back(request);
+        self.waiting.push(request, source);
+    }
+
+    /// If too many wait since this one was added, one fails: of those whose source has sent most. Returns what to do.
+    pub(super) fn shed(&mut self, added: RequestNo) -> Vec<Action> {
+        let most = self.limits.most;
+        let source = self.jobs.get(added).map(|job| job.source);
+        let excess = source.filter(|_| self.waiting() > most);
+        match excess.and_then(|source| self.waiting.excess(source)) {
+            Some(request) => self.fail(request, Failure::QueueFull(most)),
+            None => Vec::new(),
+        }
     }
 
     /// Gives the first one to this slot.
     pub(super) fn run_first(&mut self, slot: SlotNo, now: Instant) {
-        if let Some(request) = self.waiting.pop_front()
+        if let Some(request) = self.waiting.serve()
             && let Some(job) = self.jobs.get_mut(request)
         {
             (job.phase, job.since) = (Phase::Running(slot), now);
@@ -151,7 +169,7 @@ impl Queue {
         }
         // The first in the queue must be the one that has waited longest.
         (job.phase, job.since) = (Phase::Queued, job.queued);
-        self.waiting.push_front(request);
+        self.waiting.put_back(request, job.source);
         Vec::new()
     }
 
@@ -197,36 +215,43 @@ impl Queue {
     pub(super) fn take(&mut self, request: RequestNo) -> Option<Instant> {
         let job = self.jobs.remove(request)?;
         if job.phase == Phase::Queued {
-            self.waiting.retain(|waiting| *waiting != request);
+            self.waiting.remove(request);
         }
         Some(job.since).filter(|_| !job.over)
     }
 
     /// When the next request is late.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let Limits { queue, run, slow } = self.limits;
-        let first = self.first().and_then(|first| self.jobs.get(first));
-        let first = first.map(|job| job.since + queue);
-        let running = self.jobs.values().filter_map(|job| {
-            let runs = !job.over && job.phase != Phase::Queued;
+        let Limits {
+            queue, run, slow, ..
+        } = self.limits;
+        let all = self.jobs.values().filter_map(|job| {
+            if job.phase == Phase::Queued {
+                return Some(job.since + queue);
+            }
+            let runs = !job.over;
             let of = [
                 run.filter(|_| runs),
                 slow.filter(|_| runs && !job.slow_logged),
             ];
             Some(job.since + of.into_iter().flatten().min()?)
         });
-        running.chain(first).min()
+        all.min()
     }
 
     /// Nothing that begins to wait or to run now takes too long before.
     pub(super) fn soonest(&self, now: Instant) -> Instant {
-        let Limits { queue, run, slow } = self.limits;
+        let Limits {
+            queue, run, slow, ..
+        } = self.limits;
         now + [run, slow].into_iter().flatten().fold(queue, Duration::min)
     }
 
     /// Requests that are late now; each is returned once.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Late> {
-        let Limits { queue, run, slow } = self.limits;
+        let Limits {
+            queue, run, slow, ..
+        } = self.limits;
         let mut late = Vec::new();
         for (number, job) in self.jobs.iter_mut().filter(|(_, job)| !job.over) {
             let waited = now.saturating_duration_since(job.since);
@@ -256,6 +281,7 @@ impl Limits {
         let run = Duration::from_secs(config.limits.request_timeout);
         let limit = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
         Limits {
+            most: config.limits.queue,
             queue: Duration::from_secs(config.limits.queue_timeout),
             run: limit(run),
             slow: limit(slow),

@@ -37,6 +37,7 @@ pub(crate) fn begin(words: &str) -> Player {
             "maxrequests" => config.server.maxrequests = number,
             "max_lifetime" => config.server.max_lifetime = number,
             "idle_timeout" => config.server.idle_timeout = number,
+            "queue" => config.limits.queue = number as usize,
             "queue_timeout" => config.limits.queue_timeout = number,
             "request_timeout" => config.limits.request_timeout = number,
             "start_timeout" => config.limits.start_timeout = number,
@@ -91,7 +92,7 @@ impl Machine for Player {
         match words[0] {
             "startable" => pool.set_startable(true, words.contains(&"keeps")),
             "unstartable" => pool.set_startable(false, false),
-            "submit" => pool.submit(request(), now),
+            "submit" => pool.submit(request(), words.get(2).map_or(0, |_| number(2)), now),
             "abort" => pool.abort(request()),
             "fail_queued" => pool.fail_queued(&Failure::Unavailable("why".into())),
             "launched" => pool.launched(process(), Origin::Preloader, 1),
@@ -191,7 +192,7 @@ fn a_request_that_an_idle_worker_takes_leaves_the_pool_at_rest() {
     player.outputs();
     for number in 2..10 {
         now += Duration::from_millis(10);
-        player.pool.submit(RequestNo(number), now);
+        player.pool.submit(RequestNo(number), number, now);
         player.pool.ended(SlotNo(1), false, now);
         assert!(!player.pool.is_due(now), "request {number}");
         assert!(player.pool.deadline().is_some_and(|at| at > now));
