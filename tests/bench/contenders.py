@@ -116,7 +116,7 @@ class Site:
         """Tells the contender, in its own way, that there is new code."""
         self.contender.restart(self)
 
-    def spawn(self, command, stdin=subprocess.DEVNULL, stdout=None):
+    def spawn(self, command, stdin=subprocess.DEVNULL, stdout=None, **environ):
         """Starts `command` as a web server would: its user, its directory, an environment of PATH and HOME alone."""
         identity = {}
         if os.geteuid() == 0:
@@ -124,7 +124,7 @@ class Site:
         with open(self.directory / "log", "ab") as log:
             return subprocess.Popen(
                 [str(word) for word in command], stdin=stdin, stdout=stdout or log, stderr=log,
-                cwd=self.directory, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, **identity,
+                cwd=self.directory, env={"PATH": "/usr/bin:/bin", "HOME": "/", **environ}, **identity,
             )
 
 

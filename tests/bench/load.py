@@ -12,6 +12,12 @@ UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 PATIENCE = 20
 MIB = 10
 TRANSFERS = ("/upload", "/download", "/file")
+# What a web server says of a GET, by FastCGI and CGI.
+GET = {
+    "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/", "REQUEST_URI": "/", "QUERY_STRING": "",
+    "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "127.0.0.1",
+    "GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": "127.0.0.1", "CONTENT_LENGTH": "0",
+}
 
 
 def wrk(port, connections, seconds, path="/"):
@@ -184,12 +190,7 @@ def fastcgi_get(path):
 
 
 def fastcgi_ask(connection, keep=False):
-    pairs = {
-        "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/", "REQUEST_URI": "/", "QUERY_STRING": "",
-        "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "127.0.0.1",
-        "GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": "127.0.0.1", "CONTENT_LENGTH": "0",
-    }
-    params = b"".join(bytes([len(k), len(v)]) + k.encode() + v.encode() for k, v in pairs.items())
+    params = b"".join(bytes([len(k), len(v)]) + k.encode() + v.encode() for k, v in GET.items())
     begin = struct.pack(">HB5x", 1, keep)
     asked = record(1, begin) + record(4, params) + record(4, b"") + record(5, b"")
     out = b""

@@ -61,18 +61,19 @@ def cpu_of(directory):
     return {pid: (role(pid), cpu(pid)) for pid in members(directory)}
 
 
-def cpu_of_ended():
-    """CPU seconds of the processes that web servers below us have started and seen end: CGI programs."""
-    servers = [stat(pid) for pid in below(os.getpid()) if comm(pid) in WEB_SERVERS]
-    return sum(int(fields[13]) + int(fields[14]) for fields in servers if fields) / TICK
-
-
 def cpu_between(before, after):
     """CPU seconds used between two `cpu_of`, by role."""
     spent = {}
     for pid, (kind, seconds) in after.items():
         spent[kind] = spent.get(kind, 0.0) + seconds - before.get(pid, (kind, 0.0))[1]
     return spent
+
+
+def await_end(directory, roles):
+    """Waits, though not for ever, until no process of these roles is left of a site."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(role(pid) in roles for pid in members(directory)):
+        time.sleep(0.02)
 
 
 def pss(directory):
