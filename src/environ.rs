@@ -72,7 +72,7 @@ impl Mount {
 pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
     let mut collector = Collector::default();
     let mut entries: Vec<Entry> = Vec::with_capacity(sent.len());
-    let mut repeated = repeated(sent).into_iter().peekable();
+    let mut repeated = repeated(sent, fnv).into_iter().peekable();
     for (index, (name, value)) in sent.iter().enumerate() {
         if let Some((_, first)) = repeated.next_if(|(again, _)| *again == index) {
             if let Ok(at) = entries.binary_search_by_key(&first, |entry| entry.index) {
@@ -376,10 +376,13 @@ impl Entry<'_> {
 }
 
 /// The variables that repeat an earlier name: the index of each, and of the first with that name. Sorted by index.
-fn repeated(sent: &Pairs) -> Vec<(usize, usize)> {
-    // Sort by a hash first, as most names differ in it. Names crafted to collide cost one more comparison each.
+fn repeated(sent: &Pairs, hash: impl Fn(&[u8]) -> u64) -> Vec<(usize, usize)> {
+    // Sort by a hash first, as most names differ in it. Names crafted to collide cost one more comparison each, so no key
+    // is needed.
     let names = sent.iter().enumerate();
-    let mut names: Vec<_> = names.map(|(at, (name, _))| (fnv(name), name, at)).collect();
+    let mut names: Vec<_> = names
+        .map(|(at, (name, _))| (hash(name), name, at))
+        .collect();
     names.sort_unstable();
     let mut repeats = Vec::new();
     for same in names.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
