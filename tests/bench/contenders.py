@@ -16,7 +16,7 @@ import procs
 HERE = Path(__file__).resolve().parent
 # What the slices are measured with, and what some of them bring for themselves.
 APPS = {"hello": "hello", "django": "page"}
-MODULES = {**APPS, "bodies": "bodies", "waits": "waits"}
+MODULES = {**APPS, "bodies": "bodies", "waits": "waits", "large": "large"}
 STOP_SECONDS = 3
 
 FLUP_FCGI = """#!{python} -B

@@ -14,6 +14,10 @@ SLICES = {
         ("app CPU s per 1,000", "cpu_per_1000", 3), ("PSS MB", "pss_mb", 0), ("failed", "failed", 0),
     ]),
     "bodies": ("bodies of 10 MiB, one client", [("MiB/s", "mb_per_s", 0), ("app CPU ms each", "cpu_ms", 1)]),
+    "limit": ("48 visitors of a page that takes 6 MB and 1 s, at a limit of memory", [
+        ("requests", "requests", 0), ("failed", "failed", 0), ("processes killed", "killed", 0), ("p50 ms", "p50", 0),
+        ("p99 ms", "p99", 0),
+    ]),
     "waits": ("pages of so many us of waiting / of computing, 8 connections", [
         ("requests/s", "rps", 0), ("p50 ms", "p50", 2), ("p99 ms", "p99", 2),
         ("app CPU s per 1,000", "cpu_per_1000", 3), ("failed", "failed", 0),

@@ -130,9 +130,10 @@ FRONTS = {"nginx": Nginx, "fcgid": Apache, "cgi": ApacheCgi}
 
 
 class Stage:
-    """A web server with its sites, running inside a `with`. `boot=False` leaves the sites to the caller."""
+    """A web server with its sites, running inside a `with`. `boot=False` leaves the sites to the caller; `wrap`: a command
+    that runs the web server."""
 
-    def __init__(self, directory, front, sites, boot=True):
+    def __init__(self, directory, front, sites, boot=True, wrap=()):
         self.directory = directory / f"{front}-{time.monotonic_ns()}"
         self.directory.mkdir()
         self.sites = sites
@@ -141,6 +142,7 @@ class Stage:
             site.port = port
             site.web_log = self.directory / "error.log"
         self.server = FRONTS[front](self.directory, sites, sites[0].user)
+        self.server.command = [*wrap, *self.server.command]
         self.process = None
 
     def __enter__(self):

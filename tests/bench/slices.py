@@ -1,5 +1,5 @@
-"""The smaller measurements: bodies, idle connections, pages that wait, processes that come and go. Each yields plain
-records, as those of `measure` do.
+"""The smaller measurements: bodies, idle connections, pages that wait, processes that come and go, a limit of memory. Each
+yields plain records, as those of `measure` do.
 """
 
 import os
@@ -10,9 +10,13 @@ import load
 import procs
 from contenders import listener
 from measure import slice_of, turns
+from servers import Stage
+from webservers.memory import limited
 
 BUSY = 8
 IDLE = (0, 1000)
+LIMITS = (300, 512)  # MB of memory
+CROWD, MOST_PROCESSES, CROWD_SECONDS = 48, 100, 20
 # Microseconds of waiting and of computing.
 PAGES = ("/0/1000", "/500/300", "/3000/300", "/50000/0", "/mix")
 
@@ -93,3 +97,24 @@ def first_answer(site, number):
     if not load.fastcgi_get(path):
         raise RuntimeError(f"process {number + 1} gave no complete 200: {site.log()}")
     return time.perf_counter() - began
+
+
+def limit(bench, app, front):
+    """48 visitors at a time of a page that takes 6 MB and a second, in a control group that limits memory. The web server
+    may start 100 processes, as Apache does by default."""
+    for number in range(bench.rounds):
+        for megabytes in LIMITS:
+            for contender in bench.who(app, front):
+                if not contender.apache:
+                    yield from bench.attempt(limit_of, contender, app, front, megabytes, number)
+
+
+def limit_of(bench, contender, app, front, megabytes, number):
+    site = bench.site(contender, app, front, MOST_PROCESSES)
+    with limited(megabytes) as group:
+        if group is None:
+            raise RuntimeError("no control group can be made here")
+        with Stage(bench.directory, front, [site], wrap=group.wrap()):
+            load.until_answered(site.port, time.perf_counter())
+            result = load.wrk(site.port, CROWD, CROWD_SECONDS)
+        yield {"round": number, "variant": f"{megabytes} MB", "killed": group.kills(), **result}
