@@ -2,17 +2,21 @@
 //! runs (writing to a running executable fails with ETXTBSY), and a new one can be tested before it replaces this one.
 //! With `private_copy = false` it is the uploaded file itself.
 
-use crate::bytes::hash_long;
+use crate::bytes::{fnv, fnv_more, hash_long};
 use crate::rundir::{Entry, RuntimeDir, is_at};
 use crate::sys::procfs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, Pid, access};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// A file that changed this long ago gets another time when it changes again: clocks of file systems tick.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A copy of the executable, independent of the file that was copied. If no copy is wanted or can be made, the uploaded
 /// file itself.
@@ -30,7 +34,7 @@ pub struct Image {
 /// owner can write; its group may, too, if we or root own it. Any owner is accepted: we run as that owner's program
 /// already.
 pub fn stage(original: &Path, dir: Option<&RuntimeDir>, private_copy: bool) -> io::Result<Image> {
-    let content = read_checked(original)?;
+    let (mut file, stamp) = open_checked(original)?;
     let in_place = Image {
         path: Some(original.to_owned()),
         ..Image::default()
@@ -38,10 +42,24 @@ pub fn stage(original: &Path, dir: Option<&RuntimeDir>, private_copy: bool) -> i
     if !private_copy {
         return Ok(in_place);
     }
+    let dir = dir.filter(|dir| dir.allows_exec());
+    let of_stamp = dir.map(|dir| dir.file(Entry::CopyOf(stamp)));
+    if let Some(path) = &of_stamp
+        && let Some(image) = shared(path)?
+    {
+        return Ok(image);
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
     if let Some(dir) = dir
-        && dir.allows_exec()
         && let Ok(image) = copy_to(dir, &content)
     {
+        if let (Some(copy), Some(path)) = (&image.path, of_stamp)
+            && is_settled(&file, stamp)
+        {
+            // The next process need not read it.
+            let _ = fs::hard_link(copy, path);
+        }
         return Ok(image);
     }
     match copy_to_memory(&content) {
@@ -82,8 +100,9 @@ impl Image {
     }
 }
 
-fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(original)?;
+/// The executable, at its start, and its stamp.
+fn open_checked(original: &Path) -> io::Result<(File, u64)> {
+    let file = File::open(original)?;
     let meta = file.metadata()?;
     let refuse = |why: &str| Err(io::Error::other(format!("{} {why}", original.display())));
     if !meta.is_file() {
@@ -99,12 +118,48 @@ fn read_checked(original: &Path) -> io::Result<Vec<u8>> {
     if access(original, AccessFlags::X_OK).is_err() {
         return refuse("is not executable (chmod 755 it)");
     }
-    let mut content = Vec::new();
-    file.read_to_end(&mut content)?;
-    if !content.starts_with(b"\x7fELF") {
+    let mut begin = [0; 4];
+    if file.read_at(&mut begin, 0)? < 4 || begin != *b"\x7fELF" {
         return refuse("is not an executable (was it uploaded as text?)");
     }
-    Ok(content)
+    Ok((file, stamp(&meta)))
+}
+
+/// What changes with the content of a file.
+fn stamp(meta: &Metadata) -> u64 {
+    let place = [meta.dev(), meta.ino(), meta.size()];
+    let times = [
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ];
+    let numbers = place.into_iter().chain(times.map(i64::cast_unsigned));
+    numbers.fold(fnv(b""), |hash, number| {
+        fnv_more(hash, &number.to_be_bytes())
+    })
+}
+
+/// Whether this was the stamp long enough for another content to have another one.
+fn is_settled(file: &File, before: u64) -> bool {
+    let Ok(meta) = file.metadata() else {
+        return false;
+    };
+    let changed = UNIX_EPOCH + Duration::from_secs(meta.ctime().unsigned_abs());
+    stamp(&meta) == before && changed.elapsed().is_ok_and(|age| age > SETTLED)
+}
+
+/// The copy at this path, protected from sweeps. None: there is none.
+fn shared(path: &Path) -> io::Result<Option<Image>> {
+    let Ok(file) = File::open(path) else {
+        return Ok(None);
+    };
+    file.lock_shared()?;
+    Ok(is_at(&file, path).then(|| Image {
+        path: Some(path.to_owned()),
+        lock: Some(file.into()),
+        memory: None,
+    }))
 }
 
 /// Copies to a file named after its hash, so that all processes of one version share one copy and its memory pages.
@@ -112,17 +167,8 @@ fn copy_to(dir: &RuntimeDir, content: &[u8]) -> io::Result<Image> {
     let hash = hash_long(content);
     let path = dir.file(Entry::Copy(hash));
     for _ in 0..8 {
-        if let Ok(file) = File::open(&path) {
-            file.lock_shared()?;
-            if is_at(&file, &path) {
-                let image = Image {
-                    path: Some(path),
-                    lock: Some(file.into()),
-                    memory: None,
-                };
-                return Ok(image);
-            }
-            continue;
+        if let Some(image) = shared(&path)? {
+            return Ok(image);
         }
         let temporary = dir.file(Entry::NewCopy);
         let _ = fs::remove_file(&temporary);
@@ -177,8 +223,7 @@ mod tests {
             } else if owner.is_some() {
                 return None;
             }
-            let read = read_checked(&path).map(|content| assert_eq!(content, bytes.as_bytes()));
-            Some(read.err().map(|error| error.to_string()))
+            Some(open_checked(&path).err().map(|error| error.to_string()))
         };
         let elf = "\x7fELF and so on";
         for (bytes, mode, owner, want) in [
@@ -196,5 +241,46 @@ mod tests {
                 Some(Some(why)) => assert!(!want.is_empty() && why.contains(want), "{why}"),
             }
         }
+    }
+
+    #[test]
+    fn one_copy_has_two_names_and_goes_with_its_last_user() {
+        let scratch = Scratch::new("image-names");
+        scratch.mode("", 0o700);
+        let dir = RuntimeDir::open(Some(&scratch), &scratch, b"").unwrap();
+        let old = fs::canonicalize("/bin/true").unwrap();
+        let images = [(); 2].map(|()| stage(&old, Some(&dir), true).unwrap());
+        let paths = images.each_ref().map(|image| image.path.clone().unwrap());
+        let inodes = paths
+            .each_ref()
+            .map(|path| fs::metadata(path).unwrap().ino());
+        assert_ne!(paths[0], paths[1], "the second one was found by its stamp");
+        assert_eq!(inodes[0], inodes[1]);
+        assert_eq!(fs::read(&paths[1]).unwrap(), fs::read(&old).unwrap());
+        let [first, second] = images;
+        drop(first);
+        dir.sweep();
+        assert!(paths.iter().all(|path| path.exists()));
+        drop(second);
+        dir.sweep();
+        assert!(!paths.iter().any(|path| path.exists()));
+    }
+
+    #[test]
+    fn an_executable_that_may_still_change_is_read_again() {
+        let scratch = Scratch::new("image-fresh");
+        scratch.mode("", 0o700);
+        let dir = RuntimeDir::open(Some(&scratch), &scratch, b"").unwrap();
+        let staged = |bytes| {
+            let path = scratch.write("a.fcgi", bytes, 0o755);
+            let image = stage(&path, Some(&dir), true).unwrap();
+            let copy = image.path.as_deref().unwrap();
+            (
+                fs::read(copy).unwrap(),
+                copy.with_file_name("").read_dir().unwrap().count(),
+            )
+        };
+        assert_eq!(staged("\x7fELF one"), (b"\x7fELF one".to_vec(), 2));
+        assert_eq!(staged("\x7fELF two"), (b"\x7fELF two".to_vec(), 3));
     }
 }

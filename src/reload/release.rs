@@ -139,6 +139,10 @@ impl Release {
         kept.push(b'\n');
         kept.extend_from_slice(self.config.text.as_bytes());
         let path = dir.file(Entry::Good);
+        // Most fronts, and each request of CGI, find what they would write.
+        if fs::read(&path).is_ok_and(|there| there == kept) {
+            return;
+        }
         if replace(&path, &kept).is_err() {
             // None is better than an older one.
             let _ = fs::remove_file(path);

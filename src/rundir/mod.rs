@@ -12,6 +12,7 @@
 //! VERSION.log, .out  preloader: stderr, stdout of the import   itself, front that started it     unlinked at once
 //! front-PID.status   front                                     `status`, fronts, its next image  front ends, swept
 //! exe-HASH           first front that runs this executable     fronts: run it                    swept
+//! exe-of-STAMP       the same: another name of exe-HASH        fronts: run it                    swept
 //! exe-new-PID        the same, while it is copied              -                                 complete, swept
 //! exe-probe-PID      front: is there room?                     -                                 unlinked at once
 //! good               front: the release that last worked       fronts that start, preloader      last leaves
@@ -57,6 +58,8 @@ pub enum Entry<'a> {
     Status(u32),
     /// A copy of the executable with this hash.
     Copy(u64),
+    /// The same copy, by the stamp of the file that was copied.
+    CopyOf(u64),
     /// A copy that this process is making.
     NewCopy,
     /// A file that this process writes to check that there is room.
@@ -137,6 +140,7 @@ impl fmt::Display for Entry<'_> {
             Entry::Output(version) => write!(f, "{version}.out"),
             Entry::Status(pid) => write!(f, "{FRONT}{pid}{STATUS}"),
             Entry::Copy(hash) => write!(f, "{COPY}{hash:016x}"),
+            Entry::CopyOf(stamp) => write!(f, "{COPY}of-{stamp:016x}"),
             Entry::NewCopy => write!(f, "{COPY}new-{us}"),
             Entry::Probe => write!(f, "{COPY}probe-{us}"),
             Entry::Good => f.write_str("good"),
@@ -224,6 +228,7 @@ mod tests {
             (Entry::Socket("1f"), "1f.sock"),
             (Entry::Status(7), "front-7.status"),
             (Entry::Copy(0x1f), "exe-000000000000001f"),
+            (Entry::CopyOf(0x1f), "exe-of-000000000000001f"),
             (Entry::NewCopy, &format!("exe-new-{us}")),
             (Entry::Probe, &format!("exe-probe-{us}")),
             (Entry::Good, "good"),
