@@ -6,6 +6,9 @@ use crate::workers::LaunchContext;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
+/// The most connections to accept from a listener in one pass of the loop.
+const ACCEPTS: usize = 32;
+
 /// How the server was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -18,6 +21,17 @@ pub enum Role {
     External,
     /// Started for one request.
     Cgi,
+}
+
+impl Role {
+    /// How many connections to accept from a listener in one pass of the loop. mod_fcgid has one at a time: a second try
+    /// would find nobody.
+    pub(super) fn accepts(self) -> usize {
+        match self {
+            Role::Spawned { mod_fcgid: true } => 1,
+            _ => ACCEPTS,
+        }
+    }
 }
 
 /// What is known about this process before the server starts.

@@ -56,8 +56,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often the watched files are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// The most connections to accept from a listener in one pass of the loop.
-const ACCEPTS: usize = 32;
 
 /// The front.
 pub struct Server {
@@ -399,7 +397,7 @@ impl Server {
     }
 
     fn on_listener(&mut self, number: usize, now: Instant) {
-        for _ in 0..ACCEPTS {
+        for _ in 0..self.front.role.accepts() {
             let Some(listener) = self.listeners.get(number) else {
                 return;
             };
