@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import unittest
 
 from bridge import HELLO_APP, PYTHONS, RICH_APP, TIMEOUT, Answer, Worker, each_python, read_frame, request, wait_for
@@ -106,6 +107,14 @@ class WorkerTest(unittest.TestCase):
         self.assertEqual(Answer(worker.slot).body, b'hello')
         if 'pypy' not in python:
             self.assertIn('in app', worker.log)
+
+    @each_python
+    def test_garbage_is_collected_seldom_while_the_app_is_imported(self, python):
+        app = 'import gc\nget = getattr(gc, "get_threshold", lambda: (2000, 10, 10))\nseen = get()\n' + HELLO_APP
+        worker = Worker(self, python, app.replace("b'hello'", 'repr((seen, get())).encode()')).started()
+        usual = subprocess.check_output([python, '-c', 'import gc; print(getattr(gc, "get_threshold", tuple)())'])
+        usual = eval(usual) or (2000, 10, 10)
+        self.assertEqual(eval(worker.ask().body), ((2000, 10, 10), usual))
 
     @each_python
     def test_bytecode_goes_elsewhere(self, python):

@@ -8,7 +8,7 @@ from .hints import describe_failure, encode_failure
 from .imports import few_operations
 from .output import attempt
 from .processes import end_processes, find_descendants, guard_started, ignore_signals, set_command_line, set_process_name
-from .warm import collect_as_usual, share_memory, warm_up
+from .warm import collect_as_usual, collect_seldom, share_memory, warm_up
 from .wire import BOOT_FAILED, TEXT_LIMIT, frame, unix_socket
 from .worker import run_worker
 
@@ -18,6 +18,7 @@ def import_and_serve(settings, slots):
     set_process_name('runfcgi-import')
     set_command_line('worker', settings)
     ignore_signals()
+    collect_seldom()
     try:
         with few_operations(settings):
             app = load_app(settings)
