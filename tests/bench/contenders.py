@@ -64,6 +64,7 @@ class Site:
         self.port = None
         self.web_log = None
         self.processes = []
+        self.environ = {"PATH": "/usr/bin:/bin", "HOME": "/"}
         self.lay()
         words = {**vars(self), "venv": contender.needs.venv, "python": contender.needs.python, "user": user.pw_name}
         self.nginx, self.apache_modules, self.apache = (
@@ -124,7 +125,7 @@ class Site:
         with open(self.directory / "log", "ab") as log:
             return subprocess.Popen(
                 [str(word) for word in command], stdin=stdin, stdout=stdout or log, stderr=log,
-                cwd=self.directory, env={"PATH": "/usr/bin:/bin", "HOME": "/", **environ}, **identity,
+                cwd=self.directory, env={**self.environ, **environ}, **identity,
             )
 
 

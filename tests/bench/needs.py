@@ -37,6 +37,7 @@ class Needs:
         self.python = self.venv / "bin" / "python"
         self.uwsgi = self.venv / "bin" / "uwsgi"
         self.floor = self.directory / "floor"
+        self.slow_files = self.directory / "slow_files.so"
 
     def missing(self):
         """What is not there yet, one line each."""
@@ -45,6 +46,8 @@ class Needs:
             lines.append(f"{self.venv} (a venv with {', '.join(PIP)})")
         if not self.floor.exists():
             lines.append(f"{self.floor} (built from apps/floor.c)")
+        if not self.slow_files.exists():
+            lines.append(f"{self.slow_files} (built from apps/slow_files.c)")
         return lines
 
     def installed(self):
@@ -71,6 +74,10 @@ class Needs:
             say(f"compiling {self.floor}")
             source = str(HERE / "apps/floor.c")
             call(["gcc", "-O2", "-Wall", "-static", "-o", str(self.floor), source, "-lfcgi"])
+        if not self.slow_files.exists():
+            say(f"compiling {self.slow_files}")
+            source = str(HERE / "apps/slow_files.c")
+            call(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(self.slow_files), source, "-ldl"])
 
     def versions(self):
         """Names and versions of what takes part, for the record."""

@@ -13,6 +13,7 @@ SLICES = {
         ("idle ones held", "held", 0), ("requests/s", "rps", 0), ("p50 ms", "p50", 2), ("p99 ms", "p99", 2),
         ("app CPU s per 1,000", "cpu_per_1000", 3), ("PSS MB", "pss_mb", 0), ("failed", "failed", 0),
     ]),
+    "far": ("cold start, each file operation so many us longer", [("first answer, s", "far_s", 2)]),
     "bodies": ("bodies of 10 MiB, one client", [("MiB/s", "mb_per_s", 0), ("app CPU ms each", "cpu_ms", 1)]),
     "limit": ("48 visitors of a page that takes 6 MB and 1 s, at a limit of memory", [
         ("requests", "requests", 0), ("failed", "failed", 0), ("processes killed", "killed", 0), ("p50 ms", "p50", 0),

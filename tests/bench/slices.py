@@ -1,5 +1,5 @@
-"""The smaller measurements: bodies, idle connections, pages that wait, processes that come and go, a limit of memory. Each
-yields plain records, as those of `measure` do.
+"""The smaller measurements: bodies, idle connections, pages that wait, processes that come and go, a limit of memory, files
+that are far away. Each yields plain records, as those of `measure` do.
 """
 
 import os
@@ -19,6 +19,9 @@ LIMITS = (300, 512)  # MB of memory
 CROWD, MOST_PROCESSES, CROWD_SECONDS = 48, 100, 20
 # Microseconds of waiting and of computing.
 PAGES = ("/0/1000", "/500/300", "/3000/300", "/50000/0", "/mix")
+# Microseconds that each file operation takes longer.
+FAR = (0, 500, 2000)
+SETTLED_SECONDS = 2.2  # runfcgi keeps no bytecode of files that are younger
 
 
 def bodies(bench, app, front):
@@ -118,3 +121,29 @@ def limit_of(bench, contender, app, front, megabytes, number):
             load.until_answered(site.port, time.perf_counter())
             result = load.wrk(site.port, CROWD, CROWD_SECONDS)
         yield {"round": number, "variant": f"{megabytes} MB", "killed": group.kills(), **result}
+
+
+def far(bench, app, front):
+    """A cold start of a site that ran before, where file operations are round trips to a file server."""
+    for number in range(bench.rounds):
+        for delay in FAR:
+            for contender in bench.who(app, front):
+                yield from bench.attempt(far_of, contender, app, front, number, delay)
+
+
+def far_of(bench, contender, app, front, number, delay):
+    """From the start, with nothing running, to the first answer. Home, site and packages are far away."""
+    site = bench.site(contender, app, front, 1)
+    site.environ["HOME"] = str(site.directory)
+    time.sleep(SETTLED_SECONDS)
+    with Stage(bench.directory, front, [site], boot=False):
+        site.start()
+        load.until_answered(site.port, time.perf_counter())
+        site.stop()
+        if delay:
+            needs = contender.needs
+            paths = f"{site.directory}:{needs.venv}"
+            site.environ.update(LD_PRELOAD=str(needs.slow_files), SLOW_PATHS=paths, SLOW_MICROSECONDS=str(delay))
+        began = time.perf_counter()
+        site.start()
+        yield {"round": number, "variant": delay, "far_s": load.until_answered(site.port, began)}
