@@ -48,7 +48,7 @@ def test_the_picture_shows_medians_and_what_was_not_measured():
     records = [page("runfcgi", number, rps) for number, rps in enumerate([150.0, 100.0, 90.0])]
     records = [page("flup", 0, 50.0), *records]
     records += [{**ours, "workers": workers, "pss_mb": size} for workers, size in [(1, 30.0), (8, 80.0)]]
-    tree = ElementTree.fromstring(picture.draw(records, "1 < 2"))
+    tree = ElementTree.fromstring(picture.draw(records, ["1 < 2"]))
     shapes = list(tree)
     assert shapes[1].tag == f"{SVG}rect" and shapes[1].get("fill") == "#fff"
     assert all(shapes[1].get(side) == tree.get(side) for side in ("width", "height"))

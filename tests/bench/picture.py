@@ -11,16 +11,16 @@ COLUMNS = [
     ("requests/s (more is better)", {"metric": "throughput", "connections": CONNECTIONS}, "rps", 0),
     ("99 of 100 within ms (less)", {"metric": "throughput", "connections": CONNECTIONS}, "p99", 0),
     ("CPU ms a page (less)", {"metric": "throughput", "connections": CONNECTIONS}, "cpu_per_1000", 2),
-    ("memory MB, all processes (less)", {"metric": "memory"}, "pss_mb", 0),
+    ("memory MB, 8 workers (less)", {"metric": "memory"}, "pss_mb", 0),
 ]
-LEFT, WIDTH, GAP, ROW, TOP = 160, 190, 20, 20, 66
+LEFT, WIDTH, GAP, ROW, TOP = 160, 190, 20, 20, 86
 STYLE = (
     "text{font:12px sans-serif;fill:#222}.head{font-weight:bold}.note{font-size:11px;fill:#555}"
     ".bar{fill:#b8c0cc}.ours{fill:#2f6fb5}.range{stroke:#222;stroke-width:1}"
 )
 
 
-def draw(records, note):
+def draw(records, notes):
     """One row for each contender and front, one column for each figure: the median of the rounds, and a line from the
     smallest to the largest. The ground is white, so that it can be read on a dark page, too."""
     report = Report([record for record in records if record.get("contender") != "loop"], "")
@@ -33,7 +33,8 @@ def draw(records, note):
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">',
         f'<style>{STYLE}</style><rect width="{width}" height="{height}" fill="#fff"/>',
-        text(10, 20, f"A Django page, {CONNECTIONS} visitors at a time", "head"), text(10, 38, note, "note"),
+        text(10, 20, f"A Django page, {CONNECTIONS} visitors at a time", "head"),
+        *(text(10, 38 + 16 * line, note, "note") for line, note in enumerate(notes)),
     ]
     for place, (head, about, key, digits) in enumerate(columns):
         left = LEFT + place * (WIDTH + GAP)

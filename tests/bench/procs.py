@@ -61,6 +61,12 @@ def cpu_of(directory):
     return {pid: (role(pid), cpu(pid)) for pid in members(directory)}
 
 
+def cpu_of_others():
+    """CPU seconds of the whole machine, less those of this process and of children that have been waited for."""
+    fields = [int(field) for field in read("/proc/stat").split(b"\n")[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / TICK - sum(os.times()[:4])
+
+
 def cpu_between(before, after):
     """CPU seconds used between two `cpu_of`, by role."""
     spent = {}
