@@ -4,6 +4,7 @@
 //! budget, and leave a part of the file system to others.
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::fstatvfs;
 use std::cell::Cell;
 use std::fmt;
@@ -34,6 +35,8 @@ pub enum Full {
     Never(u64),
     /// This many bytes of the budget are in use.
     Now(u64),
+    /// This many files are open already.
+    Files(usize),
     /// Of this many free bytes of the file system, so many must stay free.
     Disk(u64, u64),
     /// The system refuses.
@@ -49,6 +52,8 @@ struct Budget {
     limit: Cell<u64>,
     free: Cell<u64>,
     used: Cell<u64>,
+    files: Cell<usize>,
+    descriptors: usize,
 }
 
 /// An unnamed file: bytes are appended at its end and taken from its beginning.
@@ -72,10 +77,13 @@ pub struct SpoolFile {
 impl Spool {
     /// All files may hold `limit` bytes, and leave `free` bytes of their file system free.
     pub fn new(limit: u64, free: u64) -> Spool {
+        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, 0));
         Spool(Rc::new(Budget {
             limit: Cell::new(limit),
             free: Cell::new(free),
             used: Cell::new(0),
+            files: Cell::new(0),
+            descriptors: usize::try_from(descriptors).unwrap_or(usize::MAX),
         }))
     }
 
@@ -98,6 +106,15 @@ impl Spool {
     /// An empty file.
     pub fn open(&self, content: Content) -> Result<SpoolFile, Full> {
         self.admit(content, 0, 1)?;
+        let files = self.0.files.get();
+        // The other descriptors are for connections and workers.
+        let share = match content {
+            Content::Body => 2,
+            Content::Response => 4,
+        };
+        if files >= self.0.descriptors / share {
+            return Err(Full::Files(files));
+        }
         let named = std::env::var_os("TMPDIR");
         let named = named.as_deref().map(Path::new);
         let mut last = Full::System(io::ErrorKind::NotFound.into());
@@ -105,6 +122,7 @@ impl Spool {
             let opened = open_in(dir).map_err(Full::System);
             match opened.and_then(|file| self.look(&file, 0).map(|()| file)) {
                 Ok(file) => {
+                    self.0.files.set(files + 1);
                     return Ok(SpoolFile {
                         file,
                         content,
@@ -238,6 +256,8 @@ impl SpoolFile {
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.spool.give_back(self.end - self.freed);
+        let files = &self.spool.0.files;
+        files.set(files.get() - 1);
     }
 }
 
@@ -249,6 +269,10 @@ impl fmt::Display for Full {
                 write!(f, "it is longer than [limits] spool allows ({limit} bytes)")
             }
             Full::Now(used) => write!(f, "{used} bytes are there already ([limits] spool)"),
+            Full::Files(files) => write!(
+                f,
+                "{files} files are open already, enough of the descriptors (RLIMIT_NOFILE)"
+            ),
             Full::Disk(free, keep) => write!(
                 f,
                 "{free} bytes are free on the disk, and {keep} stay free ([limits] spool_free)"
@@ -327,6 +351,19 @@ mod tests {
         assert_eq!(spool.used(), 0);
         spool.limit(0, 0);
         assert!(matches!(spool.open(Content::Body), Err(Full::Never(0))));
+    }
+
+    #[test]
+    fn files_leave_descriptors_to_others() {
+        let mut spool = Spool::new(1 << 20, 0);
+        Rc::get_mut(&mut spool.0).unwrap().descriptors = 8;
+        let mut open: Vec<_> = (0..2).map(|_| spool.open(Content::Response)).collect();
+        assert!(matches!(spool.open(Content::Response), Err(Full::Files(2))));
+        open.extend((0..2).map(|_| spool.open(Content::Body)));
+        assert!(open.iter().all(Result::is_ok));
+        assert!(matches!(spool.open(Content::Body), Err(Full::Files(4))));
+        open.clear();
+        assert!(spool.open(Content::Response).is_ok());
     }
 
     #[test]

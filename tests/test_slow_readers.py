@@ -138,6 +138,19 @@ def test_without_room_the_worker_waits_and_the_answer_is_whole(build, tmp_path, 
         assert on_disk(server) == 0
 
 
+def test_what_waits_takes_a_quarter_of_the_descriptors(build, tmp_path):
+    few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))}
+    with running(build, tmp_path, "fcgi", "", app=APP, **few) as server:
+        before = server.descriptors()
+        peers = [asks(server, f"/large-{MIB}") for _ in range(40)]
+        until(lambda: "RF0323 a worker waits for a slow reader: 30 files are open" in server.log(), 20, "the log tells")
+        assert server.descriptors() <= before + 40 + 30
+        for peer in peers:
+            assert answer(peer) == body(MIB)
+            peer.close()
+        server.ask()
+
+
 @pytest.mark.parametrize("size", [0, SIZE])
 def test_a_stream_arrives_as_it_is_made(build, tmp_path, size):
     """Also after a part that had to wait on disk: each line arrives before the next one is made."""

@@ -116,8 +116,8 @@ super::codes! {
         cure: "if the name is yours, add it to ALLOWED_HOSTS, then touch mysite.fcgi",
     }
     SPOOL_FULL = 323, "there is no room on disk for what waits there" {
-        cause: "large bodies of requests, and responses that are read slowly, have used up [limits] spool, or the disk has no \
-                more room than [limits] spool_free: the message says which",
+        cause: "large bodies of requests, and responses that are read slowly, have used up [limits] spool, or their files enough \
+                of the descriptors, or the disk has no more room than [limits] spool_free: the message says which",
         consequence: "this upload gets a 503; a slow reader keeps its worker waiting",
         cure: "free disk space, or raise [limits] spool; if it happens often, find out who sends or reads so slowly",
     }

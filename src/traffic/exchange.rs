@@ -137,7 +137,7 @@ impl Exchange {
             Full::Now(_) if declared_length(environ) > Some(spool.largest()) => {
                 Failure::BodyOverSpool(spool.largest())
             }
-            Full::Now(_) | Full::Disk(..) => Failure::SpoolFull(full.to_string()),
+            Full::Now(_) | Full::Files(_) | Full::Disk(..) => Failure::SpoolFull(full.to_string()),
             Full::System(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                 Failure::BodyOverLimit(error.to_string())
             }
