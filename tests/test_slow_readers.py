@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import struct
+import time
 
 import pytest
 
@@ -119,6 +120,19 @@ def test_what_has_been_read_leaves_the_disk(build, tmp_path):
             while read < SIZE * 3 // 4:
                 read += len(peer.recv(65536))
             until(lambda: on_disk(server) < SIZE // 4 + MIB, 5, "a quarter is left")
+
+
+def test_who_reads_a_little_now_and_then_is_dropped(build, tmp_path):
+    limits = "write_timeout = 1\nmin_rate = 1000000"
+    with running(build, tmp_path, "scgi", limits, app=APP) as server, asks(server, f"/large-{SIZE}", "scgi") as peer:
+        read = 0
+        # The whole of it would take 38 s.
+        while came := peer.recv(65536):
+            read += len(came)
+            time.sleep(0.3)
+        assert read < SIZE and "its peer has stalled" in server.log()
+        assert on_disk(server) == 0
+        server.ask()
 
 
 @pytest.mark.parametrize("how", ["no room in the budget", "no disk at all", "a limit on file sizes", "a full disk"])

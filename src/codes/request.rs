@@ -127,8 +127,8 @@ super::codes! {
         cure: "set [server] protocol to what the web server speaks: fcgi, scgi or ajp",
     }
     STALLED_CONNECTION = 331, "a connection has stalled" {
-        cause: "the web server sent no more of a request for [limits] read_timeout, or for longer than that less than [limits] \
-            min_rate, or read no more of a response for [limits] write_timeout",
+        cause: "the web server sent no more of a request for [limits] read_timeout, or read no more of a response for [limits] \
+            write_timeout, or did so for longer than that at less than [limits] min_rate",
         consequence: "the connection is closed",
         cure: "nothing, unless it happens often: then look at the web server's log for the same time",
     }

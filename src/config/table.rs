@@ -100,10 +100,10 @@ settings! {
         spool_free: u64 = "100M", Size(0, HUGE), "1G", "free space to leave on the disk of temporary files, but at most a tenth of it; uploads that need it get a 503";
         // Apache's own RequestReadTimeout is 20 to 40 s, so a minute only catches dead clients.
         read_timeout: u64 = 60, Seconds(1, DAY), 30, "how long to wait for more of a request";
-        // As in Apache's RequestReadTimeout. Who sends a byte a second would otherwise hold his place for ever.
-        min_rate: u64 = 500, Count(0, MANY), 100, "bytes a second at which a request must come in on average, once read_timeout has passed; 0: any";
         // The default of Apache's TimeOut.
         write_timeout: u64 = 60, Seconds(1, DAY), 30, "how long to wait until the web server reads more of a response";
+        // As in Apache's RequestReadTimeout. Who sends or reads a byte a second would otherwise hold his place for ever.
+        min_rate: u64 = 500, Count(0, MANY), 100, "bytes a second at which a request must come in, and a response be read, on average, once read_timeout or write_timeout has passed; 0: any";
     }
 
     restart: Restart, cli false, "When and how new code goes live." {

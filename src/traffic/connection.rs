@@ -92,6 +92,8 @@ pub(super) struct Connection {
     read_since: Instant,
     /// Since when the peer has not taken any of the bytes that wait to be sent.
     stuck: Option<Instant>,
+    /// How the peer takes what is to be sent, since it has not taken all of it, on disk included.
+    taking: Option<Pace>,
     /// Pieces of responses that were set aside, sent since the last `flushed`.
     pieces: u32,
     /// A request was rejected because there were too many, and that has been logged.
@@ -114,6 +116,7 @@ impl Connection {
             pace: Pace::new(now),
             read_since: now,
             stuck: None,
+            taking: None,
             pieces: 0,
             turned_away: false,
             outdated: false,
@@ -190,10 +193,14 @@ impl Connection {
         if self.fills(self.waiting() + taken) {
             self.read_since = now;
         }
+        if let Some(pace) = &mut self.taking {
+            pace.add(taken, now);
+        }
         if self.waiting() == 0 {
             self.stuck = None;
         } else if taken > 0 || self.stuck.is_none() {
             self.stuck = Some(now);
+            self.taking.get_or_insert(Pace::new(now));
         }
     }
 
@@ -322,6 +329,9 @@ impl Connection {
     /// The outbox is empty, or the socket does not accept more for now.
     pub(super) fn flushed(&mut self) {
         self.pieces = 0;
+        if self.waiting() == 0 {
+            self.taking = None;
+        }
     }
 
     /// The socket events to watch for.
@@ -386,11 +396,15 @@ impl Connection {
     /// The current deadlines.
     pub(super) fn deadlines(&self, settings: &Settings) -> Deadlines {
         let quiet = self.pace.last().max(self.read_since);
-        let slow = self.pace.slow_at(settings, self.read_since);
+        let slow = self.pace.late_at(settings, self.read_since);
         let drained = || slow.into_iter().fold(quiet + DRAIN, Instant::min);
         let mut deadlines = Deadlines {
             drained: self.is_draining().then(drained),
-            stalled: self.stuck.map(|at| at + settings.write_timeout()),
+            stalled: self.stuck.map(|at| {
+                let slow = self.taking.and_then(|pace| pace.too_slow_at(settings));
+                let silent = at + settings.write_timeout();
+                slow.into_iter().fold(silent, Instant::min)
+            }),
             body: None,
         };
         if self.is_full() {
