@@ -276,7 +276,7 @@ class Preloader(Front):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = {'version': 'v', 'socket': self.path, 'lock': self.lock_path, 'ready': 'ready'}
         names.update({name + '_file': os.path.join(self.runtime, name) for name in ('good', 'open')})
-        names.update(swept='front- exe-', kept='good open python reload turn want', aged='journal')
+        names.update(swept='front- exe-', kept='good open python reload turn', aged='journal')
         names.update(settings)
         super().__init__(test, python, app, 'preloader', [listener.fileno(), lock], **names)
         listener.close()

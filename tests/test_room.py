@@ -90,8 +90,13 @@ def test_status_shows_the_bound_and_who_waits(make_plain, manage):
     with Crowd(site, lambda at: request(fronts[at].socket, "/sleep?mark=busy&seconds=40").status, 3) as crowd:
         until(lambda: site.status()["workers"] == {**bound, "serving": 2, "waiting": 1}, 20, "one waits in line")
         crowd.over.set()
-        # Nobody needs to wait for their sleep to end.
-        until(lambda: [kill(pid) for pid in site.workers()] and len(crowd.replies) == 3, 20, "all have an answer")
+
+        def all_have_an_answer():
+            for worker in site.workers():  # nobody needs to wait for its sleep to end
+                kill(worker)
+            return len(crowd.replies) == 3
+
+        until(all_have_an_answer, 20, "all have an answer")
     until(lambda: site.status()["workers"] == {**bound, "serving": 0, "waiting": 0}, 10, "nobody waits")
 
 

@@ -27,7 +27,6 @@
 //! task.stop          front: the task is to stop                process of the task               taken, a day old, swept
 //! tries              front: wrong secrets at the owner's desk  fronts                            last leaves
 //! echo               `check --url`: a key                      fronts                            check ends, ten minutes old, swept
-//! want               front that was refused a process          fronts: one ends a worker         taken, last leaves
 //! journal            fronts: each failure                      the owner's page                  a week old, swept
 //! ```
 //! The process that holds the lock on `VERSION.lock` is the preloader of that version, or about to become it. A front locks
@@ -76,8 +75,6 @@ pub enum Entry<'a> {
     Told,
     /// The lock that the front holds whose turn it is to go live.
     Turn,
-    /// The request of a front that the others free a process.
-    Want,
     /// The wrong secrets entered at the owner's desk.
     Tries,
     /// The key with which `check --url` asks for the echo.
@@ -106,14 +103,13 @@ const TASK: &str = "task-";
 const SWEPT: [&str; 3] = [FRONT, COPY, TASK];
 
 /// Files that the last process of the site removes.
-const KEPT: [Entry; 8] = [
+const KEPT: [Entry; 7] = [
     Entry::Good,
     Entry::Open,
     Entry::Python,
     Entry::Reload,
     Entry::Told,
     Entry::Turn,
-    Entry::Want,
     Entry::Tries,
 ];
 
@@ -149,7 +145,6 @@ impl fmt::Display for Entry<'_> {
             Entry::Reload => f.write_str("reload"),
             Entry::Told => f.write_str("told"),
             Entry::Turn => f.write_str("turn"),
-            Entry::Want => f.write_str("want"),
             Entry::Tries => f.write_str("tries"),
             Entry::Echo => f.write_str("echo"),
             Entry::TaskLock => write!(f, "{TASK}lock"),
@@ -237,7 +232,6 @@ mod tests {
             (Entry::Reload, "reload"),
             (Entry::Told, "told"),
             (Entry::Turn, "turn"),
-            (Entry::Want, "want"),
             (Entry::Tries, "tries"),
             (Entry::Echo, "echo"),
             (Entry::TaskLock, "task-lock"),
@@ -332,7 +326,7 @@ mod tests {
             assert_eq!(of(name), scratch.join(file).to_str().unwrap());
         }
         assert_eq!(of("swept"), "front- exe- task-");
-        assert_eq!(of("kept"), "good open python reload told turn want tries");
+        assert_eq!(of("kept"), "good open python reload told turn tries");
         assert_eq!(of("aged"), "task task.out check.out task.stop journal echo");
         assert_eq!(of("ready"), "ready");
     }

@@ -124,7 +124,7 @@ impl Server {
             self.next_tick = now + UPLOAD_TICK;
         }
         self.end_if_superseded(now);
-        self.workers.reclaim(now);
+        self.workers.give_idle(now);
     }
 
     /// Carries out an output of `reload`.

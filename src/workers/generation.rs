@@ -14,7 +14,7 @@
 use super::context::LaunchContext;
 use super::control::{Message, ToPreloader};
 use super::preloader::Link;
-use super::reclaim::is_refusal;
+use super::quota::is_refusal;
 use crate::codes::Code;
 use crate::codes::place;
 use crate::codes::worker::NO_PRELOADER;

@@ -22,7 +22,6 @@ mod preloader;
 pub mod process;
 pub mod queue;
 mod quota;
-mod reclaim;
 pub mod roster;
 pub mod scaling;
 mod sockets;
@@ -48,14 +47,16 @@ use nix::sys::{epoll::EpollFlags, wait::WaitStatus};
 use nix::unistd::Pid;
 use pool::Pool;
 use process::{ProcessNo, SlotNo};
-use quota::Quota;
-use reclaim::is_refusal;
+use quota::{Quota, is_refusal};
 use scaling::Sizes;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A front that gets one request at a time keeps an idle worker for so long.
+const KEEPS_IDLE: Duration = Duration::from_secs(5);
 
 /// The Python side of a front.
 #[derive(Debug)]
@@ -218,11 +219,13 @@ impl Workers {
         self.run(now);
     }
 
-    /// Gives a worker back if another front has asked for one.
-    pub fn reclaim(&mut self, now: Instant) {
-        reclaim::answer(self.context.dir.as_ref(), &mut self.crew.pool, now);
-        if self.context.alone {
-            reclaim::keep_idle(&mut self.crew.pool, now);
+    /// A front that gets one request at a time gives up a worker that has been idle for a while: for another front, or to
+    /// end if none needs it.
+    pub fn give_idle(&mut self, now: Instant) {
+        let pool = &mut self.crew.pool;
+        let gives = self.context.alone && pool.scaling().has_more(pool.counts());
+        if let Some(since) = now.checked_sub(KEEPS_IDLE).filter(|_| gives) {
+            pool.give_up_idle(since, true, now);
         }
         self.run(now);
     }
@@ -404,7 +407,6 @@ impl Workers {
                     self.crew.pool.give_back(None, true, now);
                     let serving = self.generations.current().number();
                     self.generations.send(serving, &ToPreloader::make_room());
-                    reclaim::ask(self.dir(), &self.crew.pool);
                     self.run(now);
                 }
             }
@@ -460,7 +462,6 @@ impl Workers {
                 self.drop_failed_candidate(now);
             }
             (false, true) => {
-                reclaim::ask(self.dir(), &self.crew.pool);
                 self.note_limit(text, now);
                 self.crew.pool.no_room(None, now);
             }

@@ -7,10 +7,16 @@ use super::scaling::{self, Sizes};
 use crate::account::Account;
 use crate::config::Config;
 use crate::failure::Failure;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 /// How often the log says that the account is at its limits.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
+
+/// Whether the system refused a process because there are too many, or for lack of memory.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
+}
 
 /// The account, and when the log last said that it is at its limits.
 #[derive(Debug)]
@@ -105,5 +111,17 @@ impl Quota {
             self.noted = Some(now);
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_no_fault() {
+        let of = |number| is_refusal(&io::Error::from_raw_os_error(number));
+        assert!(of(nix::libc::EAGAIN) && of(nix::libc::ENOMEM));
+        assert!(!of(nix::libc::ENOENT) && !of(nix::libc::EACCES) && !of(nix::libc::EMFILE));
     }
 }
