@@ -10,7 +10,8 @@
 //! dies with it. The *preloader* imports the app once for all fronts of a site and code version, and forks *workers* from
 //! itself. Forked workers would share whatever the import left open, and threads do not survive a fork. So when the
 //! import leaves either behind (`bridge/opened.py` looks), each worker imports the app by itself: the *plain form*, where the
-//! preloader has no app, and only forks workers and keeps them.
+//! preloader has no app, and only forks workers and keeps them. Either way `bridge/imports.py` spares file operations while
+//! the app is imported, and `bridge/store.py` keeps its bytecode in one file.
 //!
 //! A front that has no more use for an idle worker gives its ends of the worker's sockets and pipes to the preloader
 //! (`workers/kept`), which keeps them for the next front that needs a worker: a CGI request, say. The preloader also bounds

@@ -345,7 +345,7 @@ class OperationsTest(Settled):
         self.assertLess(sum(stored.values()), 0.33 * sum(plain.values()), told)
         self.assertEqual((stored['open'], stored['read']), (0, 0), told)
 
-    def test_a_site_of_django_with_its_admin_takes_a_third_of_todays(self):
+    def test_a_site_of_django_with_its_admin_takes_a_third_of_them(self):
         """The README says so. Python alone loads the application and the URLs; ours warms more than that."""
         place = self.place(PYTHONS[min(PYTHONS)])
         place.python = sys.executable

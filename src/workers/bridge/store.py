@@ -31,13 +31,14 @@ def store_path(settings):
 
 
 class Store:
-    """The bytecode of the last import, in one file: the length of an index, the index, the contents of .pyc files."""
+    """The bytecode of the last import, in one file: the length of an index, the index, the contents of .pyc files. The
+    index has, by the path of the .pyc file, the stamp of its source, where the contents begin and where they end."""
 
     def __init__(self, path):
         self.path = path
         self.stamps = {}  # of sources
         self.used = set()
-        self.new = {}
+        self.new, self.contents = {}, bytearray()  # one large block: it goes back to the system as a whole
         self.size = 0
         self.settled = int(time.time() * 10**9) - SETTLED
         try:
@@ -81,24 +82,26 @@ class Store:
         self.size += len(data)
         if not by_hash and max(stamp[:2]) < self.settled and self.size < STORE_LIMIT:
             self.used.discard(path)
-            self.new[path] = stamp, data
+            start = len(self.contents)
+            self.contents += data
+            self.new[path] = stamp, start, start + len(data)
 
     def save(self):
         """Replaces the file if there is something new. What this import did not use is left out."""
         if not self.new:
             return
-        contents = {path: (self.index[path][0], self.data[slice(*self.index[path][1:])]) for path in self.used}
-        contents.update(self.new)
-        index, end = {}, 0
-        for path, (stamp, data) in contents.items():
-            index[path] = stamp, end, end + len(data)
-            end += len(data)
+        index, pieces, end = self.new, [self.contents], len(self.contents)
+        for path in self.used:
+            stamp, start, stop = self.index[path]
+            index[path] = stamp, end, end + stop - start
+            end += stop - start
+            pieces.append(self.data[start:stop])
         head = marshal.dumps((end, index))
         temporary = '{}.{}'.format(self.path, os.getpid())
         try:
             with open(temporary, 'wb', opener=open_own) as file:
                 file.write(len(head).to_bytes(8, 'little') + head)
-                file.writelines(data for _, data in contents.values())
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())  # a file that is half there after a power cut would be believed
             os.rename(temporary, self.path)
