@@ -23,8 +23,9 @@
 //! turns the web server's variables into those that the app sees, and `traffic` puts the `request` out. `server` submits
 //! it to `workers`: the `pool` finds a free slot or queues it, and `workers/sockets` sends it as one message
 //! (`workers/wire`). The worker's frames come out of `workers` as parts of a response and go into `traffic`
-//! (`traffic/responses`); the codec encodes them, and `server/sockets` sends them. So a slow client never holds a worker,
-//! and the web server never waits for Python to read. `failure` lists every reason why a request can fail.
+//! (`traffic/responses`); the codec encodes them, and `server/sockets` sends them. What the web server does not take is set
+//! aside on disk (`traffic/rest`, `spool`). So a slow client never holds a worker, neither while it sends nor while it
+//! reads, and the web server never waits for Python to read. `failure` lists every reason why a request can fail.
 //!
 //! # One restart
 //! `reload/watch` notices that a file's stamp has changed. `reload` asks for the settings to be read, and then for that

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import struct
 import time
@@ -213,3 +214,33 @@ def test_who_stops_the_server_waits_for_what_is_being_read(build, tmp_path):
             until(lambda: not connects(server.path), 5, "it takes no more")
             assert answer(peer) == body(SIZE)
         assert server.process.wait(10) == 0
+
+
+def test_a_new_executable_waits_for_what_is_being_read(build, tmp_path):
+    program = shutil.copy(build, tmp_path / "site.fcgi")
+    with running(program, tmp_path, "fcgi", "", app=APP) as server:
+
+        def image():
+            return os.stat(f"/proc/{server.process.pid}/exe").st_ino
+
+        def is_served():
+            with server.connect() as peer:
+                peer.settimeout(1)
+                peer.sendall(server.good)
+                try:
+                    return peer.recv(1) != b""
+                except TimeoutError:
+                    return False
+
+        before = image()
+        with asks(server, f"/large-{SIZE}") as peer:
+            until(lambda: on_disk(server) > SIZE - MIB, 20, "it waits")
+            fresh = tmp_path / "fresh"
+            fresh.write_bytes(program.read_bytes() + b"#2")
+            fresh.chmod(0o755)
+            fresh.rename(program)
+            until(lambda: not is_served(), 20, "others wait for the new one")
+            assert image() == before
+            assert answer(peer) == body(SIZE)
+        until(lambda: image() != before, 20, "the new one runs")
+        server.ask()
