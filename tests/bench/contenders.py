@@ -43,6 +43,9 @@ path = "{directory}"
 wsgi = "{module}:application"
 python = "{python}"
 
+[env]
+HOME = "{directory}"
+
 [server]
 runtime_dir = "{directory}/runtime"
 """

@@ -134,7 +134,6 @@ def far(bench, app, front):
 def far_of(bench, contender, app, front, number, delay):
     """From the start, with nothing running, to the first answer. Home, site and packages are far away."""
     site = bench.site(contender, app, front, 1)
-    site.environ["HOME"] = str(site.directory)
     time.sleep(SETTLED_SECONDS)
     with Stage(bench.directory, front, [site], boot=False):
         site.start()
