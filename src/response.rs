@@ -10,6 +10,8 @@ use crate::pairs::Pairs;
 const USUAL_HEAD: usize = 4096;
 /// Bytes of a header line above which Apache responds with 500.
 const USUAL_LINE: usize = 8190;
+/// Number of fields for which memory is taken at once; more is taken for more.
+const FEW_FIELDS: usize = 16;
 /// Number of fields above which h2o and HAProxy fail.
 const USUAL_FIELDS: usize = 100;
 
@@ -33,16 +35,17 @@ impl ResponseHead {
     /// Drops `Status` and hop-by-hop fields, which are up to us and the web server. Keeps the first of several equal
     /// Content-Length fields, and none with status 204.
     pub fn from_wire(payload: &[u8]) -> Result<ResponseHead, String> {
-        let end = payload
-            .iter()
-            .position(|&b| b == 0)
-            .ok_or("response head: the status line has no end")?;
-        let (status, reason) = status_line(&payload[..end])?;
-        let sent = Pairs::from_bytes(payload[end + 1..].to_vec())
-            .ok_or("response head: the header fields are incomplete")?;
-        let mut fields = Pairs::with_capacity(sent.len(), sent.as_bytes().len());
+        let mut rest = payload;
+        let line = until_nul(&mut rest).ok_or("response head: the status line has no end")?;
+        let (status, reason) = status_line(line)?;
+        let mut fields = Pairs::with_capacity(FEW_FIELDS, rest.len());
         let mut length = None;
-        for (name, value) in sent.iter() {
+        while !rest.is_empty() {
+            let (Some(name), Some(value)) = (until_nul(&mut rest), until_nul(&mut rest)) else {
+                return Err(String::from(
+                    "response head: the header fields are incomplete",
+                ));
+            };
             if !is_token(name) {
                 return Err(format!(
                     "response header: the name \"{}\" is not a token",
@@ -172,6 +175,14 @@ fn status_line(line: &[u8]) -> Result<(u16, Vec<u8>), String> {
         Some(status @ 200..=599) => Ok((status as u16, reason.to_vec())),
         _ => Err(wrong("not between 200 and 599")),
     }
+}
+
+/// Takes the text before the next NUL, and that.
+fn until_nul<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|&b| b == 0)?;
+    let text = &rest[..end];
+    *rest = &rest[end + 1..];
+    Some(text)
 }
 
 fn is_hop_by_hop(name: &[u8]) -> bool {

@@ -166,7 +166,8 @@ impl Exchange {
         }
         body.truncate(length)
             .map_err(|error| Failure::BodyNotTruncated(error.to_string()))?;
-        self.environ = Rc::new(settings.environ(&self.environ, length));
+        let environ = settings.environ(&self.environ, length);
+        *Rc::make_mut(&mut self.environ) = environ;
         let environ = self.environ.clone();
         Ok(Request {
             number,
