@@ -77,6 +77,16 @@ impl Server {
     }
 }
 
+/// The budget of what waits on disk, unless it is given or a body may be larger.
+const SPOOL: u64 = 1 << 30;
+
+impl Limits {
+    /// The budget of what waits on disk.
+    pub fn spool(&self) -> u64 {
+        self.spool.unwrap_or(self.max_body.max(SPOOL))
+    }
+}
+
 /// An address to listen on, and its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -93,4 +103,21 @@ pub enum Address {
     Unix(PathBuf),
     /// An IP address and a TCP port.
     Tcp(SocketAddr),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_on_disk_has_room_for_the_largest_body() {
+        let mut limits = Limits::default();
+        assert_eq!((limits.max_body, limits.spool()), (SPOOL, SPOOL));
+        limits.max_body = 5;
+        assert_eq!(limits.spool(), SPOOL);
+        limits.max_body = 2 * SPOOL;
+        assert_eq!(limits.spool(), 2 * SPOOL);
+        limits.spool = Some(7);
+        assert_eq!(limits.spool(), 7);
+    }
 }

@@ -94,8 +94,9 @@ settings! {
         max_body: u64 = "1G", Size(0, HUGE), "20M", "maximum size of a request's body; a larger one gets a 413";
         // Room for two hundred of the largest, and for thousands as they are. Web servers send a request in one go.
         memory: usize = "64M", Size(1 << 20, 1 << 40), "16M", "maximum memory for requests that are still coming in; beyond it, the connection that takes most is closed";
-        // As large as the largest body. Each process that the web server starts has its own.
-        spool: u64 = "1G", Size(0, HUGE), "200M", "maximum size of all that waits on disk: large bodies of requests, and responses that are read slowly (half of it at most)";
+        /// See `Limits::spool`.
+        // At least the largest body has room. Each process that the web server starts has its own.
+        spool: Option<u64> = "(1G, or max_body if that is larger)", Size(0, HUGE), "200M", "maximum size of all that waits on disk: large bodies of requests, and responses that are read slowly (half of it at most)";
         // The disk of temporary files is everybody's. Of a small one, a tenth is enough.
         spool_free: u64 = "100M", Size(0, HUGE), "1G", "free space to leave on the disk of temporary files, but at most a tenth of it; uploads that need it get a 503";
         // Apache's own RequestReadTimeout is 20 to 40 s, so a minute only catches dead clients.

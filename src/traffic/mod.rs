@@ -73,7 +73,7 @@ impl Traffic {
     /// Applies new settings, from the next request on each connection.
     pub fn apply(&mut self, settings: Settings) {
         let limits = settings.limits();
-        self.out.spool.limit(limits.spool, limits.spool_free);
+        self.out.spool.limit(limits.spool(), limits.spool_free);
         self.out.settings = settings;
         self.out.conns.outdate();
     }

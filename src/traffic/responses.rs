@@ -40,7 +40,7 @@ impl Responses {
     pub(super) fn new(settings: Settings, seed: u64) -> Responses {
         let limits = settings.limits();
         Responses {
-            spool: Spool::new(limits.spool, limits.spool_free),
+            spool: Spool::new(limits.spool(), limits.spool_free),
             settings,
             conns: Connections::default(),
             exchanges: Numbered::default(),

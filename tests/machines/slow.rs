@@ -27,7 +27,7 @@ impl Download {
     fn begin(spool: u64) -> Download {
         let now = Instant::now();
         let mut config = Config::default();
-        (config.limits.spool, config.limits.spool_free) = (spool, 0);
+        (config.limits.spool, config.limits.spool_free) = (Some(spool), 0);
         let settings = Settings::new(Rc::new(config), "site.fcgi", true);
         let mut traffic = Traffic::new(settings, 7);
         let conn = traffic.on_connection(Protocol::Scgi, now);

@@ -70,7 +70,7 @@ fn configure(config: &mut Config, words: &str) {
             "max_connections" => limits.max_connections = number(),
             "max_params" => limits.max_params = number(),
             "max_body" => limits.max_body = number() as u64,
-            "spool" => limits.spool = number() as u64,
+            "spool" => limits.spool = Some(number() as u64),
             "min_rate" => limits.min_rate = number() as u64,
             "read_timeout" => limits.read_timeout = number() as u64,
             "write_timeout" => limits.write_timeout = number() as u64,
