@@ -240,6 +240,24 @@ def test_an_answer_is_not_lost_when_its_visitor_left_the_queue(make_plain, manag
     assert ask(front, "/pid").text == site.mark("begun")
 
 
+@pytest.mark.parametrize("what", ["the request fails", "the front is killed"])
+def test_a_worker_that_closes_all_its_descriptors_ends(make_plain, manage, what):
+    site = make_plain()
+    manager = manage(site)
+    front = manager.spawn()
+    replies = []
+    visitor = threading.Thread(target=lambda: replies.append(request(front.socket, "/deaf?seconds=60")))
+    visitor.start()
+    deaf = int(site.mark("deaf"))
+    if what == "the front is killed":
+        kill(front.pid)
+    visitor.join(20)
+    until(lambda: deaf not in site.workers(), 10, "it has ended")
+    if what == "the request fails":
+        assert [reply.status for reply in replies] == [500]
+        assert ask(front, "/pid").status == 200
+
+
 def test_an_app_that_writes_to_our_sockets_costs_its_request(make_plain, manage):
     site = make_plain()
     front = manage(site).spawn()

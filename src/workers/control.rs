@@ -92,6 +92,11 @@ impl ToPreloader {
         ToPreloader::new(wire::BUSY, &[], Vec::new())
     }
 
+    /// GONE: the lifeline of this worker is cut.
+    pub(super) fn gone(pid: i32) -> ToPreloader {
+        ToPreloader::new(wire::GONE, &pid.to_be_bytes(), Vec::new())
+    }
+
     /// MAKE_ROOM: the system has refused a process.
     pub(super) fn make_room() -> ToPreloader {
         ToPreloader::new(wire::MAKE_ROOM, &[], Vec::new())

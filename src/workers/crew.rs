@@ -47,6 +47,8 @@ pub(super) enum Event {
     Unstarted(u64, u64),
     /// An idle worker of this generation is to be kept for other fronts.
     Keep(u64, Kept),
+    /// The lifeline of a worker of this generation, with this pid, is cut.
+    Gone(u64, i32),
 }
 
 /// The pool, with the processes, sockets and requests that it decides about.
@@ -411,6 +413,9 @@ impl Crew {
         self.read_pipes(process);
         let reason = self.why_not_imported(process, "has closed its sockets");
         self.sockets.kill(process);
+        if let Some(pid) = self.pool.roster().get(process).and_then(Process::known_pid) {
+            self.raise(Event::Gone(self.generation(process), pid));
+        }
         if self.pool.resolve(process) {
             self.boot_failed(process, reason);
         }

@@ -48,15 +48,12 @@ use nix::unistd::Pid;
 use pool::Pool;
 use process::{ProcessNo, SlotNo};
 use quota::{Quota, is_refusal};
-use scaling::Sizes;
+use scaling::{KEEPS_IDLE, Sizes};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-/// A front that gets one request at a time keeps an idle worker for so long.
-const KEEPS_IDLE: Duration = Duration::from_secs(5);
+use std::time::Instant;
 
 /// The Python side of a front.
 #[derive(Debug)]
@@ -441,6 +438,9 @@ impl Workers {
                 }
                 Some(Event::Unstarted(number, seconds)) => self.unstarted(number, seconds, now),
                 Some(Event::Keep(number, kept)) => self.generations.keep(number, kept),
+                Some(Event::Gone(number, pid)) => {
+                    self.generations.send(number, &ToPreloader::gone(pid));
+                }
             }
         }
     }

@@ -138,6 +138,11 @@ impl Process {
         self.importer
     }
 
+    /// The pid, as far as it is known.
+    pub(super) fn known_pid(&self) -> Option<i32> {
+        self.pid.or_else(|| self.importer.map(Pid::as_raw))
+    }
+
     /// Requests served.
     pub fn served(&self) -> u64 {
         self.served

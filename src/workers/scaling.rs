@@ -12,6 +12,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(400);
 /// How long a front without an idle worker remembers that it was asked to give one back.
 const ASKED_FOR: Duration = Duration::from_secs(2);
 
+/// A front that gets one request at a time keeps an idle worker for so long.
+pub(super) const KEEPS_IDLE: Duration = Duration::from_secs(5);
+
 /// How often to check, while requests wait, whether the account has room for another process.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Default number of workers of a front that gets several requests at a time.

@@ -9,7 +9,7 @@
 //!   `HEAD`, and `LOG` and `OUTPUT` anywhere before `END`.
 //! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`, `KEEP`; up `FORKED`, `GIVEN`
 //!   or `REFUSED` for each `FORK`, in order; up `WAITING`, `RELEASE` and `EXITED` at any time; down `KEEP` or `BUSY` for
-//!   `RELEASE`, and `MAKE_ROOM`.
+//!   `RELEASE`, `GONE` and `MAKE_ROOM`.
 //! - *setup* (front -> a new Python process, once): `SETUP`.
 
 use crate::pairs::Pairs;
@@ -67,6 +67,8 @@ pub const KEEP: u8 = b'p';
 pub const BUSY: u8 = b'y';
 /// Front to preloader: the system has refused a process for newer code: end a kept worker, or ask other fronts for one.
 pub const MAKE_ROOM: u8 = b'm';
+/// Front to preloader: this worker is to be gone, since its lifeline is cut; payload pid (u32).
+pub const GONE: u8 = b'x';
 /// Preloader to front: the app is imported; payload pairs (`python`, `threads`, `seconds`, `pid`; `open`: what the import
 /// left open; `plain`: the app is not imported here, since workers must not share it or `preload` is off; `errors`, `output`:
 /// what the import wrote to standard error, and to standard output if that is kept apart).

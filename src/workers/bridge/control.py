@@ -14,6 +14,7 @@ class Control:
         self.fds = []
         self.ask_after = 0.0  # until then it has no idle worker
         self.urge_after = 0.0  # until then it knows that others wait in line
+        self.front = None  # its pid and start time
         self.serving = 0  # workers that serve it
         self.greeted = False  # it knows how the import went
 

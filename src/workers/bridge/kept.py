@@ -98,15 +98,17 @@ class KeptWorkers:
             self.end(worker)
 
     def expire(self):
-        """Ends those that nobody has needed for long, and kills those that do not exit."""
+        """Ends those that nobody has needed for long, and kills those that do not exit: returns their pids."""
         now = time.monotonic()
         for worker, at in self._expiries():
             if at is not None and at <= now:
                 self.end(worker)
-        for _, worker in [entry for entry in self.ending if entry[0] <= now]:
+        killed = [worker for at, worker in self.ending if at <= now]
+        for worker in killed:
             worker.is_ended = True
             worker.close(list(worker.fds))
         self.ending = [entry for entry in self.ending if entry[0] > now]
+        return [worker.pid for worker in killed]
 
     def deadline(self):
         """When `expire` has something to do; None: never."""

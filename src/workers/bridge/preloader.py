@@ -31,6 +31,7 @@ from .processes import (
     end_processes,
     find_descendants,
     has_no_children,
+    identify,
     ignore_signals,
     is_alive,
     set_process_name,
@@ -42,6 +43,7 @@ from .wire import (
     BUSY,
     FAILED,
     FORK,
+    GONE,
     HELLO,
     KEEP,
     LOG_LIMIT,
@@ -294,18 +296,21 @@ class Preloader:
                     self.pool.keep(control, decode_pairs(payload), fds)
                 elif kind == BUSY:
                     self.pool.busy(control)
+                elif kind == GONE:
+                    self.pool.gone(control, *struct.unpack('>I', payload))
                 elif kind == MAKE_ROOM:
                     self.pool.make_room(control)
                 else:
                     raise EOFError
                 fds = []  # whoever took them closes them
-        except (OSError, EOFError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, struct.error):
             close_all(fds)
             self.drop_control(control)
 
     def greet(self, control, pairs):
         """HELLO: how long to linger for this front, and who spawned it."""
         self.linger = float(pairs.get('linger') or 0)
+        control.front = control.front or identify(int(pairs['pid']))
         spawner = int(pairs.get('spawner') or 0)
         if spawner > 0:
             self.spawners.add((spawner, pairs.get('spawner_start') or '0'))

@@ -70,6 +70,15 @@ def find_descendants(ancestors, but=()):
     return found
 
 
+def identify(pid):
+    """(pid, start time); the time is '0' if that cannot be seen."""
+    try:
+        with open('/proc/{}/stat'.format(pid), 'rb') as file:
+            return pid, Process(file.read()).start
+    except (OSError, IndexError):
+        return pid, '0'
+
+
 def is_alive(pid, start):
     """Whether the process with this pid and start time is alive. One that we may not look at counts as alive."""
     try:

@@ -1,13 +1,15 @@
 """The pool of the site: which front holds which worker, and which fronts wait for one."""
 
+import math
 import os
+import signal
 import struct
 import time
 
 from .kept import KeptWorker, KeptWorkers
 from .output import describe_exception, log
 from .private import PRIVATE
-from .processes import describe_exit
+from .processes import describe_exit, is_alive
 from .room import Room
 from .wire import EXITED, FORKED, GIVEN, KEPT, REFUSED, URGENT, WAITING, encode_pairs, frame
 
@@ -15,6 +17,7 @@ ASK_WITHIN = 0.1  # seconds that other fronts have to give an idle worker before
 LOOK_AGAIN = 0.2  # seconds after which it is looked whether there is room now
 URGE_AGAIN = 1.0  # seconds after which a front is asked again for a worker that becomes idle; it remembers for longer
 MOST_UNTOLD = 8  # ends of kept workers that wait for a front
+GONE_WITHIN = 0.5  # seconds that a worker has to end when its lifeline was cut
 MUTE_FOR = 1.0  # seconds for which a front that did not answer in time is not asked again
 
 
@@ -45,6 +48,7 @@ class SitePool:
     def __init__(self, settings, poll, become_worker):
         self.become_worker = become_worker  # what a forked child does with its descriptors
         self.children = {}  # pid: the control connection of the front that holds it, or None
+        self.overdue = {}  # pid: when it is killed, and the front that may need it until then
         self.needed = []
         self.kept = KeptWorkers(poll)
         self.room = Room(settings)
@@ -71,11 +75,23 @@ class SitePool:
 
     def forget(self, control):
         """This front is gone, and with it the workers that it held."""
-        self.children.update((pid, None) for pid, holder in self.children.items() if holder is control)
+        for pid in [pid for pid, holder in self.children.items() if holder is control]:
+            self.children[pid] = None
+            self.expect_end(pid, control.front)
         for needed in [needed for needed in self.needed if needed.control is control]:
             self.needed.remove(needed)
             needed.close()
         self.answered(control)
+
+    def gone(self, control, pid):
+        """GONE: this front has cut the lifeline of its worker."""
+        if self.children.get(pid) is control:
+            self.expect_end(pid)
+
+    def expect_end(self, pid, front=None):
+        """This worker ends at once, or, if a `front` is named that may still need it, when that has ended. One that the
+        application has made deaf to its lifeline is killed."""
+        self.overdue[pid] = (time.monotonic() + GONE_WITHIN, front)
 
     def keep(self, control, facts, fds):
         """KEEP: this front needs its worker no more."""
@@ -199,6 +215,7 @@ class SitePool:
                 pid, status = child, 0
             if pid:
                 lost = self.kept.reaped(pid)
+                self.overdue.pop(pid, None)
                 control, words = self.children.pop(pid), describe_exit(status)
                 if os.WIFSIGNALED(status) and self.room.killed(self.count_serving()):
                     words = 'was killed by the kernel, since the memory of the account is used up'
@@ -219,12 +236,24 @@ class SitePool:
     def on_time(self):
         """Does what is due."""
         self.reap()
-        self.kept.expire()
+        for pid in self.kept.expire():
+            self.expect_end(pid)
+        self.kill_overdue(time.monotonic())
         self.serve()
+
+    def kill_overdue(self, now):
+        """Kills those that should be gone. Their pids are theirs until they are reaped."""
+        for pid, front in [(pid, front) for pid, (at, front) in self.overdue.items() if at <= now]:
+            if front is not None and is_alive(*front):
+                self.expect_end(pid, front)
+            else:
+                del self.overdue[pid]
+                os.kill(pid, signal.SIGKILL)
 
     def deadline(self):
         """When `on_time` has something to do; None: not before something happens."""
         times = [self.kept.deadline(), self.needed[0].look_at if self.needed else None]
+        times += [at for at, _ in self.overdue.values()]
         return min((at for at in times if at is not None), default=None)
 
     def end(self):
@@ -233,4 +262,6 @@ class SitePool:
         while self.kept.ending:
             time.sleep(0.01)
             self.reap()
-            self.kept.expire()
+            for pid in self.kept.expire():
+                self.expect_end(pid)
+        self.kill_overdue(math.inf)

@@ -11,7 +11,7 @@ REQUEST, ABORT = ord('R'), ord('A')
 STARTED, BOOT_FAILED = ord('W'), ord('B')
 HEAD, DATA, FILE, LOG, OUTPUT, EXCEPTION, CAUGHT, END = (ord(c) for c in 'HDFLOXCE')
 SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) for c in 'Shfrbknlq')
-KEEP, GIVEN, BUSY, WAITING, MAKE_ROOM = (ord(c) for c in 'pgywm')
+KEEP, GIVEN, BUSY, WAITING, MAKE_ROOM, GONE = (ord(c) for c in 'pgywmx')
 BODY_FD = TRUNCATED = URGENT = KEPT = 1
 
 REQUEST_HEADER = struct.Struct('>BBxxIQ')

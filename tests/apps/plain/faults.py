@@ -109,6 +109,14 @@ def meddle(_environ, start_response, _query):
     return plain(start_response, "done")
 
 
+def deaf(_environ, _start_response, query):
+    """Closes all that ties this process to others, and goes on."""
+    mark("deaf", str(os.getpid()))
+    os.closerange(0, 1 << 16)
+    time.sleep(float(query["seconds"]))
+    os._exit(0)
+
+
 def grow(_environ, start_response, query):
     KEPT.append(b"x" * (int(query["megabytes"]) << 20))
     return plain(start_response, str(os.getpid()))
@@ -131,4 +139,4 @@ def closing(_environ, start_response, _query):
     return Closing(plain(start_response, str(os.getpid())))
 
 
-VIEWS = {view.__name__: view for view in (pid, version, sleep, spin, generator, talk, meddle, grow, upload, closing)}
+VIEWS = {view.__name__: view for view in (pid, version, sleep, spin, generator, talk, meddle, deaf, grow, upload, closing)}
