@@ -1,9 +1,11 @@
-"""What the benchmark says of its figures: tables with what is noise, and a picture."""
+"""What the benchmark says of its figures: tables with what is noise, and the picture that the README shows."""
 
 import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
+
+from webservers.account import REPOSITORY
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 
@@ -56,3 +58,9 @@ def test_the_picture_shows_medians_and_what_was_not_measured():
     assert bars[0][0] == "bar" and bars[1][0] == "bar ours" and abs(bars[1][1] - 2 * bars[0][1]) < 0.2
     words = [element.text for element in tree.iter(f"{SVG}text")]
     assert {"1 < 2", "nginx, runfcgi", "100", "80", "not measured"} <= set(words) and "30" not in words
+
+def test_the_readme_shows_a_picture_of_a_run():
+    shown = re.findall(r"!\[[^]]+\]\((tests/bench/\S+\.svg)\)", (REPOSITORY / "README.md").read_text())
+    assert len(shown) == 1
+    words = [element.text for element in ElementTree.parse(REPOSITORY / shown[0]).iter(f"{SVG}text")]
+    assert "nginx, runfcgi" in words and any("CPUs" in word for word in words)
