@@ -100,6 +100,21 @@ def test_status_shows_the_bound_and_who_waits(make_plain, manage):
     until(lambda: site.status()["workers"]["waiting"] == 0, 10, "nobody waits")
 
 
+def test_who_has_waited_in_line_is_served_once(make_plain, manage):
+    site = make_plain(server="maxchildren = 1")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    thread = threading.Thread(target=request, args=(fronts[0].socket, "/sleep?mark=busy&seconds=2"))
+    thread.start()
+    site.mark("busy")
+    assert ask(fronts[1], "/talk").text == "said"
+    thread.join(20)
+    # By now the worker has done all that it was sent before.
+    assert ask(fronts[1], "/version").text == "0"
+    until(lambda: "said to descriptor 1" in site.log(), 10, "it is logged")
+    assert site.log().count("said to descriptor 1") == 1
+
+
 def test_who_waits_in_vain_is_told_the_bound(make_plain, manage):
     site = make_plain(server="maxchildren = 1", limits="queue_timeout = 1")
     manager = manage(site)

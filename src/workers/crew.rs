@@ -144,19 +144,19 @@ impl Crew {
             return Some(kept);
         };
         let slots = roster.slots(number);
+        let sent = |slot: &SlotNo| Some((*slot, roster.request_on(*slot)?));
+        let sent: Vec<_> = slots.iter().filter_map(sent).collect();
         let (facts, launched) = kept.launched();
         if self.launched(number, &slots, launched).is_err() {
             self.pool.killed(number, now);
             return None;
         }
         self.pool.adopted(number, &facts, now);
-        // What was sent to the other one is sent again.
-        for slot in slots {
-            if let Some(request) = self.pool.roster().request_on(slot) {
-                self.send(slot, request, now);
-                if self.pool.queue().is_over(request) {
-                    self.sockets.abort(slot);
-                }
+        // What was sent to the other one is sent again; what the pool gives it now is sent by itself.
+        for (slot, request) in sent {
+            self.send(slot, request, now);
+            if self.pool.queue().is_over(request) {
+                self.sockets.abort(slot);
             }
         }
         None
