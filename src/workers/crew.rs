@@ -235,12 +235,13 @@ impl Crew {
 
     /// Carries out the pool's actions.
     pub(super) fn act(&mut self, now: Instant) {
-        while let Some(action) = self.pool.poll() {
+        // The sockets of a process must exist before the next actions send requests to them.
+        while !self.launches()
+            && let Some(action) = self.pool.poll()
+        {
             match action {
                 Action::Start(process, generation, slots) => {
                     self.raise(Event::Start(process, generation, slots));
-                    // Its sockets must exist before the next actions send requests to them.
-                    return;
                 }
                 Action::Send(slot, request) => self.send(slot, request, now),
                 Action::Keep(process) => self.keep(process, now),
@@ -270,6 +271,12 @@ impl Crew {
                 Action::Live => self.put(Output::Live),
             }
         }
+    }
+
+    /// Whether a process is about to be launched.
+    fn launches(&self) -> bool {
+        let mut events = self.events.iter();
+        events.any(|event| matches!(event, Event::Start(..)))
     }
 
     fn send(&mut self, slot: SlotNo, request: RequestNo, now: Instant) {
@@ -474,5 +481,42 @@ impl Crew {
 
     fn put(&mut self, output: Output) {
         self.outputs.push_back(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::Body;
+    use crate::pairs::Pairs;
+    use crate::workers::scaling::Sizes;
+
+    #[test]
+    fn a_request_is_not_sent_before_its_process_is_launched() {
+        let (poller, now) = (Rc::new(Poller::new().unwrap()), Instant::now());
+        let mut crew = Crew::new(poller, Rc::new(Config::default()), 1);
+        let sizes = Sizes {
+            max: 1,
+            slots: 1,
+            ..Sizes::default()
+        };
+        crew.pool.set_bounds(sizes, None);
+        crew.pool.set_startable(true, false);
+        let request = Request {
+            number: RequestNo(1),
+            source: 1,
+            environ: Rc::new(Pairs::new()),
+            body: Body::Memory(Vec::new()),
+        };
+        crew.submit(request, now);
+        crew.pool.on_time(now);
+        // As when a response ends, and again when its events are handled.
+        crew.act(now);
+        crew.act(now);
+        assert!(matches!(crew.event(), Some(Event::Start(..))));
+        assert!(matches!(
+            crew.pool.poll(),
+            Some(Action::Send(_, RequestNo(1)))
+        ));
     }
 }
