@@ -396,8 +396,8 @@ impl Crew {
 
     fn on_started(&mut self, slot: SlotNo, process: ProcessNo, pid: i32, now: Instant) {
         // Output of the import does not belong to the request that waits for this worker.
-        let imports = self.pool.roster().get(process).map(Process::pid) == Some(None);
-        if imports {
+        let process_of = self.pool.roster().get(process);
+        if process_of.is_some_and(Process::imports) {
             self.read_pipes(process);
             self.sockets.take_boot_output(process);
         }

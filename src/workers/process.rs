@@ -138,6 +138,11 @@ impl Process {
         self.importer
     }
 
+    /// It imports the app by itself, and has not started.
+    pub(super) fn imports(&self) -> bool {
+        self.origin != Origin::Preloader && self.pid.is_none()
+    }
+
     /// The pid, as far as it is known.
     pub(super) fn known_pid(&self) -> Option<i32> {
         self.pid.or_else(|| self.importer.map(Pid::as_raw))
