@@ -75,14 +75,14 @@ def frame(kind, payload=b''):
     return struct.pack('>cBxxI', kind, 0, len(payload)) + payload
 
 
-def request(body=b'', fd=False, **environ):
+def request(body=b'', fd=False, serial=0, **environ):
     env = {'REQUEST_METHOD': 'GET', 'SCRIPT_NAME': '', 'PATH_INFO': '/', 'QUERY_STRING': '', 'SERVER_NAME': 'localhost'}
     env.update({'SERVER_PORT': '80', 'SERVER_PROTOCOL': 'HTTP/1.1', 'HTTP_HOST': 'localhost'})
     if body:
         env.update({'REQUEST_METHOD': 'POST', 'CONTENT_LENGTH': len(body), 'CONTENT_TYPE': 'text/plain'})
     env.update(environ)
     block = pairs(env)
-    return struct.pack('>cBxxIQ', b'R', 1 if fd else 0, len(block), len(body)) + block + (b'' if fd else body)
+    return struct.pack('>cBHIQ', b'R', 1 if fd else 0, serial, len(block), len(body)) + block + (b'' if fd else body)
 
 
 ABORT = b'A' + bytes(15)

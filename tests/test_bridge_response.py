@@ -7,7 +7,19 @@ import struct
 import tempfile
 import unittest
 
-from bridge import ABORT, RICH_APP, TIMEOUT, Answer, Worker, each_python, read_frame, request, send_fds, wait_for
+from bridge import (
+    ABORT,
+    RICH_APP,
+    TIMEOUT,
+    Answer,
+    Worker,
+    each_python,
+    read_frame,
+    receive,
+    request,
+    send_fds,
+    wait_for,
+)
 
 
 def spool_count(pid):
@@ -38,6 +50,19 @@ class ResponseTest(unittest.TestCase):
         answer = worker.ask(PATH_INFO='/big')
         self.assertEqual((answer.body, answer.fields['Content-Length']), (b'0123456789' * 300000 + b'tail', '3000004'))
         self.assertLessEqual(max(len(f[1]) for f in answer.frames), 1 << 20)
+
+    @each_python
+    def test_head_and_end_name_their_request(self, python):
+        worker = Worker(self, python, RICH_APP).started()
+        for serial in (7, 65535):
+            for path in ('/big', '/exc_info_late'):
+                worker.slot.sendall(request(PATH_INFO=path, serial=serial))
+                named, kind = {}, b''
+                while kind != b'E':
+                    kind, _, number, size = struct.unpack('>cBHI', receive(worker.slot, 8)[0])
+                    receive(worker.slot, size)
+                    named[kind] = number
+                self.assertEqual((named[b'H'], named[b'E']), (serial, serial))
 
     @each_python
     def test_body_may_be_left_out(self, python):

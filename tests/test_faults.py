@@ -269,6 +269,16 @@ def test_an_app_that_writes_to_our_sockets_costs_its_request(make_plain, manage)
     assert ask(front, "/pid").text != first
 
 
+def test_a_response_to_another_request_goes_to_nobody(make_plain, manage):
+    site = make_plain()
+    front = manage(site).spawn()
+    ask(front, "/pid")
+    reply = request(front.socket, "/forge")
+    assert reply.status == 500 and "forged" not in reply.text, reply
+    assert "RF0408 a worker sent a response to another request" in site.log()
+    assert ask(front, "/pid").status == 200
+
+
 def test_an_import_that_writes_to_our_sockets_harms_itself(make_plain, manage):
     site = make_plain()
     app = site.account.project / "faults.py"

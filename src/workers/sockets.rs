@@ -20,6 +20,8 @@ const SCRATCH: usize = 128 << 10;
 /// How many pieces of a worker's output are read at a time, and their size in bytes.
 const PIECES: usize = 8;
 const PIECE: usize = 8 << 10;
+/// Odd, and far from small numbers.
+const SPREAD: u16 = 40503;
 
 /// What a worker sends: see `wire::Frame`.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Sockets {
     poller: Rc<Poller>,
     channels: Numbered<SlotNo, Channel>,
     pipes: Numbered<ProcessNo, Pipes>,
+    /// Of the last request. Where it begins differs from front to front, for workers go from one to another.
+    serial: u16,
     scratch: Vec<u8>,
     message: Vec<u8>,
 }
@@ -55,6 +59,7 @@ impl Sockets {
             poller,
             channels: Numbered::default(),
             pipes: Numbered::default(),
+            serial: (std::process::id() as u16).wrapping_mul(SPREAD),
             scratch: vec![0; SCRATCH],
             message: Vec::new(),
         }
@@ -91,18 +96,20 @@ impl Sockets {
         let Some(channel) = self.channels.get_mut(slot) else {
             return false;
         };
+        self.serial = self.serial.wrapping_add(1);
+        channel.decoder.expect(self.serial);
         self.message.clear();
         let (environ, length) = (&request.environ, request.body.length());
         let sent = match &request.body {
             Body::Memory(bytes) => {
-                wire::put_request(&mut self.message, environ, length, false);
+                wire::put_request(&mut self.message, self.serial, environ, length, false);
                 self.message.extend_from_slice(bytes);
                 channel.send(&self.message, &[])
             }
             Body::File(spooled) => {
                 let mut file = spooled.file();
                 let _ = io::Seek::rewind(&mut file);
-                wire::put_request(&mut self.message, environ, length, true);
+                wire::put_request(&mut self.message, self.serial, environ, length, true);
                 channel.send(&self.message, &[file.as_raw_fd()])
             }
         };

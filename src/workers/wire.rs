@@ -15,7 +15,7 @@
 use crate::pairs::Pairs;
 use std::borrow::Cow;
 
-/// Front to worker: 16 bytes: type, flags, two zero bytes, length of the environment (u32), length of the body (u64);
+/// Front to worker: 16 bytes: type, flags, serial number (u16), length of the environment (u32), length of the body (u64);
 /// then the environment as pairs, then the body unless `BODY_FD`.
 pub const REQUEST: u8 = b'R';
 /// Front to worker: the visitor has gone; 16 bytes, all but the type zero. A worker between requests ignores it.
@@ -32,7 +32,8 @@ pub const FRAME_HEADER: usize = 8;
 pub const STARTED: u8 = b'W';
 /// Worker to front, first: it could not import the app (only without preloader); payload text.
 pub const BOOT_FAILED: u8 = b'B';
-/// Worker to front: payload `status line NUL (name NUL value NUL)*`.
+/// Worker to front: payload `status line NUL (name NUL value NUL)*`. The third and fourth byte of its header, and of that of
+/// `END`, are the serial number of the request.
 pub const HEAD: u8 = b'H';
 /// Worker to front: a piece of the body.
 pub const DATA: u8 = b'D';
@@ -180,14 +181,21 @@ impl std::fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// Splits a stream of bytes into frames. Buffers at most one frame.
+/// Splits a stream of bytes into frames. Buffers at most one frame. A response to another request than the last one that was
+/// sent is an error.
 #[derive(Default, Debug)]
 pub struct FrameDecoder {
+    serial: u16,
     kept: Vec<u8>,
     streaming: Option<(u8, usize)>,
 }
 
 impl FrameDecoder {
+    /// The request with this serial number is sent.
+    pub fn expect(&mut self, serial: u16) {
+        self.serial = serial;
+    }
+
     /// Consumes `input` up to the end of the next frame, or of the next piece of a `DATA`, `LOG` or `OUTPUT` frame.
     /// `Ok(None)`: all is consumed.
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, WireError> {
@@ -273,6 +281,10 @@ impl FrameDecoder {
                 bytes[0] as char
             )));
         }
+        let serial = u16::from_be_bytes([bytes[2], bytes[3]]);
+        if matches!(bytes[0], HEAD | END) && serial != self.serial {
+            return Err(WireError("a response to another request".into()));
+        }
         Ok(Some((bytes[0], bytes[1], length)))
     }
 
@@ -348,10 +360,17 @@ fn pid(payload: &[u8]) -> Option<i32> {
 
 /// Appends the header of a `REQUEST` and its environment. A body of `body` bytes must follow, unless it is sent
 /// `as_descriptor`.
-pub fn put_request(out: &mut Vec<u8>, environ: &Pairs, body: u64, as_descriptor: bool) {
+pub fn put_request(
+    out: &mut Vec<u8>,
+    serial: u16,
+    environ: &Pairs,
+    body: u64,
+    as_descriptor: bool,
+) {
     let environ = environ.as_bytes();
     out.reserve(REQUEST_HEADER + environ.len());
-    out.extend_from_slice(&[REQUEST, if as_descriptor { BODY_FD } else { 0 }, 0, 0]);
+    out.extend_from_slice(&[REQUEST, if as_descriptor { BODY_FD } else { 0 }]);
+    out.extend_from_slice(&serial.to_be_bytes());
     out.extend_from_slice(&(environ.len() as u32).to_be_bytes());
     out.extend_from_slice(&body.to_be_bytes());
     out.extend_from_slice(environ);
@@ -417,6 +436,22 @@ mod tests {
             assert!(input.is_empty());
         }
         seen
+    }
+
+    #[test]
+    fn a_response_to_another_request_is_an_error() {
+        for kind in [HEAD, END] {
+            let mut bytes = Vec::new();
+            put_frame(&mut bytes, kind, b"");
+            bytes[3] = 7;
+            let decode = |serial| {
+                let mut decoder = FrameDecoder::default();
+                decoder.expect(serial);
+                decoder.decode(&mut &bytes[..]).map(|frame| frame.is_some())
+            };
+            assert_eq!(decode(7), Ok(true));
+            assert_eq!(decode(8).unwrap_err().0, "a response to another request");
+        }
     }
 
     #[test]

@@ -18,8 +18,7 @@ from .wire import (
     CAUGHT,
     DATA,
     DATA_LIMIT,
-    END_FRAME,
-    END_TRUNCATED,
+    END,
     EXCEPTION,
     FILE,
     FRAME_HEADER,
@@ -33,11 +32,13 @@ from .wire import (
     RECEIVE_SIZE,
     REQUEST,
     REQUEST_HEADER,
+    RESPONSE_HEADER,
     STARTED,
     Poll,
     frame,
     unix_socket,
     unpack_fds,
+    TRUNCATED,
 )
 
 
@@ -162,7 +163,7 @@ class Response:
         if known_length is not None and self.length is None and (not self.bodyless or self.is_head and known_length):
             if self.code >= 200 and self.code != 204 and self.code != 304:
                 head += b'Content-Length\0%d\0' % known_length
-        return FRAME_HEADER.pack(HEAD, 0, len(head)) + head
+        return RESPONSE_HEADER.pack(HEAD, 0, self.slot.serial, len(head)) + head
 
     def emit(self, data, known_length=None):
         """Sends a piece of the body now, after the head if that is unsent."""
@@ -249,16 +250,16 @@ class Response:
     def end(self, failure):
         """Sends the rest of the response, and END."""
         slot = self.slot
-        last = END_FRAME
+        last = slot.end_frame()
         if failure is not None:
             slot.end_log()
-            slot.send(frame(EXCEPTION, failure) + (END_TRUNCATED if self.sent else END_FRAME))
+            slot.send(frame(EXCEPTION, failure) + slot.end_frame(self.sent))
             return
         if self.aborted:
-            last = END_TRUNCATED
+            last = slot.end_frame(True)
         elif self.left and not self.bodyless:
             log('runfcgi: the response is {} bytes shorter than its Content-Length'.format(self.left))
-            last = END_TRUNCATED
+            last = slot.end_frame(True)
         if slot.tails[LOG] or slot.tails[OUTPUT]:
             slot.end_log()
         slot.send(self.pending + last)
@@ -271,6 +272,7 @@ class Slot:
         self.sock = PRIVATE.add(unix_socket(fd))
         self.app = app
         self.rest = b''  # received, not yet used
+        self.serial = 0  # of the request
         self.tails = {LOG: '', OUTPUT: ''}  # unfinished lines
         self.gone = False  # the front closed it, or a frame was sent only in part
         self.noted = None  # the last exception that the application has caught in this request; REPORTED if told
@@ -334,7 +336,7 @@ class Slot:
         while True:
             have = len(data)
             if have >= 16:
-                kind, flags, env_size, body_size = REQUEST_HEADER.unpack_from(data)
+                kind, flags, serial, env_size, body_size = REQUEST_HEADER.unpack_from(data)
                 if kind == ABORT:
                     data = data[16:]
                     continue
@@ -359,6 +361,7 @@ class Slot:
                 if type(data) is bytes:
                     data = bytearray(data)
                 data += more
+        self.serial = serial
         if have > end:
             self.rest = bytes(data[end:])
         items = iter(data[16:env_end].decode('latin-1').split('\0'))
@@ -374,6 +377,9 @@ class Slot:
             body = io.BytesIO(data[env_end:end]) if body_size else io.BytesIO()
         environ['wsgi.input'] = body
         return environ, body
+
+    def end_frame(self, truncated=False):
+        return RESPONSE_HEADER.pack(END, TRUNCATED if truncated else 0, self.serial, 0)
 
     def aborted(self):
         """Whether the front has sent ABORT: the visitor is gone."""

@@ -14,7 +14,8 @@ SETUP, HELLO, FORK, READY, FAILED, FORKED, REFUSED, RELEASE, EXITED = (ord(c) fo
 KEEP, GIVEN, BUSY, WAITING, MAKE_ROOM, GONE = (ord(c) for c in 'pgywmx')
 BODY_FD = TRUNCATED = URGENT = KEPT = 1
 
-REQUEST_HEADER = struct.Struct('>BBxxIQ')
+REQUEST_HEADER = struct.Struct('>BBHIQ')
+RESPONSE_HEADER = struct.Struct('>BBHI')  # of HEAD and END: with the serial number of the request
 FRAME_HEADER = struct.Struct('>BBxxI')
 SO_PEERCRED = getattr(socket, 'SO_PEERCRED', 17)  # PyPy does not name all that Linux has
 MSG_CMSG_CLOEXEC, O_ASYNC = 0x40000000, getattr(os, 'O_ASYNC', 0o20000)
@@ -35,10 +36,6 @@ Socket, Poll = socket.socket, select.poll  # the originals: gevent, say, patches
 def frame(kind, payload=b'', flags=0):
     """One whole frame."""
     return FRAME_HEADER.pack(kind, flags, len(payload)) + payload
-
-
-END_FRAME = frame(END)
-END_TRUNCATED = frame(END, flags=TRUNCATED)
 
 
 def encode_pairs(*items):

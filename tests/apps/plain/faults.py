@@ -109,6 +109,20 @@ def meddle(_environ, start_response, _query):
     return plain(start_response, "done")
 
 
+def forge(_environ, start_response, _query):
+    """Sends a response of its own on each socket, as if it were one to an earlier request."""
+    head = b"200 OK\0Content-Length\0006\0"
+    frames = ((b"H", head), (b"D", b"forged"), (b"E", b""))
+    data = b"".join(kind + bytes(3) + len(payload).to_bytes(4, "big") + payload for kind, payload in frames)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, data)
+        except OSError:
+            pass
+    return plain(start_response, "done")
+
+
 def deaf(_environ, _start_response, query):
     """Closes all that ties this process to others, and goes on."""
     mark("deaf", str(os.getpid()))
@@ -139,4 +153,7 @@ def closing(_environ, start_response, _query):
     return Closing(plain(start_response, str(os.getpid())))
 
 
-VIEWS = {view.__name__: view for view in (pid, version, sleep, spin, generator, talk, meddle, deaf, grow, upload, closing)}
+VIEWS = {
+    view.__name__: view
+    for view in (pid, version, sleep, spin, generator, talk, meddle, forge, deaf, grow, upload, closing)
+}
