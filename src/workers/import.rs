@@ -7,7 +7,7 @@ use crate::codes::Code;
 use crate::config::Config;
 use crate::rundir::{FAILED, RuntimeDir, holder, is_at};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::WaitStatus;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
@@ -30,6 +30,8 @@ pub struct Import {
     pid: Pid,
     /// Its exit status, once it has ended.
     status: Option<WaitStatus>,
+    /// We have killed it.
+    killed: bool,
     lock: File,
     dir: RuntimeDir,
     lock_path: PathBuf,
@@ -49,6 +51,7 @@ impl Import {
         Import {
             pid,
             status: None,
+            killed: false,
             lock,
             dir,
             lock_path,
@@ -79,6 +82,11 @@ impl Import {
     fn output(&self, most: usize) -> Vec<u8> {
         let tails = self.outputs.iter().map(|file| tail_of(file, most));
         tails.flat_map(Result::unwrap_or_default).collect()
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.killed = kill(self.pid, Signal::SIGKILL).is_ok();
     }
 
     /// Makes Python write its stack to its output.
@@ -114,13 +122,22 @@ impl Import {
     }
 
     /// Leaves the reason for the other fronts, and gives the lock back.
-    pub fn publish(self, reason: &str) {
+    pub fn publish(&self, reason: &str) {
         if is_at(&self.lock, &self.lock_path) && self.lock.set_len(0).is_ok() {
             // A front that finds no reason imports the app itself.
             let _ = self.lock.write_all_at(FAILED.as_bytes(), 0);
             let _ = self
                 .lock
                 .write_all_at(reason.as_bytes(), FAILED.len() as u64);
+        }
+    }
+}
+
+impl Drop for Import {
+    /// Whoever leaves sweeps the lock file, so a process that was killed must have let go of it.
+    fn drop(&mut self) {
+        if self.killed && self.status.is_none() {
+            let _ = waitpid(self.pid, None);
         }
     }
 }
