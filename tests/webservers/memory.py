@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -45,6 +46,15 @@ def limited(megabytes):
         try:
             yield Group(directory, limit_file, kills_file)
         finally:
-            directory.rmdir()
+            remove(directory)
         return
     yield None
+
+
+def remove(directory):
+    """Removes a group when its processes have been collected, which the init of a container may do late."""
+    for _ in range(200):
+        with contextlib.suppress(OSError):
+            return directory.rmdir()
+        time.sleep(0.05)
+    directory.rmdir()
