@@ -121,10 +121,11 @@ impl Crew {
         process: ProcessNo,
         slots: &[SlotNo],
         launched: Launched,
+        now: Instant,
     ) -> io::Result<()> {
         let origin = launched.origin;
         let pipes = self.sockets.add(process, slots, launched)?;
-        self.pool.launched(process, origin, pipes);
+        self.pool.launched(process, origin, pipes, now);
         Ok(())
     }
 
@@ -144,21 +145,12 @@ impl Crew {
             return Some(kept);
         };
         let slots = roster.slots(number);
-        let sent = |slot: &SlotNo| Some((*slot, roster.request_on(*slot)?));
-        let sent: Vec<_> = slots.iter().filter_map(sent).collect();
         let (facts, launched) = kept.launched();
-        if self.launched(number, &slots, launched).is_err() {
+        if self.launched(number, &slots, launched, now).is_err() {
             self.pool.killed(number, now);
             return None;
         }
         self.pool.adopted(number, &facts, now);
-        // What was sent to the other one is sent again; what the pool gives it now is sent by itself.
-        for (slot, request) in sent {
-            self.send(slot, request, now);
-            if self.pool.queue().is_over(request) {
-                self.sockets.abort(slot);
-            }
-        }
         None
     }
 
@@ -235,10 +227,7 @@ impl Crew {
 
     /// Carries out the pool's actions.
     pub(super) fn act(&mut self, now: Instant) {
-        // The sockets of a process must exist before the next actions send requests to them.
-        while !self.launches()
-            && let Some(action) = self.pool.poll()
-        {
+        while let Some(action) = self.pool.poll() {
             match action {
                 Action::Start(process, generation, slots) => {
                     self.raise(Event::Start(process, generation, slots));
@@ -273,19 +262,10 @@ impl Crew {
         }
     }
 
-    /// Whether a process is about to be launched.
-    fn launches(&self) -> bool {
-        let mut events = self.events.iter();
-        events.any(|event| matches!(event, Event::Start(..)))
-    }
-
     fn send(&mut self, slot: SlotNo, request: RequestNo, now: Instant) {
         let request = self.requests.get(request);
         let sent = request.is_some_and(|request| self.sockets.send(slot, request));
-        let process = self.pool.roster().owner(slot);
-        let process = process.and_then(|number| self.pool.roster().get(number));
-        // The preloader may have closed a socket that it does not need: then it sends another one, or says why not.
-        if !sent && !process.is_some_and(Process::is_unanswered) {
+        if !sent {
             self.sockets.close(slot);
             self.pool.send_failed(slot, now);
         }
@@ -489,10 +469,11 @@ mod tests {
     use super::*;
     use crate::body::Body;
     use crate::pairs::Pairs;
+    use crate::workers::process::Origin;
     use crate::workers::scaling::Sizes;
 
     #[test]
-    fn a_request_is_not_sent_before_its_process_is_launched() {
+    fn a_request_is_not_given_to_a_process_before_it_is_launched() {
         let (poller, now) = (Rc::new(Poller::new().unwrap()), Instant::now());
         let mut crew = Crew::new(poller, Rc::new(Config::default()), 1);
         let sizes = Sizes {
@@ -513,7 +494,13 @@ mod tests {
         // As when a response ends, and again when its events are handled.
         crew.act(now);
         crew.act(now);
-        assert!(matches!(crew.event(), Some(Event::Start(..))));
+        let Some(Event::Start(process, ..)) = crew.event() else {
+            panic!("no process is started");
+        };
+        assert_eq!(crew.pool.queue().waiting(), 1);
+        let origin = Origin::Front(Pid::from_raw(11));
+        crew.pool.launched(process, origin, 1, now);
+        assert_eq!(crew.pool.queue().waiting(), 0);
         assert!(matches!(
             crew.pool.poll(),
             Some(Action::Send(_, RequestNo(1)))

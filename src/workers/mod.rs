@@ -451,7 +451,7 @@ impl Workers {
         let launched = generation
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
             .and_then(|g| launch::launch(&self.context, g, process, slots.len(), others))
-            .and_then(|l| self.crew.launched(process, slots, l));
+            .and_then(|l| self.crew.launched(process, slots, l, now));
         let Err(error) = launched else { return };
         self.crew.pool.not_started(process);
         let text = format!("a worker cannot be started: {error}");

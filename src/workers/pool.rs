@@ -100,7 +100,8 @@ impl Pool {
     pub fn submit(&mut self, request: RequestNo, source: u64, now: Instant) {
         self.queue.push(request, source, now);
         self.dispatch(now);
-        self.actions.extend(self.queue.shed(request));
+        let coming = self.roster.coming(self.current);
+        self.actions.extend(self.queue.shed(request, coming));
         if self.scaling.keeps_spare() {
             self.look_for_need(now);
         }
@@ -159,8 +160,9 @@ impl Pool {
     }
 
     /// It was launched. `outputs`: how many of its outputs are read.
-    pub fn launched(&mut self, process: ProcessNo, origin: Origin, outputs: usize) {
+    pub fn launched(&mut self, process: ProcessNo, origin: Origin, outputs: usize, now: Instant) {
         self.roster.launched(process, origin, outputs);
+        self.go_on(now);
     }
 
     /// It could not be launched; `no_room` or `start_failed` follows.
@@ -207,11 +209,9 @@ impl Pool {
         self.go_on(now);
     }
 
-    /// The site has no room for these processes yet: their requests wait again.
+    /// The site has no room for these processes yet.
     pub fn wait_in_line(&mut self, processes: &[ProcessNo], now: Instant) {
-        for request in self.roster.wait_in_line(processes) {
-            self.actions.extend(self.queue.put_back(request));
-        }
+        self.roster.wait_in_line(processes);
         self.go_on(now);
     }
 
@@ -233,7 +233,7 @@ impl Pool {
         }
         self.actions.extend(lost.process.map(Action::Lost));
         self.actions.extend(match lost.state {
-            Slot::Starting(Some(request)) => self.queue.requeue(request, lost.again),
+            Slot::Starting(Some(request)) => self.queue.requeue(request),
             Slot::Busy(request) => self.queue.fail(request, lost.failure),
             _ => Vec::new(),
         });

@@ -246,6 +246,13 @@ impl Process {
         self.pid.is_none() && self.slots.iter().any(free)
     }
 
+    /// How many requests it can take soon, which nobody has given it yet.
+    pub(super) fn coming(&self) -> usize {
+        let free = |(_, slot): &&(SlotNo, Slot)| *slot == Slot::Starting(None);
+        let slots = self.slots.iter().filter(|_| self.state != State::InLine);
+        slots.filter(free).count()
+    }
+
     /// Since when all of its slots are idle.
     pub fn idle_since(&self) -> Option<Instant> {
         let mut latest = self.born;
@@ -325,17 +332,11 @@ impl Process {
         self.born = now;
     }
 
-    /// The site has no room for it yet: takes its requests back.
-    pub(super) fn wait_in_line(&mut self) -> Vec<RequestNo> {
-        if self.state != State::Requested {
-            return Vec::new();
+    /// The site has no room for it yet.
+    pub(super) fn wait_in_line(&mut self) {
+        if self.state == State::Requested {
+            self.state = State::InLine;
         }
-        self.state = State::InLine;
-        let requests = self.requests().collect();
-        for (_, slot) in &mut self.slots {
-            *slot = Slot::Starting(None);
-        }
-        requests
     }
 
     /// The preloader has forked it.
@@ -370,9 +371,9 @@ impl Process {
         self.slots.iter().filter(idle).map(|(number, _)| *number)
     }
 
-    /// A slot that is starting and has no request yet.
+    /// A slot that is starting and has no request yet. Not before the process exists: in its place may come another one.
     pub(super) fn starting_slot(&self) -> Option<SlotNo> {
-        let mut slots = self.slots.iter().filter(|_| self.state != State::InLine);
+        let mut slots = self.slots.iter().filter(|_| self.state == State::Starting);
         let found = slots.find(|(_, slot)| *slot == Slot::Starting(None));
         found.map(|(number, _)| *number)
     }

@@ -15,17 +15,8 @@ use crate::request::RequestNo;
 use line::Line;
 use std::time::{Duration, Instant};
 
-/// Why the worker of a request has not started on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    /// The preloader has ended before it answered.
-    Unanswered,
-    /// The worker has ended.
-    FalseStart,
-}
-
-/// A request fails after three false starts, or nine preloaders that ended.
-const MOST_FAULTS: u32 = 9;
+/// A request fails after so many workers that ended before they had started.
+const MOST_FAULTS: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -128,11 +119,12 @@ impl Queue {
         self.waiting.push(request, source);
     }
 
-    /// If too many wait since this one was added, one fails: of those whose source has sent most. Returns what to do.
-    pub(super) fn shed(&mut self, added: RequestNo) -> Vec<Action> {
+    /// If too many wait since this one was added, one fails: of those whose source has sent most. For so many, workers are
+    /// `coming`. Returns what to do.
+    pub(super) fn shed(&mut self, added: RequestNo, coming: usize) -> Vec<Action> {
         let most = self.limits.most;
         let source = self.jobs.get(added).map(|job| job.source);
-        let excess = source.filter(|_| self.waiting() > most);
+        let excess = source.filter(|_| self.waiting() > most + coming);
         match excess.and_then(|source| self.waiting.excess(source)) {
             Some(request) => self.fail(request, Failure::QueueFull(most)),
             None => Vec::new(),
@@ -149,12 +141,9 @@ impl Queue {
     }
 
     /// The request's worker has not started on it: it waits again, or fails after too many. Returns what to do.
-    pub(super) fn requeue(&mut self, request: RequestNo, why: Again) -> Vec<Action> {
+    pub(super) fn requeue(&mut self, request: RequestNo) -> Vec<Action> {
         if let Some(job) = self.jobs.get_mut(request) {
-            job.faults += match why {
-                Again::Unanswered => 1,
-                Again::FalseStart => MOST_FAULTS / 3,
-            };
+            job.faults += 1;
         }
         self.put_back(request)
     }
@@ -197,11 +186,6 @@ impl Queue {
             None => drop(self.take(request)),
         }
         slot
-    }
-
-    /// Whether nobody waits for the response any more.
-    pub(super) fn is_over(&self, request: RequestNo) -> bool {
-        self.jobs.get(request).is_some_and(|job| job.over)
     }
 
     /// Nobody waits for the response any more.

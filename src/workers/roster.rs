@@ -3,7 +3,6 @@
 use super::action::Action;
 use super::kept::Facts;
 use super::process::{LAST_WORDS, Origin, Process, ProcessNo, Slot, SlotNo, Why};
-use super::queue::Again;
 use super::scaling::Counts;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -30,8 +29,6 @@ pub(super) struct Lost {
     pub state: Slot,
     /// Why a request on it has failed.
     pub failure: Failure,
-    /// For a request whose worker has not started on it.
-    pub again: Again,
     /// It was the last one of a process that had not started.
     pub unstarted: bool,
     /// It was the last one of the process with this pid, which served.
@@ -168,6 +165,13 @@ impl Roster {
         let mut starting = self.processes.values().filter(gets_requests);
         let free = self.free.last().copied();
         free.or_else(|| starting.find_map(Process::starting_slot))
+    }
+
+    /// How many requests its starting processes of this generation can take.
+    pub(super) fn coming(&self, current: u64) -> usize {
+        let gets_requests = |p: &&Process| !p.is_retiring() && p.generation() <= current;
+        let all = self.processes.values().filter(gets_requests);
+        all.map(Process::coming).sum()
     }
 
     /// Those that serve with older code.
@@ -340,10 +344,6 @@ impl Roster {
         let lost = Lost {
             state,
             failure: Failure::WorkerLost(why.to_owned(), process.pid().unwrap_or(0)),
-            again: match process.is_unanswered() {
-                true => Again::Unanswered,
-                false => Again::FalseStart,
-            },
             unstarted: last && process.is_starting(),
             process: process.pid().filter(|_| last && process.is_serving()),
         };
@@ -397,14 +397,13 @@ impl Roster {
         }
     }
 
-    /// The site has no room for these yet: takes back their requests.
-    pub(super) fn wait_in_line(&mut self, processes: &[ProcessNo]) -> Vec<RequestNo> {
-        let mut requests = Vec::new();
+    /// The site has no room for these yet.
+    pub(super) fn wait_in_line(&mut self, processes: &[ProcessNo]) {
         for number in processes {
-            let process = self.get_mut(*number);
-            requests.extend(process.map_or_else(Vec::new, Process::wait_in_line));
+            if let Some(process) = self.get_mut(*number) {
+                process.wait_in_line();
+            }
         }
-        requests
     }
 
     /// If it is idle and of this generation, it gets no more requests, and waits to be taken. Whether it does.

@@ -95,11 +95,11 @@ impl Machine for Player {
             "submit" => pool.submit(request(), words.get(2).map_or(0, |_| number(2)), now),
             "abort" => pool.abort(request()),
             "fail_queued" => pool.fail_queued(&Failure::Unavailable("why".into())),
-            "launched" => pool.launched(process(), Origin::Preloader, 1),
-            "keeper" => pool.launched(process(), Origin::Keeper, 1),
+            "launched" => pool.launched(process(), Origin::Preloader, 1, now),
+            "keeper" => pool.launched(process(), Origin::Keeper, 1, now),
             "child" => {
                 let child = Pid::from_raw(number(2) as i32);
-                pool.launched(process(), Origin::Front(child), 1);
+                pool.launched(process(), Origin::Front(child), 1, now);
             }
             "not_started" => pool.not_started(process()),
             "start_failed" => pool.start_failed(now),

@@ -5,14 +5,13 @@ import os
 import signal
 import struct
 import time
-from socket import MSG_DONTWAIT
 
 from .kept import KeptWorker, KeptWorkers
 from .output import describe_exception, log
 from .private import PRIVATE
 from .processes import describe_exit, is_alive
 from .room import Room
-from .wire import DATA_LIMIT, EXITED, FORKED, GIVEN, KEPT, REFUSED, URGENT, WAITING, encode_pairs, frame, unix_socket
+from .wire import EXITED, FORKED, GIVEN, KEPT, REFUSED, URGENT, WAITING, encode_pairs, frame
 
 ASK_WITHIN = 0.1  # seconds that other fronts have to give an idle worker before a new one is forked
 LOOK_AGAIN = 0.2  # seconds after which it is looked whether there is room now
@@ -177,9 +176,6 @@ class SitePool:
     def fork(self, needed):
         """FORKED: a new worker for this front. Whether it has it."""
         control, fds = needed.control, needed.fds
-        if needed.told:
-            for fd in fds[3:]:
-                drain(fd)
         needed.release()
         try:
             pid = os.fork()
@@ -269,15 +265,3 @@ class SitePool:
             for pid in self.kept.expire():
                 self.expect_end(pid)
         self.kill_overdue(math.inf)
-
-
-def drain(fd):
-    """Forgets what the front has sent for a worker before it knew that this one waits in line: it sends that again."""
-    sock = unix_socket(os.dup(fd))
-    try:
-        while sock.recv(DATA_LIMIT, MSG_DONTWAIT):
-            pass
-    except OSError:
-        pass
-    finally:
-        sock.close()
