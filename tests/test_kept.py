@@ -188,3 +188,14 @@ def test_a_front_that_does_not_answer_keeps_nobody_waiting(make_plain, manage):
     finally:
         os.kill(fronts[0].pid, signal.SIGCONT)
     assert ask(fronts[0], "/pid").status == 200
+
+
+def test_new_code_goes_live_in_every_front_of_the_plain_form(make_plain, manage):
+    """A front whose trial gets the worker of another front knows by that that the app can be imported."""
+    site = make_plain(server="preload = false")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(3)]
+    for version in range(3):
+        until(lambda: [ask(f, "/version").text for f in fronts] == [str(version)] * 3, 15, f"all serve {version}")
+        site.account.code(version + 1)
+        site.account.touch()

@@ -43,17 +43,12 @@ use control::{Exit, Message, ToPreloader};
 use crew::{Crew, Event};
 use generation::Step;
 use generations::Generations;
-use nix::sys::{epoll::EpollFlags, wait::WaitStatus};
-use nix::unistd::Pid;
+use nix::{sys::epoll::EpollFlags, sys::wait::WaitStatus, unistd::Pid};
 use pool::Pool;
 use process::{ProcessNo, SlotNo};
 use quota::{Quota, is_refusal};
 use scaling::{KEEPS_IDLE, Sizes};
-use std::collections::VecDeque;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::time::Instant;
+use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, time::Instant};
 
 /// The Python side of a front.
 #[derive(Debug)]
@@ -320,7 +315,7 @@ impl Workers {
                 self.crew.pool.wait_in_line(&processes, now);
             }
             Message::Given(process, kept) => {
-                self.quota.started();
+                self.started(number); // it has imported the app, for another front
                 if let Some(kept) = self.crew.adopt(process, kept, now) {
                     self.generations.keep(number, kept);
                 }
@@ -361,6 +356,14 @@ impl Workers {
         self.generations.with(number, |g| g.fail(reason));
         self.crew.pool.retire(process, now);
         self.drop_failed_candidate(now);
+    }
+
+    /// A generation has a worker that can serve.
+    fn started(&mut self, number: u64) {
+        self.quota.started();
+        if self.generations.get(number).is_some_and(|g| g.is_plain()) {
+            self.imported(number);
+        }
     }
 
     /// The app of a generation was imported.
@@ -421,13 +424,10 @@ impl Workers {
                     self.start(process, number, &slots, now);
                 }
                 Some(Event::Started(number, first)) => {
-                    self.quota.started();
                     if first {
                         self.put(Output::Started);
                     }
-                    if self.generations.get(number).is_some_and(|g| g.is_plain()) {
-                        self.imported(number);
-                    }
+                    self.started(number);
                 }
                 Some(Event::BootFailed(process, number, reason)) => {
                     self.boot_failed(process, number, reason, now);
