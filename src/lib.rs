@@ -65,7 +65,7 @@
 //! - `traffic`, `workers` and `reload` never name each other; nothing names `server` but `start`. `traffic` alone names
 //!   `proto`, and neither sockets nor epoll.
 //! - `Instant::now()` is called in one function of `server`, and so is the call that sleeps.
-//! - Only `sys` reads /proc and turns numbers into owned descriptors; `unsafe` is confined to `sys/fd` and `sys/memory`. Only `poller` calls
+//! - Only `sys` reads /proc and turns numbers into owned descriptors; `unsafe` is confined to `sys/ffi`. Only `poller` calls
 //!   epoll. Only `rundir` names files of the runtime directory.
 //! - No type has methods in two files, except `Server`: `rollover` holds those that replace or end the process.
 //! - Only the command line prints or exits.

@@ -5,7 +5,7 @@ use super::cgi_output::CgiOutput;
 use crate::numbered::Numbered;
 use crate::outbox::Outbox;
 use crate::poller::{Poller, Token, Watched};
-use crate::sys::memory;
+use crate::sys::ffi;
 use crate::traffic::{ConnNo, Traffic};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -200,7 +200,7 @@ impl Sockets {
         if self.look_at.is_none_or(|at| at <= now) {
             self.look_at = Some(now + GIVE_BACK_EVERY);
             if traffic.has_released() {
-                memory::give_back();
+                ffi::give_back_memory();
             }
         }
         if self.watch_at.take_if(|at| *at <= now).is_some() {
