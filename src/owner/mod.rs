@@ -163,12 +163,8 @@ impl Desk {
         let config = &self.config;
         let secret = config.owner.secret.as_deref().unwrap_or_default();
         let (dir, log) = (site.dir, config.log.file.as_deref());
-        let frame = page::Frame {
-            url: &visit.url,
-            subpath: visit.subpath,
-            token: &session.token(secret),
-            busy: task::is_busy(site.dir, millis(now)),
-        };
+        let token = session.token(secret);
+        let frame = frame(visit, &token, site, now);
         match visit.subpath {
             "" => overview::render(&frame, site, now),
             "/failures" => failures_page::render(&frame, dir, &visit.query("number"), millis(now)),
@@ -207,12 +203,8 @@ impl Desk {
             return page::wrong_token(&visit.url)
                 .with_note(Level::Warning(desk::FOREIGN_FORM), text);
         }
-        let frame = page::Frame {
-            url: &visit.url,
-            subpath: visit.subpath,
-            token: &session.token(secret),
-            busy: task::is_busy(site.dir, millis(now)),
-        };
+        let token = session.token(secret);
+        let frame = frame(visit, &token, site, now);
         match visit.subpath {
             "/close" => Response::redirect(&visit.url)
                 .with_header(
@@ -284,6 +276,21 @@ pub fn place(config: &Config) -> Option<(&str, &str)> {
         .as_deref()
         .filter(|secret| !secret.is_empty())?;
     Some((owner.path.as_deref()?, secret))
+}
+
+/// What all pages of a session have in common.
+fn frame<'a>(
+    visit: &'a Visit<'_>,
+    token: &'a str,
+    site: &SiteView<'_>,
+    now: SystemTime,
+) -> page::Frame<'a> {
+    page::Frame {
+        url: &visit.url,
+        subpath: visit.subpath,
+        token,
+        busy: task::is_busy(site.dir, millis(now)),
+    }
 }
 
 /// Starts the task that the form names. The error is shown to the owner.
