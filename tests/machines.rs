@@ -73,6 +73,17 @@ fn seconds(text: &str) -> Duration {
     Duration::from_secs_f64(number)
 }
 
+/// Gives numbers below a bound, the same ones for each seed but 0 (xorshift).
+fn random(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) as usize % below
+    }
+}
+
 /// A machine as a transcript sees it.
 trait Machine {
     fn event(&mut self, event: &str, now: Instant);

@@ -120,13 +120,7 @@ impl Download {
 #[test]
 fn each_gets_every_byte_in_order() {
     for seed in 1..=120_u64 {
-        let mut state = seed;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 20) as usize % below
-        };
+        let mut random = crate::random(seed);
         let spool = [0, 600_000, 1 << 30][seed as usize % 3];
         let mut download = Download::begin(spool);
         for _ in 0..100 {

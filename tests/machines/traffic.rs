@@ -506,13 +506,7 @@ fn nothing_is_left_in_hand() {
         "give_up lost",
     ];
     for seed in 1..=300_u64 {
-        let mut state = seed;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 20) as usize % below
-        };
+        let mut random = crate::random(seed);
         let spool = [0, 400_000, 1 << 30][seed as usize % 3];
         let settings = "access debug read_timeout=10 write_timeout=10";
         let mut played = Played::new(&format!("{settings} spool={spool}"));
