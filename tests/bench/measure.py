@@ -191,17 +191,22 @@ def cold_nth(bench, contender, app, front, number):
     times = []
     try:
         for process in range(bench.workers):
-            path = site.directory / f"{os.getpid()}.{process}"
-            with listener(site, path) as listening:
-                began = time.perf_counter()
-                site.processes.append(site.spawn([site.program], stdin=listening))
-            if not load.fastcgi_get(path):
-                raise RuntimeError(f"process {process + 1} gave no complete 200: {site.log()}")
-            times.append(time.perf_counter() - began)
+            times.append(first_answer(site, process))
     finally:
         site.stop()
     others = statistics.median(times[1:] or times)
     yield {"round": number, "process_1_s": times[0], "process_n_s": others, "process_imports": site.imports()}
+
+
+def first_answer(site, number):
+    """Seconds from the start of a process to its first whole answer."""
+    path = site.directory / f"{os.getpid()}.{number}"
+    with listener(site, path) as listening:
+        began = time.perf_counter()
+        site.processes.append(site.spawn([site.program], stdin=listening))
+    if not load.fastcgi_get(path):
+        raise RuntimeError(f"process {number + 1} gave no complete 200: {site.log()}")
+    return time.perf_counter() - began
 
 
 def restart(bench, app, front):

@@ -2,14 +2,12 @@
 that are far away. Each yields plain records, as those of `measure` do.
 """
 
-import os
 import statistics
 import time
 
 import load
 import procs
-from contenders import listener
-from measure import slice_of, turns
+from measure import first_answer, slice_of, turns
 from servers import Stage
 from webservers.memory import limited
 
@@ -89,17 +87,6 @@ def kept_of(bench, contender, app, front, number):
         "slowest_ms": max(times[1:]) * 1000, "imports": site.imports(), "pss_mb": sum(sizes.values()),
         "kept_workers": counts.get("worker"), "processes": sum(counts.values()),
     }
-
-
-def first_answer(site, number):
-    """Seconds from the start of a process to its first whole answer."""
-    path = site.directory / f"{os.getpid()}.{number}"
-    with listener(site, path) as listening:
-        began = time.perf_counter()
-        site.processes.append(site.spawn([site.program], stdin=listening))
-    if not load.fastcgi_get(path):
-        raise RuntimeError(f"process {number + 1} gave no complete 200: {site.log()}")
-    return time.perf_counter() - began
 
 
 def limit(bench, app, front):
