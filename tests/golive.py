@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from webservers.account import APPS, TEMPLATES, USER, give, new_directory
 from webservers.apache import FCGID_ONLY, Apache
 from webservers.client import Client
 from webservers.processes import until
+from webservers.together import Together
 
 # Seconds after a change within which everybody gets the new value.
 WITHIN = 5
@@ -339,33 +339,22 @@ def in_time(condition, seconds, what):
         raise Late(error) from None
 
 
-class Visitors:
+class Visitors(Together):
     """Visitors who ask again and again, and remember what each answer said."""
 
     def __init__(self, site, request, count=2, pause=0.3):
+        super().__init__([self._visit] * count, patience=65)
         self.site, self.request, self.pause = site, request, pause
         self.count = count
         self.answers = []
         self._outdated = {}
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(count)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join(40)
 
     def _visit(self):
-        while not self._over.is_set():
+        while not self.over.is_set():
             answer = self.site.ask(self.request)
             answer.value = self.request.value(answer)
             self.answers.append(answer)
-            self._over.wait(self.pause)
+            self.over.wait(self.pause)
 
     def all_see(self, value, seconds=20):
         """Waits until they do."""

@@ -5,14 +5,15 @@ import http.client
 import os
 import shutil
 import subprocess
-import threading
 import time
+from functools import partial
 
 from plain_site import RUN_AS
 from webservers.account import give
 from webservers.apache import Apache, free_port
 from webservers.load import visit
 from webservers.processes import until
+from webservers.together import Together
 
 USER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
 
@@ -172,31 +173,24 @@ def print_log(path):
 SERVERS = {"apache2": Apache, "lighttpd": Lighttpd, "nginx": Nginx}
 
 
-class Visits:
+class Visits(Together):
     """Visitors of all of a server's addresses who ask again and again and remember every answer."""
 
     BODY = bytes(range(256)) * 40
 
     def __init__(self, server):
+        each = max(2, 4 // len(server.targets))
+        super().__init__([partial(self._visit, *target) for target in server.targets for _ in range(each)])
         self.answers = []
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._visit, args=target, daemon=True)
-            for target in server.targets
-            for _ in range(max(2, 4 // len(server.targets)))
-        ]
 
     def __enter__(self):
-        for thread in self._threads:
-            thread.start()
+        super().__enter__()
         until(lambda: len(self.answers) > 40, 20, "the load runs")
         return self
 
-    def __exit__(self, *_):
-        self.over = time.monotonic()
-        self._over.set()
-        for thread in self._threads:
-            thread.join(60)
+    def __exit__(self, *error):
+        self.ended = time.monotonic()
+        super().__exit__(*error)
 
     @property
     def failures(self):
@@ -210,7 +204,7 @@ class Visits:
     def gap(self, since):
         """The longest time in which nobody got an answer, while there was load: mod_fcgid has visitors who find every
         process busy wait for a second, and who still waits when the others have stopped asking makes no gap."""
-        ends = [*sorted(answer.end for answer in self.answers if since < answer.end <= self.over), self.over]
+        ends = [*sorted(answer.end for answer in self.answers if since < answer.end <= self.ended), self.ended]
         return max(after - before for before, after in zip(ends, ends[1:]))
 
     def first(self, version):
@@ -222,7 +216,7 @@ class Visits:
 
     def _visit(self, port, method, path):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        while not self._over.is_set():
+        while not self.over.is_set():
             self.answers.append(visit(connection, method, path, self.BODY if method == "POST" else None))
-            self._over.wait(0.01)
+            self.over.wait(0.01)
         connection.close()

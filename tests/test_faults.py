@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -18,34 +19,23 @@ from plain_site import ask, kill, state
 from webservers import fastcgi
 from webservers.fastcgi import request
 from webservers.processes import until
+from webservers.together import Together
 
 CHAOS_SECONDS = float(os.environ.get("RUNFCGI_CHAOS_SECONDS", "12"))
 
 # --- random kills ------------------------------------------------------------------------------------------------
 
 
-class Visitors:
+class Visitors(Together):
     """A visitor per place of a web server's process table: it asks, and has a killed front spawned anew."""
 
     def __init__(self, site, manager, count):
+        super().__init__([partial(self.visit, place) for place in range(count)])
         self.site, self.manager = site, manager
         self.places = [manager.spawn() for _ in range(count)]
         self.replies = []  # (front's pid, reply)
         self.respawned = 0
-        self.over = threading.Event()
-        self.threads = [threading.Thread(target=self.visit, args=(n,), daemon=True) for n in range(count)]
         self.lock = threading.Lock()
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self.threads), "a visitor hangs"
 
     def visit(self, place):
         while not self.over.is_set():

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -12,25 +13,15 @@ from cgi_requests import cgi
 from plain_site import ask, kill
 from webservers.fastcgi import request
 from webservers.processes import until
+from webservers.together import Together
 
 
-class Crowd:
+class Crowd(Together):
     """Visitors of several fronts, each with one request after the other, and the most workers that were seen."""
 
     def __init__(self, site, visit, count):
-        self.site, self.visit, self.replies, self.most, self.over = site, visit, [], 0, threading.Event()
-        self.threads = [threading.Thread(target=self._come, args=(at,), daemon=True) for at in range(count)]
-        self.threads.append(threading.Thread(target=self._look, daemon=True))
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(60)
+        super().__init__([*[partial(self._come, at) for at in range(count)], self._look])
+        self.site, self.visit, self.replies, self.most = site, visit, [], 0
 
     def _come(self, at):
         while not self.over.is_set():

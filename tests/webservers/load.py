@@ -1,9 +1,10 @@
 """Visitors that ask for one page again and again, and remember every answer. Bounded: threads, a pause, an end."""
 
 import http.client
-import threading
 import time
 from dataclasses import dataclass
+
+from .together import Together
 
 
 @dataclass
@@ -29,26 +30,15 @@ def visit(connection, method, path, body=None):
     return Answer(begin, time.monotonic(), status, body)
 
 
-class Load:
+class Load(Together):
     """`with Load(port, "/page/") as load:` runs eight visitors; afterwards `load.answers` has it all."""
 
     def __init__(self, port, path, visitors=8, pause=0.01, timeout=60, keep_alive=True):
+        super().__init__([self._visit] * visitors, patience=timeout + 5)
         self.port, self.path, self.pause, self.timeout = port, path, pause, timeout
         # A web server that is reloaded ends idle connections, which only a visitor who kept one could take for a failure.
         self.keep_alive = keep_alive
         self.answers = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(visitors)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join(self.timeout + 5)
 
     @property
     def failures(self):
@@ -56,9 +46,9 @@ class Load:
 
     def _visit(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
-        while not self._over.is_set():
+        while not self.over.is_set():
             self.answers.append(visit(connection, "GET", self.path))
             if not self.keep_alive:
                 connection.close()
-            self._over.wait(self.pause)
+            self.over.wait(self.pause)
         connection.close()
