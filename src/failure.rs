@@ -1,7 +1,8 @@
 //! `Failure`: why a request fails, with the HTTP status, the counts and the log message that follow from it.
 
 use crate::bytes::fnv;
-use crate::codes::{Code, request};
+use crate::codes::{Code, place, request};
+use crate::config::limits::LEAST;
 use crate::pairs::Pairs;
 use crate::reason::Reason;
 use crate::status::Count;
@@ -76,6 +77,8 @@ pub enum Failure {
     SlowBody(u64),
     /// The app cannot be run.
     Unavailable(String),
+    /// The process may have so many descriptors, which are too few to run the app.
+    FewDescriptors(u64),
     /// This many requests fill the queue.
     QueueFull(usize),
     /// No worker was free for this many seconds.
@@ -114,8 +117,8 @@ impl Failure {
             LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => 413,
             BodyNotTruncated(_) | Unavailable(_) | WorkerLost(..) | Exception(_) | NoResponse
             | BadResponse(_) | FileEnded(..) => 500,
-            TooManyRequests(_) | SpoolFull(_) | BodyNotStored(_) | QueueFull(_)
-            | QueueTimeout(_) | NoMoreWorkers(..) | NoWorker => 503,
+            TooManyRequests(_) | SpoolFull(_) | BodyNotStored(_) | FewDescriptors(_)
+            | QueueFull(_) | QueueTimeout(_) | NoMoreWorkers(..) | NoWorker => 503,
             RequestTimeout(_) => 504,
         }
     }
@@ -134,6 +137,7 @@ impl Failure {
             BodyNotStored(_) | BodyNotTruncated(_) => request::BODY_NOT_STORED,
             StalledBody(_) | SlowBody(_) => request::STALLED_BODY,
             Unavailable(_) => request::UNAVAILABLE,
+            FewDescriptors(_) => place::FEW_DESCRIPTORS,
             QueueFull(_) => request::QUEUE_FULL,
             QueueTimeout(_) => request::QUEUE_TIMEOUT,
             RequestTimeout(_) => request::REQUEST_TIMEOUT,
@@ -174,6 +178,7 @@ impl Failure {
             BodyNotStored(_) | BodyNotTruncated(_) => "body not kept",
             StalledBody(_) | SlowBody(_) => "stalled body",
             Unavailable(_) => "no app",
+            FewDescriptors(_) => "few descriptors",
             QueueFull(_) => "queue full",
             QueueTimeout(_) => "queue timeout",
             RequestTimeout(_) => "request timeout",
@@ -285,6 +290,10 @@ impl fmt::Display for Failure {
             TooManyRequests(max) => write!(
                 f,
                 "too many requests: {max} are in progress ([limits] max_connections)"
+            ),
+            FewDescriptors(all) => write!(
+                f,
+                "RLIMIT_NOFILE allows {all} open files, and serving a request needs {LEAST}"
             ),
             ChunkedUpload => {
                 f.write_str("a chunked upload, which this web server does not pass on")

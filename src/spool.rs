@@ -53,7 +53,8 @@ struct Budget {
     free: Cell<u64>,
     used: Cell<u64>,
     files: Cell<usize>,
-    descriptors: usize,
+    /// How many files there may be.
+    most: Cell<usize>,
 }
 
 /// An unnamed file: bytes are appended at its end and taken from its beginning.
@@ -83,7 +84,7 @@ impl Spool {
             free: Cell::new(free),
             used: Cell::new(0),
             files: Cell::new(0),
-            descriptors: usize::try_from(descriptors).unwrap_or(usize::MAX),
+            most: Cell::new(usize::try_from(descriptors / 2).unwrap_or(usize::MAX)),
         }))
     }
 
@@ -91,6 +92,11 @@ impl Spool {
     pub fn limit(&self, limit: u64, free: u64) {
         self.0.limit.set(limit);
         self.0.free.set(free);
+    }
+
+    /// Changes how many files there may be: the other descriptors are for connections and workers.
+    pub fn limit_files(&self, most: usize) {
+        self.0.most.set(most);
     }
 
     /// The largest number of bytes of a body.
@@ -107,12 +113,11 @@ impl Spool {
     pub fn open(&self, content: Content) -> Result<SpoolFile, Full> {
         self.admit(content, 0, 1)?;
         let files = self.0.files.get();
-        // The other descriptors are for connections and workers.
         let share = match content {
-            Content::Body => 2,
-            Content::Response => 4,
+            Content::Body => 1,
+            Content::Response => 2,
         };
-        if files >= self.0.descriptors / share {
+        if files >= self.0.most.get() / share {
             return Err(Full::Files(files));
         }
         let named = std::env::var_os("TMPDIR");
@@ -355,8 +360,8 @@ mod tests {
 
     #[test]
     fn files_leave_descriptors_to_others() {
-        let mut spool = Spool::new(1 << 20, 0);
-        Rc::get_mut(&mut spool.0).unwrap().descriptors = 8;
+        let spool = Spool::new(1 << 20, 0);
+        spool.limit_files(4);
         let mut open: Vec<_> = (0..2).map(|_| spool.open(Content::Response)).collect();
         assert!(matches!(spool.open(Content::Response), Err(Full::Files(2))));
         open.extend((0..2).map(|_| spool.open(Content::Body)));

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import peers
 from own_server import Site, in_background, listening
 from plain_site import RUN_AS, ask, kill, parent
 from webservers.fastcgi import Reply, connect, encode, read, record
 from webservers.processes import until
 
 GET_VALUES = 9
+LEAST = 24  # descriptors that a front needs
 AS_OWNER = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
 
 
@@ -88,6 +90,45 @@ def test_whatever_descriptor_a_start_lacks_the_reason_is_told(site):
             assert told and server.returncode > 0, (most, text)
             codes.append(told[1])
     assert "RF0245" in codes, codes
+
+
+@contextlib.contextmanager
+def limited(site, most):
+    """A server that may have so many descriptors: yields how to read its standard error."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))}
+    with open(path := site.directory / "errors", "w") as errors:
+        server = site.foreground(f"socket={site.socket}", stderr=errors, **limit)
+    until(lambda: listening(site.socket), 20, "it listens")
+    yield path.read_text
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(20) == 0
+
+
+@pytest.mark.parametrize("most", [14, 16, 20, LEAST - 1])
+def test_with_too_few_open_files_each_visitor_is_told_to_come_later(site, most):
+    with limited(site, most) as errors:
+        for _ in range(3):
+            assert peers.fastcgi(site.socket, "/page").startswith("Status: 503 ")
+    told = f"RF0233 RLIMIT_NOFILE allows {most} open files, and serving a request needs {LEAST}; ask the host for a higher"
+    assert errors().count(told) == 1, errors()
+    assert "Too many open files" not in errors()
+
+
+@pytest.mark.parametrize("most", [LEAST, 30, 40, 64])
+def test_connections_leave_descriptors_to_what_serves(site, most):
+    with limited(site, most) as errors, contextlib.ExitStack() as stack:
+        visitor = stack.enter_context(connect(str(site.socket)))
+        visitor.sendall(record(GET_VALUES, b"", number=0))
+        assert visitor.recv(65536), "the connection is accepted"
+        for _ in range(60):
+            stack.enter_context(connect(str(site.socket)))
+        visitor.sendall(encode("/page", method="POST", body=bytes(1 << 20)))
+        read(visitor, reply := Reply(0))
+        assert reply.status == 200, reply
+        stack.close()
+        assert [site.ask()["path"] for _ in range(3)] == ["/page"] * 3
+    assert "Too many open files" not in errors(), errors()
+    assert errors().count(f"RF0233 RLIMIT_NOFILE allows {most} open files: of these, connections may take ") == 1
 
 
 def test_a_daemon_that_cannot_be_started_is_told_of(site):

@@ -137,6 +137,12 @@ super::codes! {
         consequence: "fewer workers run than the settings say",
         cure: "set values that the account has room for, or omit them: the server then works them out",
     }
+    FEW_DESCRIPTORS = 233, "the site may open only few files" {
+        cause: "the host limits the open files of each process (RLIMIT_NOFILE, `ulimit -n`); connections and sockets count",
+        consequence: "fewer connections are accepted at a time, and fewer bodies kept on disk; if the limit is too low to \
+            serve anything, each request gets a 503",
+        cure: "ask the host for a higher limit on open files; 1024 are usual",
+    }
     NOT_LISTENING = 240, "cannot listen on an address" {
         cause: "another server listens there, the address does not belong to this machine, or the socket's directory is not \
             writable",

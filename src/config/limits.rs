@@ -6,6 +6,13 @@
 /// spool files.
 pub const DESCRIPTORS: u64 = 8192;
 
+/// With fewer descriptors no request can be served: the front has about ten open, and starting a preloader or a worker
+/// takes as many again.
+pub const LEAST: u64 = 24;
+
+/// Fewer descriptors than this are worth a line in the log: it is the usual soft limit.
+pub const FEW: u64 = 1024;
+
 /// Maximum length of a unix socket's path: `sun_path` has 108 bytes, one of them for the NUL.
 pub const SOCKET_PATH: usize = 107;
 

@@ -27,7 +27,7 @@ pub use listener::Listener;
 pub use rollover::{HandOver, Outcome};
 
 use crate::codes;
-use crate::config::{Config, limits::DESCRIPTORS};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::log::{Level, Log, LogFile};
 use crate::owner::Desk;
@@ -36,9 +36,8 @@ use crate::poller::{Events, Poller, Token, Watched};
 use crate::reload::{End, Origin, Refusal, Reload, Rollout, Watch};
 use crate::request::{Request, Stream};
 use crate::status::Count;
-use crate::sys::limits::raise_descriptors;
 use crate::systemd;
-use crate::traffic::{self, ConnNo, Traffic};
+use crate::traffic::{self, ConnNo, Share, Traffic};
 use crate::workers::process::{ProcessNo, SlotNo};
 use crate::workers::{self, First, Workers};
 use access::AccessLog;
@@ -105,14 +104,16 @@ impl Server {
         } = begin;
         let config = live.config.clone();
         let now = clock();
-        raise_descriptors(DESCRIPTORS);
         let poller = Rc::new(Poller::new()?);
         let signals = signals::open()?;
         let mut watched = Watched::default();
         poller.watch(&signals, Token::Signal, EpollFlags::EPOLLIN, &mut watched)?;
         let shared = config.server.preload && front.launch.dir.is_some();
         let refusal = refused.as_deref();
-        let first = rollover::first(&live, beginning, refusal, shared, handed.control);
+        let first = match Share::take(1, 1, 0).too_few() {
+            Some(few) => First::Fail(Failure::FewDescriptors(few).to_string()),
+            None => rollover::first(&live, beginning, refusal, shared, handed.control),
+        };
         let adopted = matches!(first, First::Adopt(_));
         let first = (live.version.clone(), first);
         let seed = front::seed();

@@ -13,7 +13,7 @@ use crate::owner;
 use crate::reload::{Beginning, Change, End, Output, Progress, Refusal, Release, Stamp};
 use crate::status::Count;
 use crate::systemd;
-use crate::traffic::Settings;
+use crate::traffic::{Settings, Share};
 use crate::workers::First;
 use crate::workers::import;
 use crate::workers::process::Process;
@@ -273,11 +273,16 @@ impl Server {
         let name = self.origin.executable.file_name().unwrap_or_default();
         let spawned = self.front.role != Role::External;
         let settings = Settings::new(config.clone(), &name.to_string_lossy(), spawned);
-        self.traffic.apply(settings);
+        let sizes = self.workers.sizes();
+        let share = Share::take(sizes.max, sizes.slots, config.limits.max_connections);
+        self.traffic.apply(settings.within(share));
         self.access = AccessLog::new(&config.log);
         let file = config.log.file.clone();
         let file = file.map(|path| LogFile::new(path, config.log.max_size));
         self.notices.set_file(file);
+        if let Some((level, text)) = share.warning() {
+            self.note(level, &text);
+        }
         let farther = self.origin.settings.farther(config.file.as_deref());
         if let Some((used, beside)) = farther.filter(|_| self.front.role != Role::Cgi) {
             let text = format!(

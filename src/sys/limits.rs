@@ -237,15 +237,18 @@ fn column(list: &str, uid: u32, name: &str) -> Option<u64> {
     ours?.split_whitespace().nth(at)?.parse().ok()
 }
 
-/// Raises the limit of open descriptors to `most`, or the hard limit: shells and web servers often set it to 1024.
-pub fn raise_descriptors(most: u64) {
+/// Raises the limit of open descriptors to `most`, or the hard limit: shells and web servers often set it to 1024. Returns
+/// the limit.
+pub fn raise_descriptors(most: u64) -> u64 {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(most);
-        if wanted > soft {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
-        }
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return most;
+    };
+    let wanted = hard.min(most);
+    if wanted > soft && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+        return wanted;
     }
+    soft
 }
 
 #[cfg(test)]

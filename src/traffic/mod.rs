@@ -24,6 +24,7 @@ mod repeats;
 mod responses;
 mod rest;
 mod settings;
+mod share;
 mod tracebacks;
 
 pub use connection::{ConnNo, Interest};
@@ -31,6 +32,7 @@ pub use connections::Connections;
 pub use output::{Access, Incident, Output};
 pub use responses::Responses;
 pub use settings::Settings;
+pub use share::Share;
 
 use crate::codes::request;
 use crate::config::Protocol;
@@ -74,6 +76,9 @@ impl Traffic {
     pub fn apply(&mut self, settings: Settings) {
         let limits = settings.limits();
         self.out.spool.limit(limits.spool(), limits.spool_free);
+        if let Some(share) = &settings.share {
+            self.out.spool.limit_files(share.files);
+        }
         self.out.settings = settings;
         self.out.conns.outdate();
     }
@@ -306,7 +311,11 @@ impl Traffic {
         let Some(exchange) = self.out.exchanges.get_mut(number) else {
             return;
         };
+        let few = self.out.settings.share.and_then(|share| share.too_few());
         match exchange.complete(number, &self.out.settings) {
+            Ok(_) if let Some(few) = few => {
+                self.out.give_up(number, Failure::FewDescriptors(few), now);
+            }
             Ok(request) if self.out.settings.is_ping(&request.environ) => {
                 let head =
                     ResponseHead::from_wire(PONG).unwrap_or_else(|_| Page::new(200).render(None).0);

@@ -1,5 +1,6 @@
 //! `Settings`: the part of the configuration that concerns connections and requests.
 
+use super::share::Share;
 use crate::config::{Config, Limits, Protocol};
 use crate::environ::{Mount, has_unchecked_user, normalise};
 use crate::pairs::Pairs;
@@ -17,6 +18,8 @@ pub struct Settings {
     mount: Mount,
     /// The mount for web servers that send user names without checking them.
     untrusted_mount: Option<Mount>,
+    /// How many descriptors there are for connections and files, if that is known.
+    pub(super) share: Option<Share>,
 }
 
 impl Settings {
@@ -28,7 +31,16 @@ impl Settings {
             mount: mount(trusted || spawned),
             untrusted_mount: (!trusted).then(|| mount(false)),
             config,
+            share: None,
         }
+    }
+
+    /// The same, with as many connections and files as there are descriptors for.
+    #[must_use]
+    pub fn within(mut self, share: Share) -> Settings {
+        Rc::make_mut(&mut self.config).limits.max_connections = share.connections;
+        self.share = Some(share);
+        self
     }
 
     /// A codec for a new connection with this protocol.
