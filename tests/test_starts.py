@@ -1,5 +1,6 @@
 """Starts: the app is imported once for all processes, or by each, and an import that fails is told of."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -81,6 +82,15 @@ def test_in_the_plain_form_workers_import_the_app_and_the_preloader_does_not(mak
     assert len(site.preloaders()) == 1 and not set(site.preloaders()) & set(site.imports())
     for thread in threads:
         thread.join(20)
+
+
+def test_an_import_is_timed_whatever_the_clock_does(make_plain, manage):
+    site = make_plain()
+    text = 'import time\ntime.time = lambda now=time.time: now() - 3600\nVERSION = "0"\n'
+    site.account.put(site.account.project / "myproject" / "version.py", text)
+    front = manage(site).spawn()
+    ask(front, "/pid")
+    assert re.search(r"imported the app in \d\.\d{3} s with Python", site.log()), site.log()
 
 
 def test_an_app_with_threads_is_not_forked(make_plain, manage):

@@ -33,13 +33,13 @@ def run(settings):
 
 
 def check(settings):
-    began, before = time.time(), list_descriptors()
+    began, before = time.monotonic(), list_descriptors()
     # Prints where an endless import is, and ends the process.
     faulthandler.dump_traceback_later(int(settings['start_timeout']), exit=True, file=2)
     app = load_app(settings)
     warm_up(app, settings)
     faulthandler.cancel_dump_traceback_later()
-    seconds = '{:.2f}'.format(time.time() - began)
+    seconds = '{:.2f}'.format(time.monotonic() - began)
     django = django_settings()
     if django is not None:
         report('django', sys.modules['django'].get_version())

@@ -97,7 +97,7 @@ class Preloader:
         PRIVATE.guard_forks()
         self.set_signals()
         self.claim()
-        began = time.time()
+        began = time.monotonic()
         opened = self.read_opened()
         plain = bool(opened) or self.settings.get('preload') == '0'
         if not plain:
@@ -107,7 +107,7 @@ class Preloader:
         if shared:
             self.continue_in_child()
         version = '{}.{}.{}'.format(*sys.version_info)
-        seconds = '{:.3f}'.format(time.time() - began)
+        seconds = '{:.3f}'.format(time.monotonic() - began)
         ready = ('python', version, 'threads', str(threads), 'seconds', seconds, 'pid', str(self.pid))
         ready += ('open', opened, 'plain', '1' if plain else '')
         ready += ('errors', take_output(ERRORS))
