@@ -68,7 +68,8 @@ def test_what_check_warns_of(site, case):
 @pytest.mark.parametrize("limit, code", [(resource.RLIMIT_NPROC, "RF0230"), (resource.RLIMIT_AS, "RF0231")])
 def test_limits_of_the_account(make_plain, limit, code):
     most = 3 if code == "RF0230" else 250 << 20
-    command = [make_plain().account.executable, "check"]
+    # Where other tests of this user leave no room for a process, the rehearsal need not wait long for one.
+    command = [make_plain(limits="queue_timeout = 2").account.executable, "check"]
     as_owner = {"user": RUN_AS["uid"], "group": RUN_AS["gid"], "extra_groups": []} if RUN_AS else {}
     options = {"preexec_fn": lambda: resource.setrlimit(limit, (most, most)), **as_owner}
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=40, **options)
