@@ -87,6 +87,8 @@ pub enum Failure {
     NoMoreWorkers(u64, String),
     /// It ran for this many seconds, the limit.
     RequestTimeout(u64),
+    /// Its reader has taken nothing for this many seconds, there is no room on disk, and others wait for its worker.
+    NotRead(u64),
     /// No worker could be started.
     NoWorker,
     /// Its worker is gone, for this reason; its process id.
@@ -118,7 +120,7 @@ impl Failure {
             BodyNotTruncated(_) | Unavailable(_) | WorkerLost(..) | Exception(_) | NoResponse
             | BadResponse(_) | FileEnded(..) => 500,
             TooManyRequests(_) | SpoolFull(_) | BodyNotStored(_) | FewDescriptors(_)
-            | QueueFull(_) | QueueTimeout(_) | NoMoreWorkers(..) | NoWorker => 503,
+            | QueueFull(_) | NotRead(_) | QueueTimeout(_) | NoMoreWorkers(..) | NoWorker => 503,
             RequestTimeout(_) => 504,
         }
     }
@@ -132,7 +134,7 @@ impl Failure {
             ChunkedUpload => request::CHUNKED_UPLOAD,
             ShortBody => request::SHORT_BODY,
             LongBody(_) | BodyOverSpool(_) => request::LONG_BODY,
-            SpoolFull(_) => request::SPOOL_FULL,
+            SpoolFull(_) | NotRead(_) => request::SPOOL_FULL,
             BodyOverLimit(_) => request::BODY_OVER_LIMIT,
             BodyNotStored(_) | BodyNotTruncated(_) => request::BODY_NOT_STORED,
             StalledBody(_) | SlowBody(_) => request::STALLED_BODY,
@@ -174,7 +176,7 @@ impl Failure {
             ChunkedUpload => "chunked upload",
             ShortBody => "short body",
             LongBody(_) | BodyOverSpool(_) | BodyOverLimit(_) => "long body",
-            SpoolFull(_) => "spool full",
+            SpoolFull(_) | NotRead(_) => "spool full",
             BodyNotStored(_) | BodyNotTruncated(_) => "body not kept",
             StalledBody(_) | SlowBody(_) => "stalled body",
             Unavailable(_) => "no app",
@@ -333,6 +335,11 @@ impl fmt::Display for Failure {
             RequestTimeout(seconds) => write!(
                 f,
                 "it ran for {seconds} s ([limits] request_timeout); its worker is killed"
+            ),
+            NotRead(seconds) => write!(
+                f,
+                "its reader has taken nothing for {seconds} s, there is no room on disk for the rest, and other requests wait \
+                 for its worker"
             ),
             NoWorker => f.write_str("no worker could be started for it"),
             WorkerLost(reason, pid) => write!(f, "{reason} (pid {pid})"),

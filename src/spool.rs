@@ -55,6 +55,8 @@ struct Budget {
     files: Cell<usize>,
     /// How many files there may be.
     most: Cell<usize>,
+    /// Bytes or files have gone since `has_freed`.
+    freed: Cell<bool>,
 }
 
 /// An unnamed file: bytes are appended at its end and taken from its beginning.
@@ -85,6 +87,7 @@ impl Spool {
             used: Cell::new(0),
             files: Cell::new(0),
             most: Cell::new(usize::try_from(descriptors / 2).unwrap_or(usize::MAX)),
+            freed: Cell::new(false),
         }))
     }
 
@@ -107,6 +110,11 @@ impl Spool {
     /// The number of bytes that all files hold.
     pub fn used(&self) -> u64 {
         self.0.used.get()
+    }
+
+    /// Whether there is more room than before. Says so once.
+    pub fn has_freed(&self) -> bool {
+        self.0.freed.take()
     }
 
     /// An empty file.
@@ -180,6 +188,7 @@ impl Spool {
     }
 
     fn give_back(&self, bytes: u64) {
+        self.0.freed.set(true);
         self.0.used.set(self.used().saturating_sub(bytes));
     }
 }

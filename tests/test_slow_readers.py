@@ -166,6 +166,30 @@ def test_what_waits_takes_a_quarter_of_the_descriptors(build, tmp_path):
         server.ask()
 
 
+def test_who_waits_gets_the_room_that_others_leave(build, tmp_path):
+    """Of one worker and room for one answer: the second reader takes nothing, and the third gets his answer."""
+    with running(build, tmp_path, "fcgi", 'spool = "2M"', app=APP) as server:
+        first, second = (asks(server, f"/large-{MIB * 5 // 4}") for _ in range(2))
+        until(lambda: "RF0323 a worker waits for a slow reader" in server.log(), 20, "the second one waits")
+        third = asks(server, "/third")
+        assert answer(first) == body(MIB * 5 // 4)
+        assert answer(third) == b"got 5"
+        assert answer(second) == body(MIB * 5 // 4)
+        for peer in (first, second, third):
+            peer.close()
+
+
+def test_who_reads_nothing_holds_no_worker_that_others_want(build, tmp_path):
+    """There is little room on disk. A connection has asked for much and reads nothing, and asks for more."""
+    with running(build, tmp_path, "fcgi", 'spool = "2M"', app=APP) as server:
+        with server.connect() as greedy:
+            greedy.sendall(b"".join(fcgi(number, f"/large-{SIZE}", keep=1) for number in range(1, 21)))
+            until(lambda: "RF0323 a worker waits for a slow reader" in server.log(), 20, "he holds the worker")
+            for _ in range(3):
+                server.ask()
+            assert server.log().count("RF0323 incident") == 1 and "taken nothing for 5 s" in server.log(), server.log()
+
+
 @pytest.mark.parametrize("size", [0, SIZE])
 def test_a_stream_arrives_as_it_is_made(build, tmp_path, size):
     """Also after a part that had to wait on disk: each line arrives before the next one is made."""

@@ -118,7 +118,8 @@ super::codes! {
     SPOOL_FULL = 323, "there is no room on disk for what waits there" {
         cause: "large bodies of requests, and responses that are read slowly, have used up [limits] spool, or their files enough \
                 of the descriptors, or the disk has no more room than [limits] spool_free: the message says which",
-        consequence: "this upload gets a 503; a slow reader keeps its worker waiting",
+        consequence: "this upload gets a 503; a slow reader keeps its worker waiting, and loses his response after 5 seconds \
+            without reading if other requests wait for that worker",
         cure: "free disk space, or raise [limits] spool; if it happens often, find out who sends or reads so slowly",
     }
     BAD_PROTOCOL = 330, "a connection does not speak the expected protocol" {

@@ -286,10 +286,12 @@ impl Server {
         match output {
             Ready(request) => self.serve(request, now),
             Abandoned(request) => self.workers.abort(request, now),
-            Hold(request, held) => self.workers.hold(request, held),
+            Hold(request, held) => self.workers.hold(request, held, now),
+            Stalled(connection, stalled) => self.workers.stall(connection.0, stalled, now),
             ShutDown(connection) => self.sockets.shut_down(connection),
             Close(connection, outbox) => {
                 self.sockets.close(connection, outbox);
+                self.workers.stall(connection.0, false, now);
                 let _ = self.listen();
             }
             Log(level, text) => self.note(level, &text),
@@ -460,7 +462,7 @@ impl Server {
     fn fail_queued(&mut self, now: Instant) {
         let pool = self.workers.pool();
         if pool.queue().waiting() > 0
-            && !pool.has_free_slot()
+            && pool.roster().pick(pool.current()).is_none()
             && let Some(reason) = self.unavailable_reason()
         {
             self.workers.fail_queued(&Failure::Unavailable(reason), now);

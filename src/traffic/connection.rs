@@ -98,6 +98,8 @@ pub(super) struct Connection {
     pieces: u32,
     /// A request was rejected because there were too many, and that has been logged.
     turned_away: bool,
+    /// `Stalled` was put out.
+    stalled: bool,
     /// The codec does not have the current settings.
     outdated: bool,
 }
@@ -119,6 +121,7 @@ impl Connection {
             taking: None,
             pieces: 0,
             turned_away: false,
+            stalled: false,
             outdated: false,
         }
     }
@@ -308,6 +311,13 @@ impl Connection {
 
     fn fills(&self, waiting: usize) -> bool {
         waiting >= HIGH_MARK || waiting >= LOW_MARK && self.stuck.is_some()
+    }
+
+    /// Whether the peer takes none of its responses, and there has been no room to set them aside; if that has changed.
+    /// `stuck`: there is no room now.
+    pub(super) fn stalls(&mut self, stuck: bool) -> Option<bool> {
+        let stalls = self.is_full() && !self.has_one_request() && (stuck || self.stalled);
+        (std::mem::replace(&mut self.stalled, stalls) != stalls).then_some(stalls)
     }
 
     /// A piece of a response that was set aside is in the outbox, and it is the turn of the connection's other responses.

@@ -254,6 +254,16 @@ impl Exchange {
         Some(piece)
     }
 
+    /// Sets aside what had no room, if there is some now. Whether the worker need not pause.
+    pub(super) fn settle(&mut self, spool: &Spool) -> bool {
+        match &mut self.answer {
+            Answer::Begun {
+                rest: Some(rest), ..
+            } => rest.settle(spool),
+            _ => true,
+        }
+    }
+
     /// Whether not all that was set aside has room, so that the worker must pause.
     pub(super) fn is_stuck(&self) -> bool {
         matches!(&self.answer, Answer::Begun { rest: Some(rest), .. } if rest.is_stuck())

@@ -189,7 +189,24 @@ impl Traffic {
 
     /// The next thing for the caller to do.
     pub fn poll(&mut self) -> Option<Output> {
+        if !self.out.held.is_empty() && self.out.spool.has_freed() {
+            self.use_room();
+        }
         self.out.outputs.pop_front()
+    }
+
+    /// Resumes workers that were paused for want of room on disk.
+    fn use_room(&mut self) {
+        for number in std::mem::take(&mut self.out.held) {
+            let Some(exchange) = self.out.exchanges.get_mut(number) else {
+                continue;
+            };
+            if exchange.settle(&self.out.spool) {
+                self.out.hold(number, false);
+            } else if exchange.is_held() {
+                self.out.held.push(number);
+            }
+        }
     }
 
     /// Whether the body of any request is still incomplete.
@@ -338,10 +355,14 @@ impl Traffic {
             }
         }
         conn.flushed();
-        let mut begun = 0;
-        if let Some(conn) = self.out.conns.get(conn_no) {
-            let exchanges = conn.requests().filter_map(|n| self.out.exchanges.get(n));
-            begun = exchanges.map(|exchange| exchange.held()).sum();
+        let exchanges = conn.requests().filter_map(|n| self.out.exchanges.get(n));
+        let (mut begun, mut stuck) = (0, false);
+        for exchange in exchanges {
+            begun += exchange.held();
+            stuck |= exchange.is_stuck();
+        }
+        if let Some(stalls) = conn.stalls(stuck) {
+            self.out.put(Output::Stalled(conn_no, stalls));
         }
         self.out.conns.flushed(conn_no, begun, &self.out.settings);
         let most = self.out.settings.limits().memory;

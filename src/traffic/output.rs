@@ -20,6 +20,9 @@ pub enum Output {
     Abandoned(RequestNo),
     /// Pause reading the response to this request from its worker, or resume it.
     Hold(RequestNo, bool),
+    /// The peer of this connection takes none of its responses, for which there is no room on disk, or some again. Until
+    /// then its requests need no worker. Ends with `Close`.
+    Stalled(ConnNo, bool),
     /// Shut down the sending side of this connection.
     ShutDown(ConnNo),
     /// Send as much of this as the socket accepts at once, then close the connection.

@@ -8,15 +8,11 @@ use super::output::{Incident, Output};
 use super::settings::Settings;
 use crate::codes::request;
 use crate::failure::{DISALLOWED_HOST, Exception, Failure};
-use crate::log::Level;
-use crate::numbered::Numbered;
-use crate::outbox::Outbox;
-use crate::pairs::Pairs;
-use crate::proto::Part;
 use crate::request::{RequestNo, Stream};
 use crate::response::{INCIDENT, ResponseHead};
 use crate::spool::{Full, Spool};
 use crate::status::Count;
+use crate::{log::Level, numbered::Numbered, outbox::Outbox, pairs::Pairs, proto::Part};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::rc::Rc;
@@ -33,6 +29,8 @@ pub struct Responses {
     pub(super) outputs: VecDeque<Output>,
     pub(super) incidents: Incidents,
     pub(super) spool: Spool,
+    /// Requests whose workers were paused for want of room.
+    pub(super) held: Vec<RequestNo>,
     piece: Vec<u8>,
 }
 
@@ -44,6 +42,7 @@ impl Responses {
             settings,
             conns: Connections::default(),
             exchanges: Numbered::default(),
+            held: Vec::new(),
             outputs: VecDeque::new(),
             incidents: Incidents::new(seed),
             piece: Vec::new(),
@@ -421,7 +420,14 @@ impl Responses {
         if let Some(exchange) = self.exchanges.get_mut(number)
             && exchange.hold(held)
         {
+            if let Some((conn, _)) = exchange.client() {
+                self.conns.queue_flush(conn);
+            }
             self.put(Output::Hold(number, held));
+            match held {
+                true => self.held.push(number),
+                false => self.held.retain(|other| *other != number),
+            }
         }
     }
 

@@ -28,6 +28,15 @@ impl Rest {
         full
     }
 
+    /// Sets aside what had no room, if there is some now. Whether there is.
+    pub(super) fn settle(&mut self, spool: &Spool) -> bool {
+        let tail = std::mem::take(&mut self.tail);
+        if self.append(&tail, spool).is_err() {
+            self.tail = tail;
+        }
+        !self.is_stuck()
+    }
+
     fn append(&mut self, bytes: &[u8], spool: &Spool) -> Result<(), Full> {
         let spooled = match &mut self.spooled {
             Some(spooled) => spooled,
@@ -103,6 +112,12 @@ mod tests {
         assert_eq!(rest.set_aside(), 15);
         assert_eq!(all(&mut rest), b"123456789abcdef");
         assert!(!rest.is_stuck() && spool.used() == 0);
+        rest.push(b"12345678", &spool);
+        rest.push(b"9abcd", &spool);
+        assert!(!rest.settle(&spool) && rest.is_stuck());
+        spool.limit(40, 0);
+        assert!(rest.settle(&spool) && !rest.is_stuck());
+        assert_eq!(all(&mut rest), b"123456789abcd");
         assert!(rest.push(b"more", &spool).is_none() && !rest.is_stuck());
         assert_eq!(all(&mut rest), b"more");
     }

@@ -109,9 +109,10 @@ impl Crew {
     }
 
     /// `held`: stop reading from the worker, because the peer is not draining its response; else go on.
-    pub(super) fn hold(&mut self, request: RequestNo, held: bool) {
+    pub(super) fn hold(&mut self, request: RequestNo, held: bool, now: Instant) {
         if let Some(slot) = self.pool.queue().slot(request) {
             self.sockets.watch(slot, !held);
+            self.pool.hold(request, held.then_some(now));
         }
     }
 

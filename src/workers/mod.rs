@@ -34,17 +34,13 @@ pub use generation::First;
 pub use output::Output;
 pub use scaling::threads;
 
+use self::{generation::Step, generations::Generations, pool::Pool};
 use crate::codes::{place, worker};
-use crate::config::Config;
-use crate::request::{Request, RequestNo, Stream};
-use crate::rundir::RuntimeDir;
-use crate::{failure::Failure, log::Level, pairs::Pairs, poller::Poller};
+use crate::{config::Config, failure::Failure, log::Level, pairs::Pairs, poller::Poller};
+use crate::{request::Request, request::RequestNo, request::Stream, rundir::RuntimeDir};
 use control::{Exit, Message, ToPreloader};
 use crew::{Crew, Event};
-use generation::Step;
-use generations::Generations;
 use nix::{sys::epoll::EpollFlags, sys::wait::WaitStatus, unistd::Pid};
-use pool::Pool;
 use process::{ProcessNo, SlotNo};
 use quota::{Quota, is_refusal};
 use scaling::{KEEPS_IDLE, Sizes};
@@ -133,8 +129,14 @@ impl Workers {
     }
 
     /// `held`: stop reading from the worker, because the peer is not draining its response; else go on.
-    pub fn hold(&mut self, request: RequestNo, held: bool) {
-        self.crew.hold(request, held);
+    pub fn hold(&mut self, request: RequestNo, held: bool, now: Instant) {
+        self.crew.hold(request, held, now);
+    }
+
+    /// A source takes none of its responses, or some again: until then its requests are not served.
+    pub fn stall(&mut self, source: u64, stalled: bool, now: Instant) {
+        self.crew.pool.stall(source, stalled, now);
+        self.run(now);
     }
 
     /// Fails all waiting requests.
@@ -420,17 +422,15 @@ impl Workers {
             self.crew.act(now);
             match self.crew.event() {
                 None => return,
-                Some(Event::Start(process, number, slots)) => {
-                    self.start(process, number, &slots, now);
-                }
+                Some(Event::Start(process, of, slots)) => self.start(process, of, &slots, now),
                 Some(Event::Started(number, first)) => {
                     if first {
                         self.put(Output::Started);
                     }
                     self.started(number);
                 }
-                Some(Event::BootFailed(process, number, reason)) => {
-                    self.boot_failed(process, number, reason, now);
+                Some(Event::BootFailed(process, of, why)) => {
+                    self.boot_failed(process, of, why, now);
                 }
                 Some(Event::ImportKilled(number, reason)) => {
                     self.note(Level::Warning(worker::IMPORT_KILLED), reason);

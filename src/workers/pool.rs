@@ -3,20 +3,13 @@
 //! Knows only numbers: no socket, no clock. Events come in, actions go out, and their outcomes come in as events. The states
 //! of requests, processes and slots are in `queue` and `process`.
 
-use super::action::Action;
-use super::agenda::Agenda;
-use super::kept::Facts;
 use super::process::{LAST_WORDS, Origin, Process, ProcessNo, Slot, SlotNo, Why};
 use super::queue::{Late, Queue};
-use super::roster::Roster;
 use super::scaling::{Counts, Scaling, Sizes};
-use crate::bytes::fnv_more;
-use crate::config::Config;
-use crate::failure::Failure;
-use crate::request::RequestNo;
-use std::collections::VecDeque;
-use std::rc::Rc;
+use super::{action::Action, agenda::Agenda, kept::Facts, roster::Roster};
+use crate::{bytes::fnv_more, config::Config, failure::Failure, request::RequestNo};
 use std::time::{Duration, Instant};
+use std::{collections::VecDeque, rc::Rc};
 
 type Finished = (RequestNo, Duration);
 
@@ -107,12 +100,23 @@ impl Pool {
         }
     }
 
+    /// A source takes none of its responses, or some again: until then its requests are not served.
+    pub fn stall(&mut self, source: u64, stalled: bool, now: Instant) {
+        if self.queue.stall(source, stalled) {
+            self.go_on(now);
+        }
+    }
+
+    /// Since when the worker of a request waits for the reader, if it does.
+    pub fn hold(&mut self, request: RequestNo, since: Option<Instant>) {
+        self.queue.hold(request, since);
+        self.agenda.change();
+    }
+
     /// Nobody waits for the response any more.
     pub fn abort(&mut self, request: RequestNo) {
-        match self.queue.abort(request) {
-            Some(slot) => self.put(Action::Abort(slot)),
-            None => self.put(Action::Forget(request)),
-        }
+        let action = self.queue.abort(request);
+        self.put(action);
     }
 
     /// Fails all waiting requests.
@@ -331,10 +335,8 @@ impl Pool {
         for late in self.queue.expire(now) {
             self.expire(late, now);
         }
-        self.actions
-            .extend(self.roster.unstarted(&self.config, now));
-        let gone = self.roster.numbers(|p| p.is_due(now)).into_iter();
-        self.actions.extend(gone.map(Action::Kill));
+        let overdue = self.roster.overdue(&self.config, now);
+        self.actions.extend(overdue);
         self.retire_outdated(now);
         if self.can_start()
             && let Some(slots) = self.scaling.start(self.counts(), now)
@@ -378,11 +380,6 @@ impl Pool {
     /// How many processes there should be.
     pub fn scaling(&self) -> &Scaling {
         &self.scaling
-    }
-
-    /// Whether a worker would get a request at once.
-    pub fn has_free_slot(&self) -> bool {
-        self.roster.pick(self.current).is_some()
     }
 
     /// The next action.
@@ -452,6 +449,10 @@ impl Pool {
             Late::InQueue(request, waited) => {
                 let failure = Failure::QueueTimeout(waited.as_secs());
                 self.actions.extend(self.queue.fail(request, failure));
+            }
+            Late::Held(request, slot, waited) => {
+                self.put(Action::Fail(request, Failure::NotRead(waited.as_secs())));
+                self.put(Action::Abort(slot));
             }
             Late::Slow(request, slot, waited) => {
                 self.put(Action::Slow(request, waited));

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// A request fails after so many workers that ended before they had started.
 const MOST_FAULTS: u32 = 3;
 
+/// How long a reader who takes nothing may hold a worker that others wait for.
+const MOST_HELD: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Queued,
@@ -33,6 +36,8 @@ struct Job {
     /// When it was queued, or given to a worker.
     since: Instant,
     slow_logged: bool,
+    /// Since when its worker waits for the reader.
+    held: Option<Instant>,
     faults: u32,
     /// Nobody waits for its response: it was aborted, or has failed.
     over: bool,
@@ -43,6 +48,8 @@ struct Job {
 pub(super) enum Late {
     /// It has waited too long.
     InQueue(RequestNo, Duration),
+    /// Its reader has held the worker on this slot too long.
+    Held(RequestNo, SlotNo, Duration),
     /// It has run too long on this slot.
     Running(RequestNo, SlotNo, Duration),
     /// It has run long enough on this slot to be logged.
@@ -81,7 +88,7 @@ impl Queue {
         self.limits = Limits::new(config);
     }
 
-    /// How many wait.
+    /// How many wait, and can be served.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -112,6 +119,7 @@ impl Queue {
             queued: now,
             since: now,
             slow_logged: false,
+            held: None,
             faults: 0,
             over: false,
         };
@@ -124,7 +132,7 @@ impl Queue {
     pub(super) fn shed(&mut self, added: RequestNo, coming: usize) -> Vec<Action> {
         let most = self.limits.most;
         let source = self.jobs.get(added).map(|job| job.source);
-        let excess = source.filter(|_| self.waiting() > most + coming);
+        let excess = source.filter(|_| self.waiting.all().count() > most + coming);
         match excess.and_then(|source| self.waiting.excess(source)) {
             Some(request) => self.fail(request, Failure::QueueFull(most)),
             None => Vec::new(),
@@ -172,27 +180,35 @@ impl Queue {
     /// All waiting requests fail. Returns what to do.
     pub(super) fn fail_waiting(&mut self, failure: &Failure) -> Vec<Action> {
         let mut actions = Vec::new();
-        while let Some(request) = self.first() {
+        while let Some(request) = { self.waiting.all().next() } {
             actions.extend(self.fail(request, failure.clone()));
         }
         actions
     }
 
-    /// Nobody waits for the response any more. Returns the slot of its worker.
-    pub(super) fn abort(&mut self, request: RequestNo) -> Option<SlotNo> {
-        let slot = self.slot(request);
-        match slot {
-            Some(_) => self.set_over(request),
-            None => drop(self.take(request)),
-        }
-        slot
+    /// A source takes none of its responses, or some again: until then its requests are not served.
+    /// Whether this is new.
+    pub(super) fn stall(&mut self, source: u64, stalled: bool) -> bool {
+        self.waiting.park(source, stalled)
     }
 
-    /// Nobody waits for the response any more.
-    pub(super) fn set_over(&mut self, request: RequestNo) {
+    /// Since when the worker of a request waits for the reader, if it does.
+    pub(super) fn hold(&mut self, request: RequestNo, since: Option<Instant>) {
         if let Some(job) = self.jobs.get_mut(request) {
-            job.over = true;
+            job.held = since;
         }
+    }
+
+    /// Nobody waits for the response any more. Returns what to do.
+    pub(super) fn abort(&mut self, request: RequestNo) -> Action {
+        if let Some(job) = self.jobs.get_mut(request)
+            && let Phase::Running(slot) = job.phase
+        {
+            job.over = true;
+            return Action::Abort(slot);
+        }
+        self.take(request);
+        Action::Forget(request)
     }
 
     /// Removes the request. Returns since when it waited or ran, if somebody waits for its response.
@@ -218,9 +234,16 @@ impl Queue {
                 run.filter(|_| runs),
                 slow.filter(|_| runs && !job.slow_logged),
             ];
-            Some(job.since + of.into_iter().flatten().min()?)
+            let end = of.into_iter().flatten().min().map(|of| job.since + of);
+            end.into_iter().chain(self.held_until(job)).min()
         });
         all.min()
+    }
+
+    /// When a reader who takes nothing loses his response, because others wait for the worker.
+    fn held_until(&self, job: &Job) -> Option<Instant> {
+        let held = job.held.filter(|_| !job.over && self.waiting() > 0);
+        held.map(|since| since + MOST_HELD)
     }
 
     /// Nothing that begins to wait or to run now takes too long before.
@@ -237,6 +260,7 @@ impl Queue {
             queue, run, slow, ..
         } = self.limits;
         let mut late = Vec::new();
+        let wanted = self.waiting() > 0;
         for (number, job) in self.jobs.iter_mut().filter(|(_, job)| !job.over) {
             let waited = now.saturating_duration_since(job.since);
             let after = |limit: Option<Duration>| limit.is_some_and(|limit| waited >= limit);
@@ -246,6 +270,13 @@ impl Queue {
                 Phase::Running(slot) if after(run) => {
                     job.over = true;
                     late.push(Late::Running(number, slot, waited));
+                }
+                Phase::Running(slot)
+                    if wanted && job.held.is_some_and(|at| at + MOST_HELD <= now) =>
+                {
+                    job.over = true;
+                    let held = job.held.map(|at| now.saturating_duration_since(at));
+                    late.push(Late::Held(number, slot, held.unwrap_or_default()));
                 }
                 Phase::Running(slot) if after(slow) && !job.slow_logged => {
                     job.slow_logged = true;

@@ -280,9 +280,19 @@ impl Roster {
         }
     }
 
+    /// What to do about one that has not started in time, and about those that have had time to end.
+    pub(super) fn overdue(&mut self, config: &Config, now: Instant) -> Vec<Action> {
+        let unstarted = self.unstarted(config, now);
+        let ended = self.numbers(|p| p.is_due(now)).into_iter();
+        unstarted
+            .into_iter()
+            .chain(ended.map(Action::Kill))
+            .collect()
+    }
+
     /// What to do about one that has not started in time. If it imports the app, it may write where it is before it is
     /// killed.
-    pub(super) fn unstarted(&mut self, config: &Config, now: Instant) -> Option<Action> {
+    fn unstarted(&mut self, config: &Config, now: Instant) -> Option<Action> {
         let imports = Duration::from_secs(config.limits.start_timeout);
         let late = |p: &Process| p.is_late(start_within(p, imports), now);
         let number = self.numbers(late).first().copied()?;

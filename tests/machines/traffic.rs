@@ -358,6 +358,8 @@ impl Played {
             Output::Abandoned(number) => format!("abandoned {}", number.0),
             Output::Hold(number, true) => format!("hold {}", number.0),
             Output::Hold(number, false) => format!("go on {}", number.0),
+            Output::Stalled(number, true) => format!("{} stalls", number.0),
+            Output::Stalled(number, false) => format!("{} takes some", number.0),
             Output::ShutDown(number) => format!("{} is shut down", number.0),
             Output::Close(number, mut outbox) => {
                 let mut peer = self.peers.remove(&number).expect("a connection");

@@ -2,7 +2,8 @@
 //! wait before others, but behind his own.
 //!
 //! This is fair queueing: a request's turn is one after the one of its source before it, or after the one that was served
-//! last. With one request from each source, they are served as they come.
+//! last. With one request from each source, they are served as they come. A source that does not take its responses is
+//! parked: its requests are served when it takes some again.
 
 use crate::numbered::Numbered;
 use crate::request::RequestNo;
@@ -28,15 +29,22 @@ struct Share {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     order: VecDeque<Waiting>,
+    /// Those of parked sources.
+    parked: Numbered<u64, VecDeque<Waiting>>,
     shares: Numbered<u64, Share>,
     /// The turn that was served last.
     turn: u64,
 }
 
 impl Line {
-    /// How many wait.
+    /// How many can be served.
     pub(super) fn len(&self) -> usize {
         self.order.len()
+    }
+
+    /// All, those of parked sources included.
+    pub(super) fn all(&self) -> impl Iterator<Item = RequestNo> {
+        self.everywhere().map(|waiting| waiting.request)
     }
 
     /// The next one to be served.
@@ -64,7 +72,10 @@ impl Line {
             source,
             turn,
         };
-        self.order.insert(at, waiting);
+        match self.parked.get_mut(source) {
+            Some(parked) => parked.push_back(waiting),
+            None => self.order.insert(at, waiting),
+        }
         let share = match self.shares.get(source) {
             Some(share) => Share {
                 waiting: share.waiting + 1,
@@ -88,12 +99,35 @@ impl Line {
 
     /// Takes one out that waits no more.
     pub(super) fn remove(&mut self, request: RequestNo) {
-        let mut order = self.order.iter();
-        if let Some(at) = order.position(|waiting| waiting.request == request)
-            && let Some(waiting) = self.order.remove(at)
-        {
-            self.left(waiting.source);
+        let found = self.everywhere().find(|waiting| waiting.request == request);
+        if let Some(source) = found.map(|waiting| waiting.source) {
+            self.order.retain(|waiting| waiting.request != request);
+            if let Some(parked) = self.parked.get_mut(source) {
+                parked.retain(|waiting| waiting.request != request);
+            }
+            self.left(source);
         }
+    }
+
+    /// Parks a source, or serves its requests again. They have kept their order, and saved no turns. Whether this is new.
+    pub(super) fn park(&mut self, source: u64, parks: bool) -> bool {
+        let is_new = parks != self.parked.get(source).is_some();
+        if is_new && parks {
+            let all = std::mem::take(&mut self.order).into_iter();
+            let (theirs, others) = all.partition(|waiting| waiting.source == source);
+            self.order = others;
+            self.parked.insert(source, theirs);
+        } else if is_new && let Some(theirs) = self.parked.remove(source) {
+            self.shares.remove(source);
+            for waiting in theirs {
+                self.push(waiting.request, source);
+            }
+        }
+        is_new
+    }
+
+    fn everywhere(&self) -> impl Iterator<Item = &Waiting> {
+        self.order.iter().chain(self.parked.values().flatten())
     }
 
     fn left(&mut self, source: u64) {
@@ -112,9 +146,8 @@ impl Line {
         let most = most.map(|(source, _)| source);
         let of = most.filter(|most| waiting(*most) > waiting(source));
         let of = of.unwrap_or(source);
-        let mut last = self.order.iter().rev();
-        let last = last.find(|waiting| waiting.source == of);
-        last.map(|waiting| waiting.request)
+        let theirs = self.everywhere().filter(|waiting| waiting.source == of);
+        theirs.last().map(|waiting| waiting.request)
     }
 }
 
@@ -135,6 +168,31 @@ mod tests {
         let all = all.map(|request| request.0).collect();
         assert!(line.shares.is_empty());
         all
+    }
+
+    #[test]
+    fn who_does_not_take_responses_is_served_when_he_does() {
+        let mut line = line(&[1, 1, 1, 2, 2]);
+        assert_eq!(line.serve(), Some(RequestNo(0)));
+        line.park(1, true);
+        line.push(RequestNo(5), 1);
+        line.put_back(RequestNo(0), 1);
+        assert_eq!((line.len(), line.all().count()), (2, 6));
+        assert_eq!(line.excess(2), Some(RequestNo(0)));
+        line.remove(RequestNo(2));
+        assert_eq!(
+            (line.serve(), line.serve()),
+            (Some(RequestNo(3)), Some(RequestNo(4)))
+        );
+        assert_eq!(line.serve(), None);
+        // He has saved no turns.
+        line.push(RequestNo(6), 2);
+        line.push(RequestNo(7), 2);
+        line.park(1, false);
+        assert_eq!(served(&mut line), [6, 1, 7, 5, 0]);
+        assert!(line.park(3, true) && !line.park(3, true));
+        assert!(line.park(3, false) && !line.park(3, false));
+        assert!(line.parked.is_empty());
     }
 
     #[test]
