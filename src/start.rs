@@ -391,7 +391,7 @@ fn start(
     if role == Role::External {
         handed.connections = std::mem::take(&mut handed.connections)
             .into_iter()
-            .filter_map(|(socket, at)| Some((socket, (*opened.moved.get(at)?)?)))
+            .filter_map(|(socket, at, new)| Some((socket, (*opened.moved.get(at)?)?, new)))
             .collect();
     }
     state.listening = opened

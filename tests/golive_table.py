@@ -169,8 +169,10 @@ def worker_ages(site):
 
 
 def connections(site):
-    """Whether a visitor is served while two connections are open and idle."""
-    with fastcgi.connect(str(site.socket)), fastcgi.connect(str(site.socket)):
+    """Whether a visitor is served while two connections are open, each with the beginning of a body."""
+    with fastcgi.connect(str(site.socket)) as one, fastcgi.connect(str(site.socket)) as other:
+        for peer in (one, other):
+            peer.sendall(fastcgi.encode("/upload", method="POST", body=b"x" * 1000)[:-500])
         time.sleep(0.2)
         return "served" if site.ask(timeout=1).status == 200 else "waits"
 

@@ -185,7 +185,7 @@ def test_a_restart_with_more_connections_than_can_be_handed_over(site):
                 assert peer.recv(1) == b""
             except BlockingIOError:
                 still.append(peer)
-        assert 6000 < len(still) < len(kept)
+        assert 5000 < len(still) < len(kept)
         still[0].settimeout(10)
         peers.begin_fastcgi(still[0], "/page")
         assert peers.end_fastcgi(still[0]).startswith("Status: 200")

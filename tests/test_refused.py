@@ -118,11 +118,11 @@ def test_with_too_few_open_files_each_visitor_is_told_to_come_later(site, most):
 def test_connections_leave_descriptors_to_what_serves(site, most):
     with limited(site, most) as errors, contextlib.ExitStack() as stack:
         visitor = stack.enter_context(connect(str(site.socket)))
-        visitor.sendall(record(GET_VALUES, b"", number=0))
-        assert visitor.recv(65536), "the connection is accepted"
+        upload = encode("/page", method="POST", body=bytes(1 << 20))
+        visitor.sendall(upload[:4000])
         for _ in range(60):
             stack.enter_context(connect(str(site.socket)))
-        visitor.sendall(encode("/page", method="POST", body=bytes(1 << 20)))
+        visitor.sendall(upload[4000:])
         read(visitor, reply := Reply(0))
         assert reply.status == 200, reply
         stack.close()

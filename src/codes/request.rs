@@ -128,7 +128,7 @@ super::codes! {
         cure: "set [server] protocol to what the web server speaks: fcgi, scgi or ajp",
     }
     STALLED_CONNECTION = 331, "a connection has stalled" {
-        cause: "the web server sent no more of a request for [limits] read_timeout, or read no more of a response for [limits] \
+        cause: "the web server sent no request, or no more of one, for [limits] read_timeout, or read no more of a response for [limits] \
             write_timeout, or did so for longer than that at less than [limits] min_rate",
         consequence: "the connection is closed",
         cure: "nothing, unless it happens often: then look at the web server's log for the same time",
@@ -152,5 +152,13 @@ super::codes! {
         cause: "the variables and small bodies of all requests that are not complete exceed [limits] memory",
         consequence: "the connection that holds most of them is closed; the web server answers its requests with an error of its own",
         cure: "find out who sends so many requests and does not complete them, or raise [limits] memory",
+    }
+    NO_ROOM = 336, "as many connections are open as there may be" {
+        cause: "the number of open connections has reached [limits] max_connections, or what the limit of open files has room \
+                for",
+        consequence: "the oldest connection on which no request has come is closed for each new one; if there is none, new ones wait \
+                      in the kernel",
+        cure: "find out who opens so many; any user of the machine can open them on a TCP port, but not on a socket=PATH in a \
+               directory that is closed to him; or raise [limits] max_connections",
     }
 }

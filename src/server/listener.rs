@@ -38,7 +38,7 @@ pub struct Listener {
 pub enum Accepted {
     /// A connection, non-blocking.
     Connection(OwnedFd),
-    /// This address may not connect; the connection was closed.
+    /// Who connected may not, for this reason; the connection was closed.
     Refused(String),
     /// No connection is waiting.
     Nobody,
@@ -188,8 +188,9 @@ impl Listener {
         if let Some(allowed) = &self.allowed {
             let peer = peer_address(&stream);
             if !peer.is_some_and(|address| allowed.contains(&address)) {
-                let shown = peer.map_or_else(|| String::from("unknown"), |a| a.to_string());
-                return Accepted::Refused(shown);
+                let peer = peer.map_or_else(|| String::from("unknown"), |a| a.to_string());
+                let why = "not in FCGI_WEB_SERVER_ADDRS";
+                return Accepted::Refused(format!("refused a connection from {peer}: {why}"));
             }
         }
         Accepted::Connection(stream)

@@ -151,8 +151,9 @@ impl Server {
             server.remember_good();
         }
         server.listen()?;
-        for (socket, listener) in handed.connections {
-            server.add(socket, listener, now);
+        for (socket, listener, is_new) in handed.connections {
+            let number = server.add(socket, listener, now);
+            server.traffic.connections_mut().inherit(number, is_new);
         }
         Ok(server)
     }
@@ -401,34 +402,35 @@ impl Server {
 
     fn on_listener(&mut self, number: usize, now: Instant) {
         for _ in 0..self.front.role.accepts() {
+            if !self.traffic.has_room() {
+                self.traffic.note_full(now);
+                self.sockets.check_answered(&mut self.traffic, now);
+                let _ = self.listen();
+                return;
+            }
             let Some(listener) = self.listeners.get(number) else {
                 return;
             };
             match listener.accept() {
                 Accepted::Connection(socket) => {
                     self.last_accept = now;
+                    self.traffic.make_room(now);
                     let connection = self.add(socket, number, now);
                     self.sockets.read(connection, &mut self.traffic, now);
                     self.pass_on(now);
                 }
-                Accepted::Refused(peer) => {
-                    let why = "not in FCGI_WEB_SERVER_ADDRS";
-                    let text = format!("refused a connection from {peer}: {why}");
-                    self.notices.warn(codes::request::REFUSED_CLIENT, &text);
+                Accepted::Refused(text) => {
+                    self.traffic.warn(codes::request::REFUSED_CLIENT, text, now);
                 }
                 Accepted::Nobody | Accepted::Ended => return,
+                Accepted::Exhausted(_) if self.traffic.close_new(now) => self.pass_on(now),
                 Accepted::Exhausted(error) => {
                     let text = format!("accepting pauses: {error}");
-                    self.notices.warn(codes::request::NO_DESCRIPTORS, &text);
+                    self.traffic.warn(codes::request::NO_DESCRIPTORS, text, now);
                     self.listeners.pause(now);
                     let _ = self.listen();
                     return;
                 }
-            }
-            if !self.traffic.has_room() {
-                self.sockets.check_answered(&mut self.traffic, now);
-                let _ = self.listen();
-                return;
             }
         }
     }

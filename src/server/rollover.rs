@@ -47,8 +47,8 @@ pub enum Outcome {
 pub struct HandOver {
     /// The control socket of the preloader with the new code, and its version.
     pub control: Option<(OwnedFd, String)>,
-    /// Idle connections, each with the number of its listener.
-    pub connections: Vec<(OwnedFd, usize)>,
+    /// Idle connections, each with the number of its listener. `true`: no request has come on it.
+    pub connections: Vec<(OwnedFd, usize, bool)>,
     /// The listening sockets, in order.
     pub listeners: Vec<OwnedFd>,
     /// The status file of this process, locked.

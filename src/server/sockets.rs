@@ -214,13 +214,22 @@ impl Sockets {
         }
     }
 
-    /// The sockets of idle connections, each with the number of its listener.
-    pub(super) fn hand_over(&mut self, traffic: &Traffic) -> Vec<(OwnedFd, usize)> {
-        let idle = traffic.connections().idle();
-        let sockets = idle.filter_map(|number| self.all.remove(number));
-        sockets
-            .map(|socket| (socket.input, socket.listener))
-            .collect()
+    /// The sockets of idle connections, each with the number of its listener. The last ones are those on which no request has
+    /// come (`true`).
+    pub(super) fn hand_over(&mut self, traffic: &Traffic) -> Vec<(OwnedFd, usize, bool)> {
+        let connections = traffic.connections();
+        let mut idle: Vec<ConnNo> = connections.idle().collect();
+        idle.sort_by_key(|number| connections.is_new(*number));
+        let mut handed = Vec::with_capacity(idle.len());
+        for number in idle {
+            if let Some(Socket {
+                input, listener, ..
+            }) = self.all.remove(number)
+            {
+                handed.push((input, listener, connections.is_new(number)));
+            }
+        }
+        handed
     }
 
     /// Updates the epoll flags of a connection. A new one that will probably end soon is registered after `WATCH_AFTER`.

@@ -29,6 +29,8 @@ use std::process::Command;
 const HANDOVER: &str = "RUNFCGI_HANDOVER";
 /// This one may come last; its value is the rest of the text.
 const REFUSED: &str = "refused=";
+/// Stands behind the listener of a connection on which no request has come.
+const NEW: &str = "-new";
 /// The variable with the path of the uploaded executable.
 const ORIGINAL: &str = "RUNFCGI_ORIGINAL";
 /// The variable with the directory that the command line's relative paths refer to.
@@ -93,7 +95,7 @@ pub(super) struct Inherited {
     pub(super) report: Option<OwnedFd>,
     pub(super) turn: Option<OwnedFd>,
     pub(super) listeners: Vec<Handed>,
-    pub(super) connections: Vec<(OwnedFd, usize)>,
+    pub(super) connections: Vec<(OwnedFd, usize, bool)>,
 }
 
 impl Inherited {
@@ -138,9 +140,14 @@ impl Inherited {
                         activated: second.ends_with("-systemd"),
                     }
                 })),
-                "connection" => inherited
-                    .connections
-                    .extend(descriptor().zip(second.parse().ok())),
+                "connection" => {
+                    let listener = second.trim_end_matches(NEW).parse().ok();
+                    let is_new = second.ends_with(NEW);
+                    let connection = descriptor().zip(listener);
+                    inherited
+                        .connections
+                        .extend(connection.map(|(fd, listener)| (fd, listener, is_new)));
+                }
                 _ => (),
             }
         }
@@ -255,9 +262,14 @@ impl ProcessState {
             let more = format!("{}{origin}", protocol.name());
             words.pass("listener", Some(socket), &more);
         }
-        for (connection, listener) in &hand.connections {
+        for (connection, listener, is_new) in &hand.connections {
             if words.has_room() {
-                words.pass("connection", Some(connection), &listener.to_string());
+                let origin = if *is_new { NEW } else { "" };
+                words.pass(
+                    "connection",
+                    Some(connection),
+                    &format!("{listener}{origin}"),
+                );
             }
         }
         words

@@ -84,8 +84,8 @@ pub(super) struct Connection {
     /// The requests whose responses have not ended.
     requests: Vec<Requested>,
     state: State,
-    /// When the connection was accepted, until its first bytes arrive.
-    silent_since: Option<Instant>,
+    /// When the connection was accepted, until a request begins on it.
+    new_since: Option<Instant>,
     /// How what is no body arrives, while nothing is served. While draining, bytes after a complete request do not count.
     pace: Pace,
     /// When we last stopped reading because the connection was full.
@@ -114,7 +114,7 @@ impl Connection {
             kept: None,
             requests: Vec::new(),
             state: State::Open { eof: false },
-            silent_since: Some(now),
+            new_since: Some(now),
             pace: Pace::new(now),
             read_since: now,
             stuck: None,
@@ -146,7 +146,6 @@ impl Connection {
 
     /// Bytes were received. Returns whether to decode them.
     pub(super) fn on_read(&mut self, bytes: usize, now: Instant) -> bool {
-        self.silent_since = None;
         let draining = self.state == State::Draining;
         let idle = self.codec.is_idle();
         if !draining && (idle || self.requests.iter().any(|r| r.body.is_none())) {
@@ -224,6 +223,7 @@ impl Connection {
 
     /// A request has begun.
     pub(super) fn begin(&mut self, id: RequestId, number: RequestNo, now: Instant) {
+        self.new_since = None;
         self.requests.push(Requested {
             id,
             number,
@@ -370,9 +370,19 @@ impl Connection {
             && !self.codec.keep_alive()
     }
 
-    /// Until when to expect the first request, if nothing has been received yet.
+    /// Until when to expect the first request, if none has begun.
     pub(super) fn expected_until(&self) -> Option<Instant> {
-        self.silent_since.map(|at| at + EXPECTED)
+        self.new_since.map(|at| at + EXPECTED)
+    }
+
+    /// Whether no request has begun on it.
+    pub(super) fn is_new(&self) -> bool {
+        self.new_since.is_some()
+    }
+
+    /// The previous process image has had requests on it.
+    pub(super) fn set_used(&mut self) {
+        self.new_since = None;
     }
 
     /// Whether the peer has shut down its sending side.
@@ -424,7 +434,7 @@ impl Connection {
         let heard = self.bodies().map(|(_, pace)| pace.last()).max();
         let silent = match heard {
             Some(heard) if receives_only => Some(heard.max(quiet) + settings.read_timeout()),
-            None if self.requests.is_empty() && !self.codec.is_idle() => {
+            None if self.requests.is_empty() && (self.is_new() || !self.codec.is_idle()) => {
                 Some(self.pace.deadline(settings, self.read_since))
             }
             _ => None,

@@ -106,6 +106,24 @@ impl Connections {
         idle.map(|(number, _)| number)
     }
 
+    /// The oldest connection on which no request has begun. A web server connects only to send one at once.
+    pub(super) fn oldest_new(&self) -> Option<ConnNo> {
+        let found = self.all().find(|(_, connection)| connection.is_new());
+        found.map(|(number, _)| number)
+    }
+
+    /// Whether no request has begun on this connection.
+    pub fn is_new(&self, number: ConnNo) -> bool {
+        self.get(number).is_some_and(Connection::is_new)
+    }
+
+    /// The connection is one of the previous process image. `is_new`: that has had no request on it either.
+    pub fn inherit(&mut self, number: ConnNo, is_new: bool) {
+        if let Some(connection) = self.get_mut(number).filter(|_| !is_new) {
+            connection.set_used();
+        }
+    }
+
     /// Until when to expect the first request on connections that were accepted a moment ago.
     pub fn expected_until(&self, now: Instant) -> Option<Instant> {
         let until = self.all().filter_map(|(_, c)| c.expected_until());

@@ -34,10 +34,9 @@ pub use responses::Responses;
 pub use settings::Settings;
 pub use share::Share;
 
-use crate::codes::request;
+use crate::codes::{Code, request};
 use crate::config::Protocol;
 use crate::failure::Failure;
-use crate::log::Level;
 use crate::pages::Page;
 use crate::pairs::Pairs;
 use crate::proto::{Event, RequestId, cgi};
@@ -108,9 +107,47 @@ impl Traffic {
         self.out.conns.has_released()
     }
 
-    /// Whether another connection may be accepted.
+    /// Whether another connection may be accepted: `make_room` can make room for it, if there is none.
     pub fn has_room(&self) -> bool {
-        self.out.conns.len() < self.out.settings.limits().max_connections
+        !self.is_full() || self.out.conns.oldest_new().is_some()
+    }
+
+    /// Makes room for a connection that has just been accepted.
+    pub fn make_room(&mut self, now: Instant) {
+        if self.is_full() {
+            self.close_new(now);
+        }
+    }
+
+    /// Closes the oldest connection on which no request has begun, for the sake of another one. Returns false if there is
+    /// none.
+    pub fn close_new(&mut self, now: Instant) -> bool {
+        let Some(number) = self.out.conns.oldest_new() else {
+            return false;
+        };
+        let open = self.out.conns.len();
+        let text = format!(
+            "a connection on which no request has come is closed for another one: {open} are open"
+        );
+        self.out.warn(request::NO_ROOM, text, now);
+        self.out.close(number, now);
+        true
+    }
+
+    /// Logs that there is no room, and none can be made.
+    pub fn note_full(&mut self, now: Instant) {
+        let open = self.out.conns.len();
+        let text = format!("{open} connections are open and in use, so further ones wait");
+        self.warn(request::NO_ROOM, text, now);
+    }
+
+    /// Logs a warning, unless it is one of a flood.
+    pub fn warn(&mut self, code: Code, text: String, now: Instant) {
+        self.out.warn(code, text, now);
+    }
+
+    fn is_full(&self) -> bool {
+        self.out.conns.len() >= self.out.settings.limits().max_connections
     }
 
     /// A connection was accepted, or inherited from the previous process image.
@@ -237,8 +274,7 @@ impl Traffic {
                 Ok(Some(event)) => self.on_event(conn_no, event, now),
                 Err(error) => {
                     let text = format!("a connection is closed: {error}");
-                    let level = Level::Warning(request::BAD_PROTOCOL);
-                    self.out.warn(level, text, now);
+                    self.out.warn(request::BAD_PROTOCOL, text, now);
                     self.out.close(conn_no, now);
                 }
             }
@@ -370,8 +406,7 @@ impl Traffic {
             let text = format!(
                 "a connection is closed: incomplete requests take more than {most} bytes of memory, and it has most of them"
             );
-            self.out
-                .warn(Level::Warning(request::TOO_MUCH_MEMORY), text, now);
+            self.out.warn(request::TOO_MUCH_MEMORY, text, now);
             self.out.close(largest, now);
         }
     }
@@ -388,9 +423,12 @@ impl Traffic {
             return self.out.close(conn_no, now);
         }
         if is_late(deadlines.stalled) {
-            let text = String::from("a connection is closed: its peer has stalled");
-            let level = Level::Warning(request::STALLED_CONNECTION);
-            self.out.warn(level, text, now);
+            let text = match conn.is_idle() {
+                true => "a connection is closed: no request has come on it",
+                false => "a connection is closed: its peer has stalled",
+            };
+            let text = String::from(text);
+            self.out.warn(request::STALLED_CONNECTION, text, now);
             return self.out.close(conn_no, now);
         }
         let limits = self.out.settings.limits();

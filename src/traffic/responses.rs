@@ -6,7 +6,7 @@ use super::exchange::{Client, Exchange, Progress};
 use super::incidents::Incidents;
 use super::output::{Incident, Output};
 use super::settings::Settings;
-use crate::codes::request;
+use crate::codes::{Code, request};
 use crate::failure::{DISALLOWED_HOST, Exception, Failure};
 use crate::request::{RequestNo, Stream};
 use crate::response::{INCIDENT, ResponseHead};
@@ -65,7 +65,7 @@ impl Responses {
                 return;
             };
             let text = format!("{}: {warning}", exchange.describe());
-            self.warn(Level::Warning(request::LARGE_HEAD), text, now);
+            self.warn(request::LARGE_HEAD, text, now);
         }
         if owed
             && let Some(exchange) = self.exchanges.get_mut(number)
@@ -103,7 +103,7 @@ impl Responses {
         let (stuck, held) = (exchange.is_stuck(), exchange.is_held());
         if let Some(full) = full.filter(|full| !matches!(full, Full::Never(0))) {
             let text = format!("a worker waits for a slow reader: {full}");
-            self.warn(Level::Warning(request::SPOOL_FULL), text, now);
+            self.warn(request::SPOOL_FULL, text, now);
         }
         self.hold(number, stuck);
         if stuck && held {
@@ -234,8 +234,8 @@ impl Responses {
     }
 
     /// Logs a warning, unless it is one of a flood.
-    pub(super) fn warn(&mut self, level: Level, text: String, now: Instant) {
-        let output = self.incidents.warning(level, text, now);
+    pub(super) fn warn(&mut self, code: Code, text: String, now: Instant) {
+        let output = self.incidents.warning(Level::Warning(code), text, now);
         self.outputs.extend(output);
     }
 

@@ -162,6 +162,7 @@ impl Played {
     }
 
     fn connect(&mut self, protocol: Protocol) {
+        self.traffic.make_room(self.now);
         let number = self.traffic.on_connection(protocol, self.now);
         self.meet(number, Some(protocol));
     }
