@@ -37,12 +37,12 @@ const FALSE_STARTS: u32 = 8;
 pub(super) enum Event {
     /// Start a process of this generation; then `launched`, or `Pool::not_started` and the reason.
     Start(ProcessNo, u64, Vec<SlotNo>),
-    /// STARTED from a process of this generation. `true`: its first one.
-    Started(u64, bool),
+    /// STARTED from a process of this generation.
+    Started(u64),
     /// The import in a process of this generation has failed, for this reason.
-    BootFailed(ProcessNo, u64, String),
-    /// Somebody killed a process of this generation during its import.
-    ImportKilled(u64, String),
+    BootFailed(u64, String),
+    /// No process of this generation serves, or is to.
+    NoneLeft(u64),
     /// A process of this generation has not started within so many seconds.
     Unstarted(u64, u64),
     /// An idle worker of this generation is to be kept for other fronts.
@@ -216,14 +216,11 @@ impl Crew {
         self.read_pipes(process);
         self.pool.resolve(process);
         let reason = self.why_not_imported(process, &import::describe(status));
-        let generation = self.generation(process);
         let by_itself = !import::is_from_outside(status);
-        self.raise(
-            match by_itself || self.pool.scaling().failed_starts() >= FALSE_STARTS {
-                true => Event::BootFailed(process, generation, reason),
-                false => Event::ImportKilled(generation, reason),
-            },
-        );
+        match by_itself || self.pool.scaling().failed_starts() >= FALSE_STARTS {
+            true => self.boot_failed(process, reason, now),
+            false => self.note(Level::Warning(worker::IMPORT_KILLED), reason),
+        }
     }
 
     /// Carries out the pool's actions.
@@ -344,7 +341,7 @@ impl Crew {
             Reply::Started(pid) => return self.on_started(slot, process, pid, now),
             Reply::BootFailed(reason) => {
                 self.pool.resolve(process);
-                return self.boot_failed(process, reason);
+                return self.boot_failed(process, reason, now);
             }
             _ => (),
         }
@@ -382,14 +379,16 @@ impl Crew {
             self.read_pipes(process);
             self.sockets.take_boot_output(process);
         }
-        let first = self.pool.started(slot, pid, now);
+        if self.pool.started(slot, pid, now) {
+            self.put(Output::Started);
+        }
         self.read_pipes(process);
-        self.raise(Event::Started(self.generation(process), first));
+        self.raise(Event::Started(self.generation(process)));
     }
 
-    fn boot_failed(&mut self, process: ProcessNo, reason: String) {
-        let generation = self.generation(process);
-        self.raise(Event::BootFailed(process, generation, reason));
+    fn boot_failed(&mut self, process: ProcessNo, reason: String, now: Instant) {
+        self.pool.retire(process, now);
+        self.raise(Event::BootFailed(self.generation(process), reason));
     }
 
     fn generation(&self, process: ProcessNo) -> u64 {
@@ -399,15 +398,20 @@ impl Crew {
 
     fn kill(&mut self, process: ProcessNo, now: Instant) {
         self.read_pipes(process);
+        let generation = self.generation(process);
         let reason = self.why_not_imported(process, "has closed its sockets");
         self.sockets.kill(process);
         if let Some(pid) = self.pool.roster().get(process).and_then(Process::known_pid) {
-            self.raise(Event::Gone(self.generation(process), pid));
+            self.raise(Event::Gone(generation, pid));
         }
         if self.pool.resolve(process) {
-            self.boot_failed(process, reason);
+            self.boot_failed(process, reason, now);
         }
         self.pool.killed(process, now);
+        let remains = |p: &Process| p.generation() == generation && !p.is_retiring();
+        if !self.pool.roster().any(remains) {
+            self.raise(Event::NoneLeft(generation));
+        }
     }
 
     /// Why a worker could not import the app; `how` it ended.

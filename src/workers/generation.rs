@@ -3,9 +3,10 @@
 //! ```text
 //! Preloaded ─READY, but the import left threads or connections─▶ Plain(Works)
 //!     └─READY, and `preload` is off; or nothing can be written for a preloader─▶ Plain(Untried)
-//! Plain:  Untried ─a worker is on trial─▶ Trying ─it has started, or there is no room for it─▶ Works
-//!            ▲                              │ └─its import failed─▶ Failed
-//!            └──somebody else killed it─────┘
+//! Plain:  Untried ─a worker is on trial─▶ Trying ─it has started─▶ Works
+//!            ▲                              │ ├─there is no room for it─▶ Untested ─one has started─▶ Works
+//!            │                              │ └─its import failed─▶ Failed
+//!            └──it is gone, nobody knows why┘
 //! ```
 //! Without a candidate there is no trial: the workers of a plain generation then go from `Untried` by their first start.
 //! Where fronts can meet, plain workers are forked, too: by a preloader that has not imported the app, so that it can keep
@@ -90,6 +91,7 @@ enum Form {
 enum Plain {
     Untried,
     Trying,
+    Untested,
     Works,
     Failed(String),
 }
@@ -204,9 +206,14 @@ impl Generation {
         self.link.as_ref().is_some_and(|link| link.is_electing())
     }
 
-    /// A worker is needed to find out whether the app can be imported.
+    /// A worker is needed to find out whether the app can be imported, and can be started.
     pub(super) fn wants_trial(&self) -> bool {
-        matches!(self.form, Form::Plain(Plain::Untried))
+        matches!(self.form, Form::Plain(Plain::Untried)) && self.can_start()
+    }
+
+    /// Once its preloader is ready: it is known that the app can be imported.
+    pub(super) fn is_proven(&self) -> bool {
+        matches!(self.form, Form::Preloaded | Form::Plain(Plain::Works))
     }
 
     /// Why the app cannot be imported.
@@ -326,14 +333,21 @@ impl Generation {
         }
     }
 
-    /// Somebody else killed that worker: another one is needed.
+    /// That worker is gone, and nothing is known of its import: another one is needed.
     pub(super) fn repeat_trial(&mut self) {
         if let Form::Plain(Plain::Trying) = self.form {
             self.form = Form::Plain(Plain::Untried);
         }
     }
 
-    /// A plain worker has imported the app; or there is no room for one more, and it turns out when the app is live.
+    /// There is no room for that worker: whether the app can be imported turns out when it is live.
+    pub(super) fn skip_trial(&mut self) {
+        if let Form::Plain(Plain::Trying) = self.form {
+            self.form = Form::Plain(Plain::Untested);
+        }
+    }
+
+    /// A plain worker has imported the app.
     pub(super) fn works(&mut self) {
         if self.is_plain() {
             self.form = Form::Plain(Plain::Works);

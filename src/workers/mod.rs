@@ -42,7 +42,7 @@ use control::{Exit, Message, ToPreloader};
 use crew::{Crew, Event};
 use nix::{sys::epoll::EpollFlags, sys::wait::WaitStatus, unistd::Pid};
 use process::{ProcessNo, SlotNo};
-use quota::{Quota, is_refusal};
+use quota::{Quota, is_gone, is_refusal};
 use scaling::{KEEPS_IDLE, Sizes};
 use std::{collections::VecDeque, io, os::fd::OwnedFd, rc::Rc, time::Instant};
 
@@ -188,7 +188,8 @@ impl Workers {
         let promoted = self.generations.promote(version, &self.context);
         if promoted {
             self.went_live(now);
-            self.put(Output::Works);
+            let works = self.generations.current().is_proven();
+            self.outputs.extend(works.then_some(Output::Works));
         }
         promoted
     }
@@ -286,17 +287,13 @@ impl Workers {
     }
 
     fn on_message(&mut self, number: u64, message: Message, now: Instant) {
-        let no_room = matches!(message, Message::Refused(..) | Message::Waiting(..));
-        if no_room && self.generations.is_candidate(number) {
-            self.imported(number); // whether it can be is found out when it is live
-        }
         match message {
             Message::Imported { facts, here } => {
                 let Some(generation) = self.generations.get(number) else {
                     return;
                 };
                 let report = generation.ready(&facts, here, now);
-                if !generation.wants_trial() {
+                if generation.is_proven() {
                     self.imported(number);
                 }
                 for (level, text) in report.lines {
@@ -308,6 +305,9 @@ impl Workers {
             Message::Failed { .. } if self.generations.is_candidate(number) => (),
             Message::Failed { reason, here } => self.put(Output::ImportFailed(reason, here)),
             Message::Refused(process, reason) => {
+                if self.generations.is_candidate(number) {
+                    self.skip_trial(number);
+                }
                 self.note_limit(format!("the system refused a worker: {reason}"), now);
                 self.crew.pool.no_room(process, now);
             }
@@ -351,12 +351,11 @@ impl Workers {
     }
 
     /// A worker could not import the app.
-    fn boot_failed(&mut self, process: ProcessNo, number: u64, reason: String, now: Instant) {
+    fn boot_failed(&mut self, number: u64, reason: String, now: Instant) {
         if !self.generations.is_candidate(number) {
             self.put(Output::ImportFailed(reason.clone(), true));
         }
         self.generations.with(number, |g| g.fail(reason));
-        self.crew.pool.retire(process, now);
         self.drop_failed_candidate(now);
     }
 
@@ -366,6 +365,12 @@ impl Workers {
         if self.generations.get(number).is_some_and(|g| g.is_plain()) {
             self.imported(number);
         }
+    }
+
+    /// There is no room for the trial of the candidate. It goes live all the same.
+    fn skip_trial(&mut self, number: u64) {
+        self.generations.with(number, |g| g.skip_trial());
+        self.put(Output::Imported(Ok(())));
     }
 
     /// The app of a generation was imported.
@@ -423,17 +428,9 @@ impl Workers {
             match self.crew.event() {
                 None => return,
                 Some(Event::Start(process, of, slots)) => self.start(process, of, &slots, now),
-                Some(Event::Started(number, first)) => {
-                    if first {
-                        self.put(Output::Started);
-                    }
-                    self.started(number);
-                }
-                Some(Event::BootFailed(process, of, why)) => {
-                    self.boot_failed(process, of, why, now);
-                }
-                Some(Event::ImportKilled(number, reason)) => {
-                    self.note(Level::Warning(worker::IMPORT_KILLED), reason);
+                Some(Event::Started(number)) => self.started(number),
+                Some(Event::BootFailed(number, reason)) => self.boot_failed(number, reason, now),
+                Some(Event::NoneLeft(number)) => {
                     self.generations.with(number, |g| g.repeat_trial());
                 }
                 Some(Event::Unstarted(number, seconds)) => self.unstarted(number, seconds, now),
@@ -456,7 +453,8 @@ impl Workers {
         self.crew.pool.not_started(process);
         let text = format!("a worker cannot be started: {error}");
         match (self.generations.is_candidate(number), is_refusal(&error)) {
-            (true, true) => self.imported(number),
+            (true, true) => self.skip_trial(number),
+            (true, false) if is_gone(&error) => self.generations.with(number, |g| g.repeat_trial()),
             (true, false) => {
                 self.generations.with(number, |g| g.fail(text));
                 self.drop_failed_candidate(now);
@@ -466,7 +464,7 @@ impl Workers {
                 self.crew.pool.no_room(None, now);
             }
             (false, false) => {
-                if error.kind() != io::ErrorKind::NotConnected {
+                if !is_gone(&error) {
                     self.note(Level::Warning(worker::NOT_STARTED), text);
                 }
                 self.crew.pool.start_failed(now);

@@ -18,6 +18,12 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
 }
 
+/// Whether the preloader is gone.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), NotConnected | BrokenPipe | ConnectionReset)
+}
+
 /// The account, and when the log last said that it is at its limits.
 #[derive(Debug)]
 pub(super) struct Quota {
