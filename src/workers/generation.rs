@@ -191,6 +191,11 @@ impl Generation {
         !failed && self.link.as_ref().is_none_or(|link| link.is_ready())
     }
 
+    /// Its workers may come from other fronts, and go to them.
+    pub(super) fn shares(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// Its preloader can keep an idle worker for other fronts.
     pub(super) fn can_keep(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.is_ready())

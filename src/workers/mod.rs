@@ -214,11 +214,11 @@ impl Workers {
         self.run(now);
     }
 
-    /// A front that gets one request at a time gives up a worker that has been idle for a while: for another front, or to
-    /// end if none needs it.
+    /// A front that gets one request at a time gives up a worker that has been idle for a while, if others could have it.
     pub fn give_idle(&mut self, now: Instant) {
-        let pool = &mut self.crew.pool;
-        let gives = self.context.alone && pool.scaling().has_more(pool.counts());
+        let (pool, current) = (&mut self.crew.pool, self.generations.current());
+        let gives =
+            self.context.alone && current.shares() && pool.scaling().has_more(pool.counts());
         if let Some(since) = now.checked_sub(KEEPS_IDLE).filter(|_| gives) {
             pool.give_up_idle(since, true, now);
         }
@@ -494,5 +494,33 @@ impl Workers {
 
     fn put(&mut self, output: Output) {
         self.outputs.push_back(output);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workers::process::Origin;
+    use std::time::Duration;
+
+    #[test]
+    fn a_front_that_cannot_share_workers_keeps_its_idle_one() {
+        let (poller, now) = (Rc::new(Poller::new().unwrap()), Instant::now());
+        let context = LaunchContext {
+            alone: true,
+            ..LaunchContext::default()
+        };
+        let first = (String::from("v"), First::Import);
+        let mut workers =
+            Workers::new(context, poller, Rc::new(Config::default()), first, 1, now).unwrap();
+        let pool = &mut workers.crew.pool;
+        pool.start(1, 1, now);
+        assert!(matches!(pool.poll(), Some(Action::Start(..))));
+        let child = Pid::from_raw(i32::MAX);
+        pool.launched(ProcessNo(1), Origin::Front(child), 0, now);
+        pool.started(SlotNo(1), child.as_raw(), now);
+        assert!(pool.roster().pick(1).is_some());
+        workers.give_idle(now + KEEPS_IDLE + Duration::from_secs(1));
+        assert!(workers.pool().roster().pick(1).is_some());
     }
 }
