@@ -7,7 +7,7 @@ import struct
 import time
 import unittest
 
-from bridge import HELLO_APP, TIMEOUT, Answer, Preloader, each_python, is_gone, read_frame, request, wait_for
+from bridge import HELLO_APP, TIMEOUT, Answer, Preloader, each_python, frame, is_gone, read_frame, request, wait_for
 
 APP = 'import os\n' + HELLO_APP.replace("b'hello'", "b'%d' % os.getpid()")
 
@@ -90,6 +90,35 @@ class KeptTest(unittest.TestCase):
         self.assertEqual(read_frame(preloader.setup)[0], b'l')
         preloader.keep(pid, lifeline, stderr, slot)
         self.assertEqual(self.taken(preloader, other)[0]['pid'], str(pid))
+
+    @each_python
+    def test_a_front_that_does_not_need_what_it_waits_for_keeps_nobody_waiting(self, python):
+        preloader = Preloader(self, python, APP, maxchildren='1')
+        preloader.hello()
+        worker = self.worker(preloader)
+        for _ in range(2):  # many visitors at a time
+            self.assertEqual(preloader.fork(shape='1\x001')[0][0], b'w')  # one of it serves already
+        other = preloader.connect()
+        preloader.hello(other)
+        self.assertEqual(preloader.fork(other, shape='1')[0][0], b'w')
+        self.assertEqual(read_frame(preloader.setup)[0], b'l')
+        preloader.setup.sendall(frame(b'y'))
+        # Now they have gone.
+        self.assertEqual(read_frame(preloader.setup)[0], b'l')
+        preloader.keep(*worker)
+        kind, _, _, fds = read_frame(other)
+        preloader.cuts += fds
+        self.assertEqual(kind, b'g')
+
+    @each_python
+    def test_one_that_nobody_can_use_makes_room(self, python):
+        preloader = Preloader(self, python, APP, maxchildren='1')
+        preloader.hello()
+        pid, lifeline, stderr, slot = self.worker(preloader)
+        preloader.keep(pid, lifeline, stderr, slot, shape='1 outlog')
+        self.assertEqual(preloader.fork(shape='1')[0][0], b'w')
+        self.assertEqual(read_frame(preloader.setup)[0], b'k')
+        wait_for(lambda: is_gone(pid), 'it to end')
 
     @each_python
     def test_too_many_and_too_old_ones_end(self, python):

@@ -103,6 +103,7 @@ class SitePool:
         control.serving -= 1
         control.urge_after = 0.0
         self.kept.keep(worker)
+        self.needed.sort(key=lambda needed: needed.control is control)  # whoever gives one away does not get it back
         self.answered(control)
 
     def serve(self):
@@ -120,6 +121,8 @@ class SitePool:
                     return
                 refusal = self.room.refusal(self.count_serving(), self.children)
                 if refusal:
+                    if self.kept.idle:  # it has another shape
+                        self.kept.end(self.kept.idle[0])
                     needed.look_at = now + LOOK_AGAIN
                     self.wait_in_line(refusal)
                     return
@@ -142,20 +145,23 @@ class SitePool:
         return {control for control in self.children.values() if control is not None}
 
     def wait_in_line(self, refusal):
-        """WAITING: tells the fronts that there is no room for a further worker, and asks all for those that become idle."""
+        """WAITING: tells the fronts that there is no room for a further worker, and asks the others for those that become
+        idle. One that waits in line may have idle ones, too: since its visitors have left."""
         for needed in self.needed:
             if not needed.told:
                 needed.told = True
                 needed.control.send(frame(WAITING, refusal.encode()))
-        self.urge(self.holders() - {needed.control for needed in self.needed})
+        waiting = {needed.control for needed in self.needed}
+        self.urge(self.holders() - waiting)
+        self.urge(self.holders() & waiting, 0)
 
-    def urge(self, fronts):
-        """Asks these fronts for the workers that become idle."""
+    def urge(self, fronts, flags=URGENT):
+        """Asks these fronts for the workers that become idle; without URGENT, for those that are."""
         now = time.monotonic()
         for front in fronts:
             if front.urge_after <= now:
                 front.urge_after = now + URGE_AGAIN
-                front.ask_release(URGENT)
+                front.ask_release(flags)
 
     def make_room(self, control):
         """MAKE_ROOM: the system has refused this front a process, so one of ours has to go."""
