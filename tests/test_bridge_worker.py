@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import textwrap
 import unittest
 
 from bridge import HELLO_APP, PYTHONS, RICH_APP, TIMEOUT, Answer, Worker, each_python, read_frame, request, wait_for
@@ -92,6 +93,25 @@ class WorkerTest(unittest.TestCase):
         worker = Worker(self, python, RICH_APP).started()
         answer = worker.ask(PATH_INFO='/forked')
         self.assertEqual((answer.order, answer.body), ('HDE', b'parent'))
+        worker.process.kill()
+        self.assertEqual(worker.slot.recv(1), b'')
+
+    @each_python
+    def test_child_of_the_import_does_not_hold_the_slot(self, python):
+        app = '''
+        import os, time
+        if os.fork() == 0:
+            os.setsid()  # it means to stay
+            with open(os.environ['MARK'] + '/pid', 'w') as file:
+                file.write(str(os.getpid()))
+            time.sleep(60)
+            os._exit(0)
+        while not (os.path.exists(os.environ['MARK'] + '/pid') and os.path.getsize(os.environ['MARK'] + '/pid')):
+            time.sleep(0.01)
+        '''
+        worker = Worker(self, python, textwrap.dedent(app) + HELLO_APP).started()
+        with open(worker.folder + '/pid') as file:
+            self.addCleanup(os.kill, int(file.read()), signal.SIGKILL)
         worker.process.kill()
         self.assertEqual(worker.slot.recv(1), b'')
 
