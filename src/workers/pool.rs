@@ -3,7 +3,7 @@
 //! Knows only numbers: no socket, no clock. Events come in, actions go out, and their outcomes come in as events. The states
 //! of requests, processes and slots are in `queue` and `process`.
 
-use super::process::{LAST_WORDS, Origin, Process, ProcessNo, Slot, SlotNo, Why};
+use super::process::{Origin, Process, ProcessNo, Slot, SlotNo};
 use super::queue::{Late, Queue};
 use super::scaling::{Counts, Scaling, Sizes};
 use super::{action::Action, agenda::Agenda, kept::Facts, roster::Roster};
@@ -171,7 +171,10 @@ impl Pool {
 
     /// It could not be launched; `no_room` or `start_failed` follows.
     pub fn not_started(&mut self, process: ProcessNo) {
-        self.take_back(process);
+        for slot in self.roster.slots(process) {
+            self.roster.lose(slot);
+            self.put(Action::Close(slot));
+        }
         self.roster.remove(process);
     }
 
@@ -183,12 +186,7 @@ impl Pool {
 
     /// The system has refused a process: requests go on waiting. `process`: the one that was to be forked.
     pub fn no_room(&mut self, process: Option<ProcessNo>, now: Instant) {
-        if let Some(process) = process {
-            self.take_back(process);
-            if let Some(process) = self.roster.get_mut(process) {
-                process.end(now + LAST_WORDS, Why::Done);
-            }
-        }
+        self.retire_all(process, now);
         self.retire_all(self.roster.in_the_way(self.current, now), now);
         self.scaling.refused(self.queue.waiting(), now);
         self.go_on(now);
@@ -432,16 +430,6 @@ impl Pool {
     fn surplus_until(&self) -> Option<Instant> {
         let since = self.roster.surplus_since(self.current, self.scaling.kept());
         Some(since? + Duration::from_secs(self.config.server.idle_timeout))
-    }
-
-    /// Takes back the requests of a process that will never start.
-    fn take_back(&mut self, number: ProcessNo) {
-        for slot in self.roster.slots(number) {
-            if let Some((_, Slot::Starting(Some(request)))) = self.roster.lose(slot) {
-                self.actions.extend(self.queue.put_back(request));
-            }
-            self.put(Action::Close(slot));
-        }
     }
 
     fn expire(&mut self, late: Late, now: Instant) {
