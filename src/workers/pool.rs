@@ -199,7 +199,7 @@ impl Pool {
         };
         self.scaling.succeeded();
         self.go_on(now);
-        if let Some(idle) = self.roster.idle_owner(slot) {
+        if let Some(idle) = self.roster.idle_owner(slot, self.current) {
             self.give_if_asked(idle, now);
         }
         first

@@ -63,10 +63,11 @@ impl Roster {
         self.get(number).is_some_and(|p| p.pid().is_some())
     }
 
-    /// The process of a slot, if it is idle.
-    pub(super) fn idle_owner(&self, slot: SlotNo) -> Option<ProcessNo> {
-        let is_idle = |number: &ProcessNo| self.get(*number).is_some_and(Process::is_idle);
-        self.owner(slot).filter(is_idle)
+    /// The process of a slot, if it is idle, and not on trial.
+    pub(super) fn idle_owner(&self, slot: SlotNo, current: u64) -> Option<ProcessNo> {
+        let is_idle = |p: &Process| p.is_idle() && p.generation() <= current;
+        let number = self.owner(slot);
+        number.filter(|number| self.get(*number).is_some_and(is_idle))
     }
 
     /// The process of a slot.
