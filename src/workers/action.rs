@@ -32,6 +32,6 @@ pub enum Action {
     Unstarted(ProcessNo, u64),
     /// The process with this pid has closed its sockets.
     Lost(i32),
-    /// The first worker of a generation that was promoted has started.
+    /// The first worker of a generation that was promoted has started, or none is needed.
     Live,
 }

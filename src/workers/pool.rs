@@ -460,7 +460,7 @@ impl Pool {
     }
 
     fn retire_outdated(&mut self, now: Instant) {
-        if self.roster.has_started(self.current) {
+        if self.roster.has_started(self.current) || self.scaling.is_spared(self.counts()) {
             if std::mem::take(&mut self.fresh) {
                 self.put(Action::Live);
             }
