@@ -7,9 +7,9 @@
 //! - *slot* (front <-> worker): one request at a time. Down: `REQUEST`, `ABORT`. Up: `STARTED` or `BOOT_FAILED` once,
 //!   then for each request `HEAD (DATA | FILE)* END`, broken off anywhere by `EXCEPTION END`; `CAUGHT` may come before
 //!   `HEAD`, and `LOG` and `OUTPUT` anywhere before `END`.
-//! - *control* (front <-> preloader): up `READY` or `FAILED` once; down `HELLO` once, `FORK`, `KEEP`; up `FORKED`, `GIVEN`
-//!   or `REFUSED` for each `FORK`, in order; up `WAITING`, `RELEASE` and `EXITED` at any time; down `KEEP` or `BUSY` for
-//!   `RELEASE`, `GONE` and `MAKE_ROOM`.
+//! - *control* (front <-> preloader): down `HELLO`, and up `READY` or `FAILED` for each; down `FORK`, and up `FORKED`, `GIVEN`
+//!   or `REFUSED` for each, in order; up `WAITING`, `RELEASE` and `EXITED` at any time; down `KEEP` at any time, and it or
+//!   `BUSY` for `RELEASE`; down `GONE` and `MAKE_ROOM`.
 //! - *setup* (front -> a new Python process, once): `SETUP`.
 
 use crate::pairs::Pairs;
@@ -30,7 +30,7 @@ pub const FRAME_HEADER: usize = 8;
 
 /// Worker to front, first: payload pid (u32). From here on, a request that was sent cannot be taken back.
 pub const STARTED: u8 = b'W';
-/// Worker to front, first: it could not import the app (only without preloader); payload text.
+/// Worker to front, first: it could not import the app (only in the plain form); payload text.
 pub const BOOT_FAILED: u8 = b'B';
 /// Worker to front: payload `status line NUL (name NUL value NUL)*`. The third and fourth byte of its header, and of that of
 /// `END`, are the serial number of the request.
@@ -57,8 +57,8 @@ pub const SETUP: u8 = b'S';
 /// Front to preloader: payload pairs `pid`, `spawner` (pid), `spawner_start` (clock ticks since boot, as in
 /// /proc/PID/stat), `linger` (seconds).
 pub const HELLO: u8 = b'h';
-/// Front to preloader: a worker is needed. Payload: its shape, see `kept`, NUL, how many workers of this front serve.
-/// Descriptors for a new one: lifeline (read end), stdout and stderr (write ends, or the same one twice), then a slot
+/// Front to preloader: a worker is needed. Payload: its shape, see `kept`, NUL, how many others of this front serve or are
+/// to. Descriptors for a new one: lifeline (read end), stdout and stderr (write ends, or the same one twice), then a slot
 /// socket for each thread of the worker.
 pub const FORK: u8 = b'f';
 /// Front to preloader: keep this idle worker for the next front that needs one. Payload pairs: see `kept`. Descriptors:
