@@ -269,3 +269,25 @@ def test_control_c_finishes_what_is_in_hand(site, more):
     os.close(leader)
     site.gone()
     assert not site.socket.exists() and not (site.directory / "my.pid").exists()
+
+
+def test_an_import_that_fails_for_a_moment_costs_no_worker_for_ever(site):
+    """As when the database is down just then."""
+    app = APP.replace("time.sleep(float(query[6:]))", "[time.sleep(0.02) for _ in iter(lambda: os.path.exists(GO), True)]")
+    here = 'import os\nGO, DOWN = [os.path.join(os.path.dirname(__file__), name) for name in ("go", "down")]\n'
+    (site.directory / "app.py").write_text(here + 'assert not os.path.exists(DOWN), "the database is down"\n' + app)
+    site.config.write_text('[app]\nwsgi = "app:application"\n[server]\nruntime_dir = "run"\npreload = false\n')
+    site.daemon("socket=my.sock", "errlog=e.log")
+    first = site.ask()["pid"]
+    busy = in_background(lambda: site.ask("sleep=until"))
+    until((site.directory / "started").exists, 20, "the worker is busy")
+    (site.directory / "down").touch()
+    waits = in_background(site.ask)
+    until(lambda: "the database is down" in (site.directory / "e.log").read_text(), 20, "another one cannot start")
+    (site.directory / "down").unlink()
+    assert site.ask()["pid"] != first
+    waits.join(20)
+    assert waits.result["pid"] != first
+    (site.directory / "go").touch()
+    busy.join(20)
+    assert busy.result["pid"] == first

@@ -314,10 +314,12 @@ impl Reload {
         self.follow_up(now);
     }
 
-    /// A request has come. If the site does not work, it may have been mended.
-    pub fn on_request(&mut self, now: Instant) {
+    /// A request has come. If the site does not work, it may have been mended; and so may what keeps it from having the
+    /// workers that it `lacks`.
+    pub fn on_request(&mut self, lacks: bool, now: Instant) {
         let due = self.retry_at.is_none_or(|at| at <= now);
-        if !self.works && due && matches!(self.state, State::Steady) {
+        let lacks = lacks && self.live.config.restart.how != How::Exit;
+        if (lacks || !self.works) && due && matches!(self.state, State::Steady) {
             self.retry_at = Some(now + RETRY);
             self.on_change(Change::Touched, now);
         }

@@ -333,7 +333,8 @@ impl Server {
     /// Lets a new request retry a failed import: the site may have been fixed.
     pub(super) fn retry(&mut self, now: Instant) {
         self.set_works(now);
-        self.reload.on_request(now);
+        let lacks = self.workers.generations().has_failed() && self.workers.pool().wanted() > 0;
+        self.reload.on_request(lacks, now);
         // Do it now: it decides whether this request waits or fails.
         while let Some(output) = self.reload.poll() {
             self.on_reload(output, now);

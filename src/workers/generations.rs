@@ -44,6 +44,11 @@ impl Generations {
         self.current.version()
     }
 
+    /// Whether the code that serves, or is to serve, cannot be imported any more.
+    pub fn has_failed(&self) -> bool {
+        self.current.failure().is_some()
+    }
+
     /// Whether there is a candidate.
     pub fn has_candidate(&self) -> bool {
         self.candidate.is_some()
