@@ -22,9 +22,9 @@ pub(super) const OPTIONS: &str = "Give socket, or host and port; without them th
     those after it. A key without a value means true.";
 /// Command lines of `runfcgi`.
 pub(super) const EXAMPLES: [&str; 4] = [
-    "runfcgi method=threaded host=127.0.0.1 port=3033",
     "runfcgi method=prefork socket=/home/user/mysite.sock pidfile=django.pid",
     "runfcgi daemonize=false socket=/tmp/mysite.sock maxrequests=1",
+    "runfcgi method=threaded host=127.0.0.1 port=3033",
     "runfcgi protocol=scgi socket=a.sock protocol=ajp host=127.0.0.1 port=8009",
 ];
 

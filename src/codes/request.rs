@@ -133,10 +133,11 @@ super::codes! {
         consequence: "the connection is closed",
         cure: "nothing, unless it happens often: then look at the web server's log for the same time",
     }
-    REFUSED_CLIENT = 332, "a connection from an address that is not allowed was refused" {
-        cause: "FCGI_WEB_SERVER_ADDRS does not list the address",
+    REFUSED_CLIENT = 332, "a connection from an address or user that is not allowed was refused" {
+        cause: "FCGI_WEB_SERVER_ADDRS does not list the address, or [server] allowed_users the user, or the user is not known: he \
+                is on another machine, or has left",
         consequence: "the connection is closed",
-        cure: "if it is the web server, add its address to FCGI_WEB_SERVER_ADDRS",
+        cure: "if it is the web server, add its address or user to the one that the message names",
     }
     NO_DESCRIPTORS = 333, "no more connections can be accepted for now" {
         cause: "the process or the machine has run out of file descriptors or memory",
@@ -158,7 +159,7 @@ super::codes! {
                 for",
         consequence: "the oldest connection on which no request has come is closed for each new one; if there is none, new ones wait \
                       in the kernel",
-        cure: "find out who opens so many; any user of the machine can open them on a TCP port, but not on a socket=PATH in a \
-               directory that is closed to him; or raise [limits] max_connections",
+        cure: "find out who opens so many; any user of the machine can open them on a TCP port, unless [server] allowed_users \
+               is set, or on a socket that he may write; or raise [limits] max_connections",
     }
 }

@@ -62,6 +62,8 @@ pub enum Kind {
     Program,
     /// Paths, relative to the directory of the app.
     Paths,
+    /// Users, by name or number; after loading, by number.
+    Users,
     /// The path part of a URL.
     UrlPath,
     /// `auto`, or a URL prefix.
@@ -91,6 +93,7 @@ impl fmt::Display for Kind {
             Kind::Path => "path",
             Kind::Program => "path or name",
             Kind::Paths => "list of paths",
+            Kind::Users => "list of users, by name or number",
             Kind::UrlPath => "path that begins with /",
             Kind::ScriptName => "auto or a prefix",
             Kind::Count(low, high) => return write!(f, "number {low} to {high}"),

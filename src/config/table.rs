@@ -67,7 +67,9 @@ settings! {
         runtime_dir: Option<PathBuf> = "(found)", Path, "/var/tmp/mysite-run", "directory for sockets and locks: local, owned by this user, mode 0700";
         private_copy: bool = true, Bool, false, "run from a private copy of the executable, so that it can be overwritten; false: run the uploaded file itself";
         /// Off, because some web servers pass on names that they have not authenticated.
-        remote_user: bool = false, Bool, true, "trust REMOTE_USER from a web server that did not start this program";
+        remote_user: bool = false, Bool, true, "trust REMOTE_USER from a web server that did not start this program; see allowed_users";
+        /// For unix sockets and TCP, but not under mod_fcgid.
+        allowed_users: Option<Vec<u32>> = "(anybody)", Users, [33], "users of this machine who may connect to the server, besides root and its own; others, and other machines, are refused";
         ping: Option<String> = "(none)", UrlPath, "/runfcgi-ping", "path that is answered without the app";
         + endpoints: Vec<Endpoint>, "Where to listen, from `host`, `port` and `socket`; empty: descriptor 0 is the listening socket";
     }

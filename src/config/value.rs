@@ -1,6 +1,6 @@
 //! Parses one value of one setting and converts it to the form that a field of `Config` takes.
 //!
-//! The same for the file and the command line. The only file system access is to resolve `..` in paths.
+//! The same for the file and the command line. The only file system access is to resolve `..` in paths, and names of users.
 
 use super::findings::{Finding, nearest};
 use super::row::{Kind, Opt, names};
@@ -128,6 +128,8 @@ fn read(kind: Kind, raw: &Raw, base: &Base) -> Result<Value, Wrong> {
                 false => return Err("contains something other than paths".into()),
             }
         }
+        (Kind::Users, Value::Array(list)) => users(list)?,
+        (Kind::Users, Value::Integer(_)) => users(std::slice::from_ref(&raw.value))?,
         (
             Kind::Count(low, high) | Kind::Seconds(low, high) | Kind::Size(low, high),
             Value::Integer(n),
@@ -156,6 +158,10 @@ fn read_text(kind: Kind, s: &str, base: &Base) -> Result<Value, Wrong> {
         Kind::Program if !s.is_empty() && !s.contains('/') && s != "~" => s.into(),
         Kind::Path | Kind::Program => path(s, base)?.into(),
         Kind::Paths => Value::Array(vec![s.into()]),
+        Kind::Users => {
+            let names = s.split(',').map(str::trim).filter(|name| !name.is_empty());
+            users(&names.map(Value::from).collect::<Vec<_>>())?
+        }
         Kind::UrlPath if s.starts_with('/') && !s.bytes().any(|b| b <= b' ' || b == b'#') => {
             s.into()
         }
@@ -262,6 +268,31 @@ fn path(s: &str, base: &Base) -> Result<String, Wrong> {
     };
     let text = tidy(&whole).into_os_string().into_string();
     text.map_err(|_| "is in a directory whose name is not UTF-8".into())
+}
+
+/// The numbers of users. Other sources than /etc/passwd are not asked: that would need the host's libraries.
+fn users(list: &[Value]) -> Result<Value, Wrong> {
+    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let by_name = |name: &str| {
+        let mut lines = known.lines().map(|line| line.split(':'));
+        lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)
+    };
+    let mut numbers = Vec::with_capacity(list.len());
+    for user in list {
+        let number = match user {
+            Value::Integer(number) => u32::try_from(*number).ok(),
+            Value::String(name) => by_name(name).unwrap_or(name).parse().ok(),
+            _ => None,
+        };
+        match number {
+            Some(number) => numbers.push(Value::from(number)),
+            None => {
+                let what = format!("names a user who is not in /etc/passwd: {}", show(user));
+                return Err(what.as_str().into());
+            }
+        }
+    }
+    Ok(Value::Array(numbers))
 }
 
 /// Removes `.`, doubled slashes and `..`. Keeps `..` after a symbolic link or a path that does not exist.

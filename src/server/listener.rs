@@ -1,8 +1,9 @@
 //! `Listener`: a listening socket: from the web server (descriptor 0), from systemd, or bound by us.
 
+use super::Role;
 use crate::config::Protocol;
 use crate::poller::{Poller, Token, Watched};
-use crate::sys::fd;
+use crate::sys::{fd, peer};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{self, SockaddrStorage};
@@ -28,6 +29,8 @@ pub struct Listener {
     shut: bool,
     /// Addresses that may connect over TCP; None: any.
     pub allowed: Option<Vec<IpAddr>>,
+    /// Users who may connect, besides root and our own; None: any.
+    pub users: Option<Vec<u32>>,
     /// Whether it is a TCP socket.
     pub tcp: bool,
     watched: Watched,
@@ -69,6 +72,14 @@ impl Listeners {
     /// The protocol of the listener with this number.
     pub(super) fn protocol(&self, number: usize) -> Protocol {
         self.get(number).map_or(Protocol::Fcgi, |l| l.protocol)
+    }
+
+    /// From now on, only these users may connect. mod_fcgid's socket is closed to others by itself.
+    pub(super) fn allow(&mut self, users: Option<&Vec<u32>>, role: Role) {
+        let users = users.filter(|_| role != Role::Spawned { mod_fcgid: true });
+        for listener in &mut self.all {
+            listener.users = users.cloned();
+        }
     }
 
     /// Watches for connections if `wanted` and accepting is not paused; otherwise stops watching.
@@ -138,6 +149,7 @@ impl Listener {
             ours: false,
             shut: false,
             allowed: None,
+            users: None,
             tcp,
             watched: Watched::default(),
         })
@@ -181,11 +193,23 @@ impl Listener {
     }
 
     fn admit(&self, stream: OwnedFd) -> Accepted {
-        if !self.tcp {
-            return Accepted::Connection(stream);
+        if self.tcp {
+            let _ = socket::setsockopt(&stream, socket::sockopt::TcpNoDelay, &true);
         }
-        let _ = socket::setsockopt(&stream, socket::sockopt::TcpNoDelay, &true);
-        if let Some(allowed) = &self.allowed {
+        if let Some(users) = &self.users {
+            let user = match self.tcp {
+                true => peer::tcp_user(&stream),
+                false => peer::unix_user(&stream),
+            };
+            let us = nix::unistd::geteuid().as_raw();
+            let may = |user: u32| user == 0 || user == us || users.contains(&user);
+            if !user.is_some_and(may) {
+                let who = user.map_or(String::from("an unknown user"), |uid| format!("user {uid}"));
+                let why = "not in [server] allowed_users";
+                return Accepted::Refused(format!("refused a connection from {who}: {why}"));
+            }
+        }
+        if let Some(allowed) = self.allowed.as_ref().filter(|_| self.tcp) {
             let peer = peer_address(&stream);
             if !peer.is_some_and(|address| allowed.contains(&address)) {
                 let peer = peer.map_or_else(|| String::from("unknown"), |a| a.to_string());

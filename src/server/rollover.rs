@@ -276,6 +276,8 @@ impl Server {
         let sizes = self.workers.sizes();
         let share = Share::take(sizes.max, sizes.slots, config.limits.max_connections);
         self.traffic.apply(settings.within(share));
+        self.listeners
+            .allow(config.server.allowed_users.as_ref(), self.front.role);
         self.access = AccessLog::new(&config.log);
         let file = config.log.file.clone();
         let file = file.map(|path| LogFile::new(path, config.log.max_size));

@@ -3,4 +3,5 @@
 pub mod fd;
 pub mod ffi;
 pub mod limits;
+pub mod peer;
 pub mod procfs;

@@ -1,7 +1,8 @@
 //! Facts about processes from /proc; see proc_pid_stat(5) and its neighbours. Without /proc, nothing is known.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,53 @@ pub struct Usage {
     pub bytes: u64,
     /// Whether `bytes` is PSS.
     pub is_pss: bool,
+}
+
+/// A TCP socket of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TcpSocket {
+    /// Its state, as the kernel numbers them.
+    pub(super) state: u8,
+    /// Who has opened it.
+    pub(super) user: u32,
+    /// 0: nobody has it open.
+    pub(super) inode: u32,
+}
+
+/// The TCP socket with this address that is connected to that one.
+pub(super) fn tcp_socket(local: SocketAddr, remote: SocketAddr) -> Option<TcpSocket> {
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    tcp_line("/proc/net/tcp", local, remote)
+        .or_else(|| tcp_line("/proc/net/tcp6", mapped(local), mapped(remote)))
+}
+
+fn tcp_line(list: &str, local: SocketAddr, remote: SocketAddr) -> Option<TcpSocket> {
+    let wanted = format!(" {} {} ", tcp_address(local), tcp_address(remote));
+    let lines = BufReader::new(File::open(list).ok()?).lines();
+    let line = lines
+        .map_while(Result::ok)
+        .find(|line| line.contains(&wanted))?;
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    Some(TcpSocket {
+        state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
+        user: fields.get(7)?.parse().ok()?,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// As the kernel's list has it: words in the byte order of the processor.
+fn tcp_address(address: SocketAddr) -> String {
+    let octets = match address.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let words = octets.chunks_exact(4);
+    let words = words.map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let words: String = words.map(|word| format!("{word:08X}")).collect();
+    format!("{words}:{:04X}", address.port())
 }
 
 impl Stat {
