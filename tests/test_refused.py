@@ -68,7 +68,7 @@ def test_without_descriptors_no_worker_is_started(plain):
                 kill(pid)
             until(lambda: "RF0406" in site.log(), 20, "the loss is noticed")
             visitor.sendall(encode("/pid"))
-            until(lambda: "RF0401 a worker cannot be started: Too many open files" in site.log(), 20, "the log tells")
+            until(lambda: "RF0402 a worker cannot be started: Too many open files" in site.log(), 20, "the log tells")
         reply = Reply(0)
         read(visitor, reply)
     assert reply.status == 200, reply

@@ -7,7 +7,7 @@ super::codes! {
         cure: "the message gives the system's reason; `check` shows whether a worker has what it needs",
     }
     NO_ROOM = 402, "the account has no room for one more process" {
-        cause: "the host limits the processes, threads or memory of the account, and the limit is reached",
+        cause: "the host limits the processes, threads, open files or memory of the account, and the limit is reached",
         consequence: "requests wait for the existing workers; if there are none, they eventually get a 503",
         cure: "end other processes of the account, lower maxchildren below [server], or ask the host for a higher limit",
     }

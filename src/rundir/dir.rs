@@ -3,6 +3,7 @@
 use super::{AGED, DIRECTORY, Entry, KEPT, READY, SWEPT, site, version_of};
 use crate::config::limits::SOCKET_PATH;
 use crate::pairs::Pairs;
+use crate::sys::limits::is_shortage;
 use crate::sys::procfs;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -245,9 +246,12 @@ fn write_a_page(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Adds the path to an error, and keeps its kind.
+/// Adds the path to an error, and keeps its kind. A shortage is not about the path.
 pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    move |error| match is_shortage(&error) {
+        true => error,
+        false => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+    }
 }
 
 /// Whether the error means that the file system is full or read-only.

@@ -206,6 +206,7 @@ impl Server {
             self.next_tick = now + TICK;
             self.check_files(now);
             self.fall_back(now);
+            let _ = self.listen(); // it may have been refused before
         }
         self.sockets.on_time(&mut self.traffic, now);
         self.traffic.on_time(now);

@@ -185,7 +185,7 @@ impl Sockets {
         for number in std::mem::take(&mut self.answered) {
             self.read(number, traffic, now);
             if traffic.connections().is_draining(number) {
-                self.watch(number, traffic);
+                self.watch(number, traffic, now);
             }
         }
     }
@@ -207,8 +207,8 @@ impl Sockets {
             self.check_answered(traffic, now);
             for number in std::mem::take(&mut self.unwatched) {
                 // Most have been answered by now.
-                if traffic.connections().only_waits(number) {
-                    self.watch(number, traffic);
+                if !traffic.connections().is_draining(number) {
+                    self.watch(number, traffic, now);
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Sockets {
             return self.watch_output(number, traffic);
         }
         if !socket.watched.is_new() || !(drains || connections.only_waits(number)) {
-            return self.watch(number, traffic);
+            return self.watch(number, traffic, now);
         }
         self.watch_at.get_or_insert(now + WATCH_AFTER);
         match drains {
@@ -269,15 +269,19 @@ impl Sockets {
         }
     }
 
-    fn watch(&mut self, number: ConnNo, traffic: &Traffic) {
+    fn watch(&mut self, number: ConnNo, traffic: &Traffic, now: Instant) {
         if let Some(socket) = self.all.get_mut(number) {
             let interest = traffic.connections().interest(number);
             let mut flags = EpollFlags::empty();
             flags.set(EpollFlags::EPOLLIN, interest.read);
             flags.set(EpollFlags::EPOLLOUT, interest.write);
             let (token, watched) = (Token::Conn(number.0), &mut socket.watched);
-            // An unwatched connection still ends by its deadline.
-            let _ = self.poller.watch(&socket.input, token, flags, watched);
+            let refused = self.poller.watch(&socket.input, token, flags, watched);
+            if refused.is_err() {
+                // There may be memory for it in a moment.
+                self.unwatched.push(number);
+                self.watch_at.get_or_insert(now + WATCH_AFTER);
+            }
         }
     }
 }

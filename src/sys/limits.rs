@@ -5,6 +5,7 @@
 use super::procfs::{PAGE, tasks};
 use nix::sys::signal::{SigSet, Signal};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -13,6 +14,12 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// programs would inherit that.
 pub fn let_large_writes_fail() {
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
+}
+
+/// Whether there are no more descriptors, or no memory for one. That passes.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
 }
 
 /// A limited resource.

@@ -169,12 +169,9 @@ impl Crew {
             self.on_reply(slot, reply, now);
         }
         self.replies = replies;
-        if let Err(Ended(invalid)) = read {
-            if let Some(what) = invalid {
-                self.note(
-                    Level::Error(worker::BROKEN_WIRE),
-                    format!("a worker sent {what}"),
-                );
+        if let Err(Ended(broken)) = read {
+            if let Some(why) = broken {
+                self.note(Level::Error(worker::BROKEN_WIRE), why);
             }
             self.sockets.close(slot);
             if let Some(process) = self.pool.roster().owner(slot) {

@@ -7,15 +7,16 @@ use super::scaling::{self, Sizes};
 use crate::account::Account;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::sys::limits::is_shortage;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 /// How often the log says that the account is at its limits.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
 
-/// Whether the system refused a process because there are too many, or for lack of memory.
+/// Whether the system refused a process, or what it needs, because there are too many, or for lack of memory: that passes.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory)
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory) || is_shortage(error)
 }
 
 /// Whether the preloader is gone.
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn a_limit_is_no_fault() {
         let of = |number| is_refusal(&io::Error::from_raw_os_error(number));
-        assert!(of(nix::libc::EAGAIN) && of(nix::libc::ENOMEM));
-        assert!(!of(nix::libc::ENOENT) && !of(nix::libc::EACCES) && !of(nix::libc::EMFILE));
+        assert!(of(nix::libc::EAGAIN) && of(nix::libc::ENOMEM) && of(nix::libc::EMFILE));
+        assert!(!of(nix::libc::ENOENT) && !of(nix::libc::EACCES));
     }
 }

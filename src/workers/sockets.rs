@@ -37,7 +37,7 @@ pub(super) enum Reply {
     End { truncated: bool },
 }
 
-/// The socket of a slot has ended; or the worker has sent something invalid, described here.
+/// The socket of a slot has ended; or it cannot be used any more, for this reason.
 #[derive(Debug)]
 pub(super) struct Ended(pub Option<String>);
 
@@ -155,6 +155,10 @@ impl Sockets {
         };
         let count = match channel.receive(&mut self.scratch) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                let text = format!("the socket of a worker cannot be read: {error}");
+                return Err(Ended(Some(text)));
+            }
             Ok(0) | Err(_) => return Err(Ended(None)),
             Ok(count) => count,
         };
@@ -163,7 +167,7 @@ impl Sockets {
             let frame = match channel.decoder.decode(&mut input) {
                 Ok(None) => return Ok(()),
                 Ok(Some(frame)) => frame,
-                Err(error) => return Err(Ended(Some(error.to_string()))),
+                Err(error) => return Err(Ended(Some(format!("a worker sent {error}")))),
             };
             let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
             replies.push(match frame {

@@ -3,11 +3,16 @@
 import fcntl
 import os
 
+
 def unlink(path):
+    """Whether it is gone."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        return True
     except (OSError, TypeError):
-        pass
+        return False
+    return True
 
 
 def same_file(path, fd):

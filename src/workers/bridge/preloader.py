@@ -22,7 +22,7 @@ from .frameworks import connect
 from .hints import describe_failure, encode_failure
 from .imports import few_operations
 from .opened import describe_opened, list_descriptors
-from .output import ERRORS, attempt, log
+from .output import ERRORS, attempt, describe_exception, log
 from .plain import import_and_serve
 from .private import PRIVATE
 from .processes import (
@@ -122,7 +122,16 @@ class Preloader:
         self.report = Report(self.lock, line)
         self.set_signals()  # again: the import may have set others
         self.old_sigchld = signal.signal(signal.SIGCHLD, do_nothing)
-        self.open_wake_pipe()
+        try:
+            self.open_wake_pipe()
+            self.serve()
+        finally:
+            log('runfcgi: the preloader ends\n' + describe_exception())
+            self.clean_up()
+            os._exit(1)
+
+    def serve(self):
+        """Serves fronts until it is time to exit. Never returns."""
         while True:
             self.handle_events(self.timeout())
             self.pool.on_time()
@@ -367,15 +376,15 @@ class Preloader:
     def clean_up(self, successor=False):
         """Removes the socket while the lock is held, disconnects the fronts in its backlog, and ends what the
         application has started. Without a `successor`, also what only preloaders need."""
-        if same_file(self.settings['lock'], self.lock):
-            unlink(self.settings['socket'])
+        lock = self.settings['lock']
+        # Where the socket cannot be removed, the lock file stays too: who sweeps that removes both.
+        ours = same_file(lock, self.lock) and unlink(self.settings['socket'])
         try:
             while True:
                 self.listener.accept()[0].close()
         except OSError:
             pass
-        lock = self.settings['lock']
-        if same_file(lock, self.lock):
+        if ours:
             unlink(lock)
             if not successor:
                 tidy(os.path.dirname(lock), *[self.settings[name].split() for name in ('swept', 'kept', 'aged')])

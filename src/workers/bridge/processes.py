@@ -175,11 +175,10 @@ def count_threads():
 def set_process_name(name):
     """The name that ps and top show."""
     try:
-        comm = os.open('/proc/self/comm', os.O_WRONLY | os.O_CLOEXEC)
+        with open('/proc/self/comm', 'wb', 0) as comm:
+            comm.write(name.encode())
     except OSError:
-        return
-    os.write(comm, name.encode())
-    os.close(comm)
+        pass
 
 
 # Where the kernel reads the command line: begin and end. A fork has them at the same addresses.

@@ -443,25 +443,25 @@ class Slot:
             raise
 
     def emit(self, kind, data):
-        """Sends text of the application as LOG or OUTPUT; once the front is gone, writes it to the descriptor. Printing
-        never fails."""
-        if not self.gone:
-            try:
-                for start in range(0, len(data), LOG_LIMIT):
-                    self.send(frame(kind, data[start : start + LOG_LIMIT]))
-                return
-            except OSError:
-                pass
-        self.idle_sink.emit(kind, data)
+        """Sends text of the application; once the front is gone, writes it to the descriptor. Printing never fails."""
+        pieces = [data[start : start + LOG_LIMIT] for start in range(0, len(data), LOG_LIMIT)]
+        if not all(self.tell(frame(kind, piece)) for piece in pieces):
+            self.idle_sink.emit(kind, data)
 
     def caught(self, payload):
         """Tells the front of an exception for which the application answers itself."""
         self.noted = REPORTED
-        if not self.gone:
-            try:
-                self.send(frame(CAUGHT, payload))
-            except OSError:
-                pass
+        self.tell(frame(CAUGHT, payload))
+
+    def tell(self, data):
+        """Sends a frame in the middle of a response, if that is possible. Returns whether it was."""
+        try:
+            self.send(data)
+            return True
+        except (FrontGone, OSError) as error:
+            if not isinstance(error, (FrontGone, ConnectionError)):
+                self.idle_sink.emit(LOG, 'runfcgi: cannot send to the front: {}\n'.format(error).encode())
+        return False
 
     def note(self, error):
         """Keeps an exception that the application has caught: it is reported if the response is a 5xx."""
