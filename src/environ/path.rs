@@ -29,14 +29,13 @@ pub(super) struct Split<'a> {
 impl<'a> Split<'a> {
     /// Derives both. `normalise` documents the rules.
     pub(super) fn of(sent: &PathVars<'a>, mount: &Mount) -> Split<'a> {
-        let auto = Split::auto(sent, mount.file_name.as_bytes());
-        let mut split = match &mount.script_name {
-            ScriptName::Auto => auto,
-            ScriptName::Forced(prefix) => auto.forced(prefix.as_bytes(), mount),
-        };
+        let mut split = Split::auto(sent, mount.file_name.as_bytes());
         while split.script_name.last() == Some(&b'/') {
             let end = split.script_name.len() - 1;
             split.script_name = before(split.script_name, end);
+        }
+        if let ScriptName::Forced(prefix) = &mount.script_name {
+            split = split.forced(prefix.as_bytes(), mount);
         }
         if split.script_name.is_empty() && split.path_info.is_empty() {
             split.path_info = Cow::Borrowed(b"/");
@@ -403,6 +402,7 @@ mod tests {
                 "/foo/",
             ),
             ("", "/", "/mysite.fcgi", "/", "/"),
+            ("", "", "/", "/a", "/a"),
             ("/sub", "/sub/a%252Fb", "/sub/a%2Fb", "", "/a%2Fb"),
         ] {
             let sent = PathVars {
