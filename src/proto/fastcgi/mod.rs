@@ -391,6 +391,7 @@ impl Codec for FastCgi {
                 }
                 record::append_end_request(out, id, ProtocolStatus::RequestComplete);
                 request.response = Response::Ended;
+                self.body_end.take_if(|due| due.0 == id);
                 let keep_conn = request.keep_conn;
                 if matches!(request.input, Input::Ended) {
                     self.requests.remove(index);
