@@ -10,8 +10,9 @@
 
 use crate::codes::place::NO_BACKGROUND;
 use crate::config;
-use crate::log::LogFile;
+use crate::log::{LogFile, PRIVATE};
 use crate::sys::procfs;
+use crate::trust::Trust;
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
@@ -30,8 +31,6 @@ pub const EXIT_WAIT: Duration = Duration::from_secs(1);
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The umask of a daemon if none is set.
 const UMASK: u32 = 0o022;
-/// The mode of `outlog` and `errlog`, before the umask applies.
-const LOG_MODE: u32 = 0o666;
 /// Size in bytes of the report of the daemon: an exit status and its process id.
 const REPORT_SIZE: usize = 5;
 
@@ -113,15 +112,15 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Sets the umask and opens the logs.
-    pub fn open(server: &config::Server) -> anyhow::Result<Surroundings> {
-        nix::sys::stat::umask(Mode::from_bits_truncate(server.umask.unwrap_or(UMASK)));
+    pub fn open(config: &config::Config) -> anyhow::Result<Surroundings> {
+        let server = &config.server;
+        set_umask(server);
         let log = |name: &str, path: Option<&Path>| {
             let path = path.unwrap_or(Path::new("/dev/null"));
             let mut options = OpenOptions::new();
             options.append(true).create(path != Path::new("/dev/null"));
-            options
-                .mode(LOG_MODE)
-                .open(path)
+            Trust::of(config.owned_by)
+                .open(options.mode(PRIVATE), path)
                 .with_context(|| format!("{name}={}: cannot be opened", path.display()))
         };
         let dir = workdir(server);
@@ -140,10 +139,7 @@ impl Surroundings {
 
     /// The files of `errlog` and `outlog`, for a log that rotates them.
     pub fn logs(config: &config::Config) -> [Option<LogFile>; 2] {
-        [&config.server.errlog, &config.server.outlog].map(|path| {
-            let file = LogFile::new(path.clone()?, config.log.max_size);
-            Some(file.with_mode(LOG_MODE))
-        })
+        [&config.server.errlog, &config.server.outlog].map(|path| LogFile::of(config, path))
     }
 
     /// Changes to `workdir` and replaces descriptors 0, 1 and 2.
@@ -156,6 +152,11 @@ impl Surroundings {
         dup2_stderr(&self.error)?;
         Ok(())
     }
+}
+
+/// Sets the umask of a daemon.
+pub fn set_umask(server: &config::Server) {
+    nix::sys::stat::umask(Mode::from_bits_truncate(server.umask.unwrap_or(UMASK)));
 }
 
 fn workdir(server: &config::Server) -> &Path {
@@ -172,8 +173,11 @@ pub struct Pidfile {
 impl Pidfile {
     /// Creates the file, or takes over a stale one. If a live process holds it, waits 1 s for that to exit, then fails
     /// with its process id.
-    pub fn take(path: &Path) -> anyhow::Result<Pidfile> {
+    pub fn take(path: &Path, trust: Trust) -> anyhow::Result<Pidfile> {
         let name = format!("pidfile={}", path.display());
+        let cannot = || format!("{name}: cannot be opened");
+        let dir = trust.directory_of(path).with_context(cannot)?;
+        let path = &dir.join(path.file_name().unwrap_or_default());
         let until = Instant::now() + EXIT_WAIT;
         loop {
             let mut file = OpenOptions::new()
@@ -184,7 +188,7 @@ impl Pidfile {
                 .mode(0o644)
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(path)
-                .with_context(|| format!("{name}: cannot be opened"))?;
+                .with_context(cannot)?;
             let meta = file.metadata()?;
             if !meta.is_file() {
                 bail!("{name}: not a regular file; name another");
@@ -217,13 +221,17 @@ impl Pidfile {
     }
 
     /// Keeps the pidfile of the previous image if `path` still names it. Otherwise replaces it with a new one.
-    pub fn inherit(left: OwnedFd, path: Option<&Path>) -> anyhow::Result<Option<Pidfile>> {
+    pub fn inherit(
+        left: OwnedFd,
+        path: Option<&Path>,
+        trust: Trust,
+    ) -> anyhow::Result<Option<Pidfile>> {
         match Pidfile::keep(left) {
             Some(old) if path.is_some() && inode_at(&old.path) == path.and_then(inode_at) => {
                 Ok(Some(old))
             }
             old => {
-                let new = path.map(Pidfile::take).transpose();
+                let new = path.map(|path| Pidfile::take(path, trust)).transpose();
                 if let Some(old) = old {
                     old.remove();
                 }
@@ -274,6 +282,10 @@ fn inode_at(path: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    fn take(path: &Path) -> anyhow::Result<Pidfile> {
+        Pidfile::take(path, Trust::of(None))
+    }
+
     fn place(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("runfcgi-pid-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -284,11 +296,11 @@ mod tests {
     fn a_stale_pidfile_is_taken_over_and_a_live_one_is_not() {
         let path = place("stale");
         fs::write(&path, "99999999\n").unwrap();
-        let mut own = Pidfile::take(&path).unwrap();
+        let mut own = take(&path).unwrap();
         own.write().unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
-        let refused = Pidfile::take(&path).unwrap_err().to_string();
+        let refused = take(&path).unwrap_err().to_string();
         assert!(refused.contains(&format!("as process {}", std::process::id())));
         own.remove();
         assert!(!path.exists());
@@ -298,21 +310,21 @@ mod tests {
     fn other_files_are_left_alone() {
         let path = place("settings.py");
         fs::write(&path, "DEBUG = True\n").unwrap();
-        assert!(Pidfile::take(&path).is_err());
+        assert!(take(&path).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "DEBUG = True\n");
         let link = place("link");
         let _ = fs::remove_file(&link);
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(Pidfile::take(&link).is_err());
-        assert!(Pidfile::take(Path::new("/dev/null")).is_err());
+        assert!(take(&link).is_err());
+        assert!(take(Path::new("/dev/null")).is_err());
     }
 
     #[test]
     fn a_pidfile_of_another_server_is_not_removed() {
         let path = place("replaced");
-        let own = Pidfile::take(&path).unwrap();
+        let own = take(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let other = Pidfile::take(&path).unwrap();
+        let other = take(&path).unwrap();
         own.remove();
         assert!(path.exists());
         other.remove();

@@ -2,9 +2,10 @@
 
 use crate::codes::{Code, place};
 use crate::config::limits::SOCKET_PATH;
-use crate::config::{Address, Endpoint, Protocol, Server};
+use crate::config::{Address, Config, Endpoint, Protocol, Server};
 use crate::daemon::{EXIT_WAIT, RETRY_PAUSE};
 use crate::server::Listener;
+use crate::trust::Trust;
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -43,7 +44,9 @@ pub struct Opened {
 
 /// The listening sockets of all endpoints: handed ones where they match, otherwise new ones. `restarted`: an
 /// endpoint that cannot be bound is only a warning. Waits up to 1 s for an address that is in use.
-pub fn open(server: &Server, handed: Vec<Handed>, restarted: bool) -> anyhow::Result<Opened> {
+pub fn open(config: &Config, handed: Vec<Handed>, restarted: bool) -> anyhow::Result<Opened> {
+    let server = &config.server;
+    let trust = Trust::of(config.owned_by);
     let mut opened = Opened {
         moved: vec![None; handed.len()],
         ..Opened::default()
@@ -70,7 +73,7 @@ pub fn open(server: &Server, handed: Vec<Handed>, restarted: bool) -> anyhow::Re
             opened.listeners.push(listener(socket, &allowed)?);
             continue;
         }
-        match bind_soon(endpoint, server, until) {
+        match bind_soon(endpoint, server, trust, until) {
             Ok(socket) => {
                 let socket = Handed {
                     socket,
@@ -167,9 +170,14 @@ fn listener(handed: Handed, allowed: &Option<Vec<IpAddr>>) -> anyhow::Result<Lis
 }
 
 /// Binds. Retries an address in use until `until`, because the previous server may be about to exit.
-fn bind_soon(endpoint: &Endpoint, server: &Server, until: Instant) -> anyhow::Result<OwnedFd> {
+fn bind_soon(
+    endpoint: &Endpoint,
+    server: &Server,
+    trust: Trust,
+    until: Instant,
+) -> anyhow::Result<OwnedFd> {
     loop {
-        match bind(endpoint, server) {
+        match bind(endpoint, server, trust) {
             Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::EADDRINUSE) => {
                 if Instant::now() >= until {
                     bail!("{error}");
@@ -181,7 +189,7 @@ fn bind_soon(endpoint: &Endpoint, server: &Server, until: Instant) -> anyhow::Re
     }
 }
 
-fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
+fn bind(endpoint: &Endpoint, server: &Server, trust: Trust) -> anyhow::Result<OwnedFd> {
     let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
     let backlog = socket::Backlog::new(backlog.min(libc::SOMAXCONN))?;
     let (family, name) = match &endpoint.address {
@@ -221,6 +229,9 @@ fn bind(endpoint: &Endpoint, server: &Server) -> anyhow::Result<OwnedFd> {
                 );
             }
             let address = UnixAddr::new(path)?;
+            trust
+                .directory_of(path)
+                .with_context(|| format!("cannot listen at {name}"))?;
             // Two servers that start at once must not remove each other's socket. Some file systems have no locks.
             let dir = path.parent().and_then(|dir| File::open(dir).ok());
             if let Some(dir) = &dir {

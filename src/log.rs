@@ -7,7 +7,7 @@ mod file;
 mod stderr;
 mod time;
 
-pub use file::{AppendError, LogFile};
+pub use file::{AppendError, LogFile, PRIVATE};
 pub use time::Utc;
 
 use crate::codes::{self, Code};

@@ -7,6 +7,8 @@ mod begin;
 mod caller;
 mod handover;
 mod sockets;
+mod tell;
+mod user;
 
 use crate::cli::{self, Command, Serve};
 use crate::codes::{self, Code};
@@ -16,7 +18,7 @@ use crate::log::{Level, Log, LogFile};
 use crate::pairs::Pairs;
 use crate::reload::{Beginning, Origin, Stamp, Watch};
 use crate::rundir::{Entry, RuntimeDir};
-use crate::server::{Front, HandOver, Outcome, Role, Server};
+use crate::server::{Front, HandOver, Outcome, Role, Server, warn};
 use crate::sys::procfs::{spawner, start_time};
 use crate::sys::{fd, limits};
 use crate::systemd::{self, Activated};
@@ -28,10 +30,11 @@ use begin::{begin, identity};
 use handover::{Background, Inherited, ProcessState, own_image, own_path, to_background};
 use nix::sys::socket::{self, sockopt};
 use sockets::{can_listen, listeners, pidfile};
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use tell::{cgi_streams, complain, give_up, leave, refuse, say};
 
 /// Runs the program as the command line, the environment and descriptor 0 say. Returns the exit status.
 pub fn run() -> u8 {
@@ -254,7 +257,8 @@ fn serve_site(
         if let Err(finding) = can_listen(config, &activated) {
             return give_up(&mut state, &[finding]);
         }
-        let first = !inherited.is_copy && state.background == Background::No;
+        let first =
+            !inherited.is_copy && !inherited.changed_user && state.background == Background::No;
         for warning in config.warnings.iter().filter(|_| first) {
             complain(&warning.one_line());
         }
@@ -264,6 +268,11 @@ fn serve_site(
     }
     if external {
         daemon::block_signals();
+    }
+    if !inherited.restarted
+        && let Err(status) = user::settle(site.role, &config, &origin, &mut state, &activated)
+    {
+        return status;
     }
     let disk = Disk {
         origin,
@@ -277,13 +286,7 @@ fn serve_site(
             cli::EXIT_FAILED
         }
     };
-    if let Some(pidfile) = state.pidfile.take() {
-        pidfile.remove();
-    }
-    if let Some(ready) = state.ready.take() {
-        daemon::report(ready, status);
-    }
-    status
+    leave(&mut state, status)
 }
 
 /// The settings on disk, and the state of the watched files before they were read.
@@ -339,9 +342,9 @@ fn start(
         }
     };
     if private_copy && !inherited.is_copy && role != Role::Cgi {
-        state.move_to_copy(dir.as_ref().ok(), &activated);
+        state.move_to_copy(dir.as_ref().ok(), &activated, &inherited);
     }
-    let log_file = known.and_then(|c| Some(LogFile::new(c.log.file.clone()?, c.log.max_size)));
+    let log_file = known.and_then(|config| LogFile::of(config, &config.log.file));
     let mut log = Log::new(true, log_file);
     let mut note =
         |code: Code, text: &str| log.event(SystemTime::now(), Level::Warning(code), text);
@@ -362,7 +365,7 @@ fn start(
         false => Err(error.context(code)),
     };
     let surroundings = match (known, state.background) {
-        (Some(config), Background::Daemon) => match Surroundings::open(&config.server) {
+        (Some(config), Background::Daemon) => match Surroundings::open(config) {
             Ok(surroundings) => Some(surroundings),
             Err(error) => or_warn(codes::place::BAD_SURROUNDINGS, error).map(|()| None)?,
         },
@@ -431,6 +434,9 @@ fn start(
             .context(codes::place::BAD_SURROUNDINGS)?;
         server.log_to(errors, output);
     }
+    if user::is_root(role, known) && !restarted {
+        warn(&mut server, codes::place::AS_ROOT, user::AS_ROOT, false);
+    }
     if let Some(ready) = state.ready.take() {
         daemon::report(ready, 0);
     }
@@ -446,7 +452,7 @@ fn start(
     match outcome {
         Outcome::Exit => Ok(0),
         Outcome::Exec(hand, image) => {
-            let error = state.execute(image, Some(*hand));
+            let error = state.execute(image, &hand);
             let error = anyhow::anyhow!("the new image cannot be executed: {error}");
             Err(error.context(codes::restart::NOT_EXECUTED))
         }
@@ -458,43 +464,13 @@ fn serve_cgi(server: Server) -> Outcome {
     for (name, value) in std::env::vars_os() {
         environ.push(name.as_encoded_bytes(), value.as_encoded_bytes());
     }
-    let listening = socket::getsockopt(&io::stdin(), sockopt::AcceptConn).unwrap_or(false);
-    let input = match listening {
-        true => std::fs::File::open("/dev/null").map(OwnedFd::from),
-        false => io::stdin().as_fd().try_clone_to_owned(),
-    };
-    let output = io::stdout().as_fd().try_clone_to_owned();
-    match (input, output) {
-        (Ok(input), Ok(output)) => server.serve_cgi(environ, input, output),
-        _ => Outcome::Exit,
+    match cgi_streams() {
+        Ok((input, output)) => server.serve_cgi(environ, input, output),
+        Err(_) => Outcome::Exit,
     }
 }
 
 /// `FCGI_FORCE_CGI=Y`: serve one CGI request even if descriptor 0 is a listening socket.
 fn force_cgi() -> bool {
     std::env::var("FCGI_FORCE_CGI").is_ok_and(|value| value.starts_with(['Y', 'y']))
-}
-
-fn give_up(state: &mut ProcessState, findings: &[Finding]) -> u8 {
-    let status = refuse(findings);
-    if let Some(ready) = state.ready.take() {
-        daemon::report(ready, status);
-    }
-    status
-}
-
-/// Prints one line for each finding. Returns the exit status for wrong usage.
-fn refuse(findings: &[Finding]) -> u8 {
-    for finding in findings {
-        complain(&finding.one_line());
-    }
-    cli::EXIT_USAGE
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "runfcgi: {text}");
-}
-
-fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
 }

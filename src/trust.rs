@@ -1,12 +1,14 @@
-//! Checks that only trusted users can change a program before we run it.
+//! Checks that only trusted users can change a program before we run it, or lead us to another file than we mean to write.
 //!
 //! Trusted are our own user, root, and the owner of the executable, who controls what we run in any case. (Without suexec
 //! the site runs as Apache's user, and its files belong to the user of the FTP account.)
 
+use crate::sys::procfs;
+use nix::libc;
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// The most symbolic links in one path; the limit of the kernel.
@@ -17,6 +19,25 @@ const LINKS: usize = 40;
 pub struct Trust {
     us: u32,
     owner: Option<u32>,
+}
+
+/// What we want with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Run,
+    Write,
+}
+
+/// Where a path leads: a path without links, except one into /proc.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Something is there.
+    exists: bool,
+    /// The directory is sticky, as /tmp is: anyone can add files.
+    shared: bool,
+    /// It is below /proc, as /dev/stderr is. The kernel's links there lead to what we have open.
+    in_proc: bool,
 }
 
 /// Why a file is not trusted, and the fix.
@@ -61,51 +82,105 @@ impl Trust {
 
     /// Checks that nobody else can change the program: not the file, no directory on its path, and none on the path of a
     /// symbolic link. The error is one line.
-    pub fn program(self, path: &Path) -> Result<(), String> {
-        let mut here = PathBuf::from("/");
+    pub fn program(self, path: &Path) -> io::Result<()> {
+        let place = self.resolve(path, Purpose::Run)?;
+        let meta = metadata_of(&place.path)?;
+        self.check_owner(&place.path, &meta)?;
+        check_mode(&place.path, &meta, Purpose::Run)
+    }
+
+    /// Opens a file to write to. In a directory like /tmp it follows no link of a user who is not trusted, and opens no
+    /// file of his. As root, it also writes only where no such user could change the path.
+    pub fn open(self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        loop {
+            let place = self.resolve(path, Purpose::Write)?;
+            let fresh = place.shared && !place.exists;
+            let no_links = if place.in_proc { 0 } else { libc::O_NOFOLLOW };
+            let opened = options
+                .create_new(fresh)
+                .custom_flags(no_links | libc::O_NOCTTY)
+                .open(&place.path);
+            match opened {
+                // Another process was faster: now it must be one that we trust.
+                Err(error) if fresh && error.kind() == io::ErrorKind::AlreadyExists => (),
+                other => return other,
+            }
+        }
+    }
+
+    /// The directory in which we may create this file, without links, if it passes the checks of `open`.
+    pub fn directory_of(self, path: &Path) -> io::Result<PathBuf> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let dir = self.resolve(dir, Purpose::Write)?.path;
+        self.check_directory(&dir, &metadata_of(&dir)?, Purpose::Write)?;
+        Ok(dir)
+    }
+
+    fn resolve(self, path: &Path, purpose: Purpose) -> io::Result<Place> {
+        let mut place = Place {
+            path: PathBuf::from("/"),
+            exists: true,
+            shared: false,
+            in_proc: false,
+        };
         let mut rest = names(path);
         let mut links = 0;
         while let Some(name) = rest.pop() {
-            let directory = metadata_of(&here)?;
-            let shared = self.check_directory(&here, &directory)?;
+            let here = &place.path;
+            if purpose == Purpose::Write && here == Path::new(procfs::ROOT) {
+                place.path.push(name);
+                place.path.extend(rest.into_iter().rev());
+                place.in_proc = true;
+                break;
+            }
+            place.shared = self.check_directory(here, &metadata_of(here)?, purpose)?;
             if name == ".." {
-                here.pop();
+                place.path.pop();
                 continue;
             }
             let next = here.join(&name);
-            let meta = metadata_of(&next)?;
-            if shared {
+            let meta = match metadata_of(&next) {
+                Err(error) if rest.is_empty() && error.kind() == io::ErrorKind::NotFound => {
+                    place.exists = false;
+                    place.path = next;
+                    break;
+                }
+                other => other?,
+            };
+            if place.shared {
                 self.check_owner(&next, &meta)?;
             }
             if meta.is_symlink() {
                 links += 1;
                 if links > LINKS {
-                    return Err(format!("{} is one link too many", next.display()));
+                    return Err(refusal(&next, "is one link too many"));
                 }
-                let target = fs::read_link(&next).map_err(|error| lookup_error(&next, &error))?;
+                let target = fs::read_link(&next).map_err(lookup_error(&next))?;
                 if target.is_absolute() {
-                    here = PathBuf::from("/");
+                    place.path = PathBuf::from("/");
                 }
                 rest.extend(names(&target));
             } else {
-                here = next;
+                place.path = next;
             }
         }
-        let meta = metadata_of(&here)?;
-        self.check_owner(&here, &meta)?;
-        check_mode(&here, &meta)
+        Ok(place)
     }
 
     /// Checks the owner. Suggests no `chown`, which would make us run a stranger's program.
-    fn check_owner(self, path: &Path, meta: &Metadata) -> Result<(), String> {
+    fn check_owner(self, path: &Path, meta: &Metadata) -> io::Result<()> {
         self.owner(path, meta.uid())
-            .map_err(|distrust| format!("{} {}", path.display(), distrust.what))
+            .map_err(|distrust| refusal(path, &distrust.what))
     }
 
     /// Checks a directory. True: it is sticky, as /tmp is, so anyone can add files, but not change those of others.
-    fn check_directory(self, path: &Path, meta: &Metadata) -> Result<bool, String> {
+    fn check_directory(self, path: &Path, meta: &Metadata, purpose: Purpose) -> io::Result<bool> {
+        // What a user writes harms nobody else, and he may have reasons for the modes of his directories.
+        if purpose == Purpose::Write && self.us != 0 {
+            return Ok(meta.mode() & 0o1002 == 0o1002);
+        }
         self.check_owner(path, meta)?;
-        match check_mode(path, meta) {
+        match check_mode(path, meta, purpose) {
             Err(_) if meta.mode() & 0o1000 != 0 => Ok(true),
             other => other.map(|()| false),
         }
@@ -122,27 +197,40 @@ fn names(path: &Path) -> Vec<OsString> {
     names.collect()
 }
 
-fn metadata_of(path: &Path) -> Result<Metadata, String> {
-    fs::symlink_metadata(path).map_err(|error| lookup_error(path, &error))
+fn metadata_of(path: &Path) -> io::Result<Metadata> {
+    fs::symlink_metadata(path).map_err(lookup_error(path))
 }
 
-fn lookup_error(path: &Path, error: &io::Error) -> String {
-    format!("{} cannot be looked at: {error}", path.display())
+fn lookup_error(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| {
+        let text = format!("{} cannot be looked at: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    }
+}
+
+fn refusal(path: &Path, what: &str) -> io::Error {
+    let text = format!("{} {what}", path.display());
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
 /// Checks that only the owner can write the file. Its group may, too, if root owns the file, or if the group has the
 /// owner's number: on most systems that is the owner's private group, and umask 0002 is usual.
-fn check_mode(path: &Path, meta: &Metadata) -> Result<(), String> {
+fn check_mode(path: &Path, meta: &Metadata, purpose: Purpose) -> io::Result<()> {
     let harmless = meta.uid() == 0 || meta.gid() == meta.uid();
     let forbidden = if harmless { 0o002 } else { 0o022 };
     if meta.mode() & forbidden == 0 {
         return Ok(());
     }
-    Err(format!(
-        "others may write {0} (mode {1:04o}), and so could run code as us; chmod go-w {0}",
+    let harm = match purpose {
+        Purpose::Run => "run code as us",
+        Purpose::Write => "lead us to another file",
+    };
+    let text = format!(
+        "others may write {0} (mode {1:04o}), and so could {harm}; chmod go-w {0}",
         path.display(),
         meta.mode() & 0o7777
-    ))
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 #[cfg(test)]
@@ -160,7 +248,8 @@ mod tests {
     }
 
     fn refusal(path: &Path) -> String {
-        Trust::of(None).program(path).err().unwrap_or_default()
+        let refused = Trust::of(None).program(path).err();
+        refused.map_or(String::new(), |error| error.to_string())
     }
 
     #[test]
@@ -253,6 +342,7 @@ mod tests {
                 let judged = trust.program(&python);
                 assert_eq!(judged.is_ok(), good, "{name} of {user}: {judged:?}");
                 if let Err(why) = judged {
+                    let why = why.to_string();
                     let place = dir.join(name);
                     let want = format!(
                         "{} belongs to user 5555, but we run as user 1234, and the executable belongs to user 4321",
@@ -265,8 +355,77 @@ mod tests {
         }
         // In a directory like /tmp the owner of the link itself counts, too.
         symlink(&python, dir.join("link")).unwrap();
-        assert_eq!(trust.program(&dir.join("link")), Ok(()));
+        assert!(trust.program(&dir.join("link")).is_ok());
         std::os::unix::fs::lchown(dir.join("link"), Some(5555), None).unwrap();
         assert!(trust.program(&dir.join("link")).is_err());
+    }
+
+    fn write(trust: Trust, path: &Path) -> String {
+        let mut options = OpenOptions::new();
+        let opened = trust.open(options.append(true).create(true).mode(0o600), path);
+        opened.map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn nobody_else_leads_root_to_another_file() {
+        let (dir, target) = account("led");
+        if !nix::unistd::geteuid().is_root() {
+            return; // only root can give files away
+        }
+        let stranger = |name: &str| std::os::unix::fs::lchown(dir.join(name), Some(5555), None);
+        for name in ["own", "other", "open"] {
+            fs::create_dir(dir.join(name)).unwrap();
+            symlink(&target, dir.join(name).join("link")).unwrap();
+        }
+        symlink(&target, dir.join("link")).unwrap();
+        symlink("own/new", dir.join("good")).unwrap();
+        symlink("link", dir.join("good2")).unwrap();
+        stranger("link").unwrap();
+        stranger("other").unwrap();
+        dir.mode("open", 0o777);
+        let root = Trust::of_both(0, Some(1234));
+        for (name, wanted) in [
+            ("own/link", ""),
+            ("own/new", ""),
+            ("good", ""),
+            ("new", ""),
+            ("link", "link belongs to user 5555"),
+            ("good2", "link belongs to user 5555"),
+            ("other/new", "other belongs to user 5555"),
+            ("other/link", "other belongs to user 5555"),
+            (
+                "open/new",
+                "open (mode 0777), and so could lead us to another file",
+            ),
+            ("nowhere/new", "nowhere cannot be looked at: No such file"),
+        ] {
+            let said = write(root, &dir.join(name));
+            assert_eq!(said.is_empty(), wanted.is_empty(), "{name}: {said}");
+            assert!(said.contains(wanted), "{name}: {said}");
+            let place = root.directory_of(&dir.join(name));
+            let good = !name.starts_with(['o', 'n']) || wanted.is_empty();
+            assert_eq!(place.is_ok(), good, "{name}: {place:?}");
+        }
+        let mode = fs::metadata(dir.join("new")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        stranger("new").unwrap();
+        assert!(write(root, &dir.join("new")).contains("new belongs to user 5555"));
+        // The owner of the executable is trusted. A user may have his reasons, but for a directory like /tmp.
+        let own = Trust::of_both(0, Some(5555));
+        let user = Trust::of_both(1234, None);
+        for (trust, name, good) in [
+            (own, "link", true),
+            (own, "other/new", true),
+            (own, "open/new", false),
+            (user, "other/link", false),
+            (user, "open/new", true),
+            (user, "link", false),
+            (user, "good2", false),
+        ] {
+            assert_eq!(write(trust, &dir.join(name)).is_empty(), good, "{name}");
+        }
+        for path in ["/dev/null", "/dev/stderr", "/proc/self/fd/2"] {
+            assert_eq!(write(root, Path::new(path)), "", "{path}");
+        }
     }
 }

@@ -83,7 +83,7 @@ def test_logs_are_appended_to_and_umask_and_workdir_hold(site):
     until(lambda: "GET /page?print: printed by the app" in out.read_text(), 10, "what the app prints is in its log")
     assert log.read_text().startswith("before\n") and "imported the app" in log.read_text()
     modes = [stat.S_IMODE((site.directory / name).stat().st_mode) for name in ("out.log", "my.pid", "my.sock")]
-    assert modes == [0o640, 0o640, 0o750]
+    assert modes == [0o600, 0o640, 0o750]
     assert os.readlink(f"/proc/{site.pid()}/cwd") == str(site.directory)
     os.kill(site.pid(), signal.SIGTERM)
     site.gone()
@@ -137,7 +137,7 @@ def test_logs_of_a_daemon_are_rotated(site):
     for name in ("out.log", "err.log"):
         until(lambda: site.ask("talk") and (site.directory / f"{name}.1").exists(), 20, f"{name} is rotated")
         for path in (site.directory / name, site.directory / f"{name}.1"):
-            assert path.stat().st_size <= 4096 and stat.S_IMODE(path.stat().st_mode) == 0o640, path
+            assert path.stat().st_size <= 4096 and stat.S_IMODE(path.stat().st_mode) == 0o600, path
     (site.directory / "out.log").rename(site.directory / "moved")
     until(lambda: site.ask("talk") and (site.directory / "out.log").exists(), 10, "a new file is begun")
     os.kill(site.pid(), signal.SIGTERM)

@@ -70,7 +70,7 @@ def pipe_of_root():
 def anyones():
     """A directory for any user, whoever runs the tests."""
     with tempfile.TemporaryDirectory(prefix="runfcgi-stderr-") as name:
-        os.chmod(name, 0o777)
+        os.chmod(name, 0o1777)
         yield Path(name)
 
 

@@ -174,6 +174,11 @@ super::codes! {
         consequence: "the server does not run",
         cure: "the message gives the system's reason; `check` shows the limits of the account",
     }
+    AS_ROOT = 246, "the application runs as root" {
+        cause: "root started the server, and [server] user names nobody else",
+        consequence: "the site is served; a visitor who finds a hole in the application has the whole machine",
+        cure: "set [server] user to a user of the site's own; root, if it must be",
+    }
     NOT_REHEARSED = 250, "the program could not be started as a web server starts it" {
         cause: "it could not be executed, did not read its socket, or exited at once",
         consequence: "the web server cannot start it either",

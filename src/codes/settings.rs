@@ -94,6 +94,12 @@ super::codes! {
         consequence: "there is no desk, or its secret can be guessed, and anyone who has it can act as the owner; the site itself is served",
         cure: "below [owner] write path = \"/-/runfcgi\" and secret = a long random text",
     }
+    NOT_THE_USER = 122, "the server cannot become the user that the settings name" {
+        cause: "[server] user names somebody who is not in /etc/passwd, or the server was not started by root, or that user \
+            may not execute the program",
+        consequence: "the server does not start",
+        cure: "name a user of this machine and start the server as root, or start it as that user",
+    }
     DEBUG_OFF = 130, "debug=false turns debug off" {
         cause: "flup's runfcgi treated any value of debug, even false, as true",
         consequence: "visitors see no tracebacks, as debug=false says",

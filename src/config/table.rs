@@ -47,6 +47,7 @@ settings! {
         pidfile: Option<PathBuf> = "(none)", Path, "mysite.pid", "file that holds the process id while the server runs";
         workdir: Option<PathBuf> = "(/)", Path, "/tmp", "working directory when daemonized";
         debug: bool = false, Bool, true, "show tracebacks to the visitor";
+        user: Option<String> = "(whoever starts it)", Text, "ann", "when started by root: user to become before any Python runs, with all groups; files and sockets are opened before";
         outlog: Option<PathBuf> = "(errlog)", Path, "out.log", "when daemonized: file for what the app prints to standard output; rotated as [log] says";
         errlog: Option<PathBuf> = "(/dev/null)", Path, "error.log", "when daemonized: file for standard error and the server's own events; rotated as [log] says";
         umask: Option<u32> = "(022 when daemonized)", Mode, "0002", "umask, octal: with 0002, a web server in the process's group may use the socket";

@@ -4,6 +4,8 @@
 //! renames it to `.1` (and that to `.2`) under a lock on the file. The others notice that the path leads to another file,
 //! as they do after logrotate. Reads no clock: the time is an argument.
 
+use crate::config::Config;
+use crate::trust::Trust;
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -13,6 +15,9 @@ use std::time::{Duration, SystemTime};
 
 /// How often to check that the path still leads to our file, and to retry opening it.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The mode of a new log: events may name visitors, and paths on the machine.
+pub const PRIVATE: u32 = 0o600;
 
 /// An error while appending an event.
 #[derive(Debug)]
@@ -28,26 +33,31 @@ pub enum AppendError {
 pub struct LogFile {
     path: PathBuf,
     max_size: u64,
+    trust: Trust,
+    /// The mode of a new file: that of the one that was rotated.
     mode: u32,
     file: Option<File>,
     checked: Option<SystemTime>,
 }
 
 impl LogFile {
-    /// The file is opened at the first event. With a `max_size` of 0 it is never rotated.
-    pub fn new(path: PathBuf, max_size: u64) -> LogFile {
+    /// The file is opened at the first event, if `trust` allows it; a new one only our user can read. With a `max_size` of
+    /// 0 it is never rotated.
+    pub fn new(path: PathBuf, max_size: u64, trust: Trust) -> LogFile {
         LogFile {
             path,
             max_size,
-            mode: 0o600,
+            trust,
+            mode: PRIVATE,
             file: None,
             checked: None,
         }
     }
 
-    /// Creates files with this mode, less the umask, instead of 0600.
-    pub fn with_mode(self, mode: u32) -> LogFile {
-        LogFile { mode, ..self }
+    /// The same, with the size and the trust of these settings. None: there is no path.
+    pub fn of(config: &Config, path: &Option<PathBuf>) -> Option<LogFile> {
+        let trust = Trust::of(config.owned_by);
+        Some(LogFile::new(path.clone()?, config.log.max_size, trust))
     }
 
     /// Whether both have the same path and size limit.
@@ -105,6 +115,7 @@ impl LogFile {
             // Another process is rotating it; this event still goes to the old file.
             return Ok(());
         }
+        let mode = own.mode() & 0o666;
         let moved = if self.is_current() {
             self.shift()
         } else {
@@ -114,6 +125,7 @@ impl LogFile {
         let unlocked = file.unlock();
         moved?;
         unlocked?;
+        self.mode = mode;
         self.open()
     }
 
@@ -141,12 +153,9 @@ impl LogFile {
 
     /// Opens the file at the path; the old one stays open if that fails.
     fn open(&mut self) -> io::Result<()> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(self.mode)
-            .open(&self.path)?;
-        self.file = Some(file);
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(self.mode);
+        self.file = Some(self.trust.open(&mut options, &self.path)?);
         Ok(())
     }
 }
@@ -165,7 +174,7 @@ mod tests {
     #[test]
     fn it_rotates_and_keeps_two() {
         let dir = Scratch::new("log-rotate");
-        let mut log = LogFile::new(dir.join("a.log"), 11);
+        let mut log = LogFile::new(dir.join("a.log"), 11, Trust::of(None));
         for event in [
             "one\n",
             "two\n",
@@ -184,9 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_new_file_gets_the_mode_of_the_rotated_one() {
+        let dir = Scratch::new("log-mode");
+        let path = dir.write("a.log", "one\n", 0o640);
+        let mut log = LogFile::new(path.clone(), 8, Trust::of(None));
+        for event in ["two\n", "three\n"] {
+            log.append(at(0), event.as_bytes()).unwrap();
+        }
+        assert_eq!(dir.read("a.log"), "three\n");
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
     fn a_file_moved_away_is_noticed() {
         let dir = Scratch::new("log-moved");
-        let mut log = LogFile::new(dir.join("a.log"), 0);
+        let mut log = LogFile::new(dir.join("a.log"), 0, Trust::of(None));
         log.append(at(0), b"one\n").unwrap();
         std::fs::rename(dir.join("a.log"), dir.join("b.log")).unwrap();
         log.append(at(1), b"two\n").unwrap();
@@ -201,7 +223,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_rotated_loses_nothing() {
         let dir = Scratch::new("log-stuck");
-        let mut log = LogFile::new(dir.join("a.log"), 8);
+        let mut log = LogFile::new(dir.join("a.log"), 8, Trust::of(None));
         dir.write("a.log.1/in the way", "", 0o644);
         dir.write("a.log.2/in the way", "", 0o644);
         log.append(at(0), b"one two\n").unwrap();
@@ -220,7 +242,7 @@ mod tests {
     fn the_old_file_is_used_while_no_new_one_can_be_created() {
         let dir = Scratch::new("log-old");
         let path = dir.write("sub/a.log", "", 0o600);
-        let mut log = LogFile::new(path, 0);
+        let mut log = LogFile::new(path, 0, Trust::of(None));
         log.append(at(0), b"one\n").unwrap();
         std::fs::rename(dir.join("sub"), dir.join("moved")).unwrap();
         let result = log.append(at(3), b"two\n");
@@ -232,7 +254,7 @@ mod tests {
     #[test]
     fn a_missing_directory_is_reported_at_each_attempt_to_open() {
         let dir = Scratch::new("log-missing");
-        let mut log = LogFile::new(dir.join("sub/a.log"), 0);
+        let mut log = LogFile::new(dir.join("sub/a.log"), 0, Trust::of(None));
         assert!(log.append(at(0), b"one\n").is_err());
         assert!(log.append(at(1), b"two\n").is_ok());
         assert!(log.append(at(3), b"three\n").is_err());
@@ -248,7 +270,7 @@ mod tests {
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
                 // Each has its own open file description, like separate processes.
-                let mut log = LogFile::new(dir.join("a.log"), 12_000);
+                let mut log = LogFile::new(dir.join("a.log"), 12_000, Trust::of(None));
                 std::thread::spawn(move || {
                     for event in 0..events {
                         let line = format!("{writer} {event:04} {}\n", "x".repeat(10));

@@ -1,7 +1,7 @@
 //! The access log: one line for each finished request.
 
 use crate::access_log::{Format, Record};
-use crate::config::Log;
+use crate::config::Config;
 use crate::log::LogFile;
 use crate::traffic::Access;
 use std::time::SystemTime;
@@ -14,10 +14,10 @@ pub(super) struct AccessLog {
 
 impl AccessLog {
     /// The log that the settings ask for, if any.
-    pub(super) fn new(settings: &Log) -> Option<AccessLog> {
+    pub(super) fn new(config: &Config) -> Option<AccessLog> {
         Some(AccessLog {
-            file: LogFile::new(settings.access.clone()?, settings.max_size),
-            format: Format::parse(&settings.format).ok()?,
+            file: LogFile::of(config, &config.log.access)?,
+            format: Format::parse(&config.log.format).ok()?,
         })
     }
 

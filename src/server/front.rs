@@ -1,6 +1,8 @@
-//! The initial state of a server: its role, what it was given, and the live release.
+//! The initial state of a server: its role, what it was given, the live release, and warnings about them.
 
+use super::{Server, told};
 use crate::bytes::{fnv, fnv_more};
+use crate::codes::Code;
 use crate::reload::{Beginning, Origin, Release, Watch};
 use crate::workers::LaunchContext;
 use std::os::fd::OwnedFd;
@@ -69,4 +71,12 @@ pub(super) fn seed() -> u64 {
         .map_or(0, |d| d.as_nanos() as u64);
     let hash = fnv(&time.to_le_bytes());
     fnv_more(hash, &std::process::id().to_le_bytes())
+}
+
+/// Logs a warning. `once`: unless another front of the site has.
+pub fn warn(server: &mut Server, code: Code, text: &str, once: bool) {
+    let dir = server.workers.dir().filter(|_| once);
+    if dir.is_none_or(|dir| told::is_first(dir, fnv(text.as_bytes()))) {
+        server.notices.warn(code, text);
+    }
 }

@@ -22,7 +22,7 @@ mod sockets;
 mod status_page;
 mod told;
 
-pub use front::{Begin, Front, Role};
+pub use front::{Begin, Front, Role, warn};
 pub use listener::Listener;
 pub use rollover::{HandOver, Outcome};
 

@@ -278,9 +278,8 @@ impl Server {
         self.traffic.apply(settings.within(share));
         self.listeners
             .allow(config.server.allowed_users.as_ref(), self.front.role);
-        self.access = AccessLog::new(&config.log);
-        let file = config.log.file.clone();
-        let file = file.map(|path| LogFile::new(path, config.log.max_size));
+        self.access = AccessLog::new(&config);
+        let file = LogFile::of(&config, &config.log.file);
         self.notices.set_file(file);
         if let Some((level, text)) = share.warning() {
             self.note(level, &text);

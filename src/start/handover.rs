@@ -2,12 +2,13 @@
 //!
 //! The leader and the daemon are started with the same variables. Knows no configuration and serves nothing.
 
+use super::user::User;
 use crate::config::Protocol;
 use crate::daemon::{self, Pidfile};
 use crate::endpoints::Handed;
 use crate::image::{self, Image};
 use crate::rundir::RuntimeDir;
-use crate::server::HandOver;
+use crate::server::{HandOver, Listener};
 use crate::sys::{fd, procfs};
 use crate::systemd::{self, Activated};
 use crate::trust::Trust;
@@ -83,6 +84,8 @@ pub(super) struct Inherited {
     pub(super) arguments_accepted: bool,
     /// This image is the private copy of the executable.
     pub(super) is_copy: bool,
+    /// The previous image was root's, and has opened what only root may.
+    pub(super) changed_user: bool,
     /// The previous image was serving.
     pub(super) restarted: bool,
     /// Why the new image could not be executed, if this is the old one again.
@@ -124,6 +127,7 @@ impl Inherited {
                 "heeded" => inherited.arguments_accepted = true,
                 "copy" => inherited.is_copy = true,
                 "again" => inherited.restarted = true,
+                "user" => inherited.changed_user = true,
                 "leader" => inherited.background = Background::Leader,
                 "daemon" => inherited.background = Background::Daemon,
                 "ready" => inherited.ready = descriptor(),
@@ -164,7 +168,7 @@ impl ProcessState {
                 daemon::start_and_wait(leader, (read, write))
             }
             Err(error) => {
-                super::complain(&daemon::start_error(&error.into()));
+                super::tell::complain(&daemon::start_error(&error.into()));
                 Err(crate::cli::EXIT_FAILED)
             }
         }
@@ -195,45 +199,67 @@ impl ProcessState {
     }
 
     /// Executes a private copy of the executable. Returns only if that fails; the original then keeps running.
-    pub(super) fn move_to_copy(&self, dir: Option<&RuntimeDir>, activated: &[Activated]) {
+    pub(super) fn move_to_copy(
+        &self,
+        dir: Option<&RuntimeDir>,
+        activated: &[Activated],
+        inherited: &Inherited,
+    ) {
         if let Ok(image) = image::stage(&self.original, dir, true)
             && image.path.as_deref() != Some(&self.original)
         {
-            // systemd's variables still hold in the copy: LISTEN_PID is its pid, too.
-            activated.iter().for_each(|a| inherit(&a.socket));
-            let _ = self.execute(Ok(image), None);
+            let mut words = self.words(&HandOver::default());
+            words.add("copy=1");
+            words.pass("lock", image.lock.as_ref(), "");
+            words.pass("pidfile", inherited.pidfile.as_ref(), "");
+            for handed in &inherited.listeners {
+                words.pass("listener", Some(&handed.socket), handed.protocol.name());
+            }
+            inherit_all(activated);
+            let _ = self.execute_with(&image.exec_path().unwrap_or_default(), &words, &[]);
         }
     }
 
-    /// Executes an image in this process and hands over what it needs. If that fails while serving (`hand` is given),
-    /// executes the current image again. Returns only if that fails, too.
-    pub(super) fn execute(&self, image: io::Result<Image>, hand: Option<HandOver>) -> io::Error {
-        let restarted = hand.is_some();
-        if restarted {
-            systemd::notify(&systemd::reloading());
+    /// Executes this image again, with these listening sockets and variables. Returns only if that fails.
+    pub(super) fn execute_as(
+        &self,
+        listeners: &[Listener],
+        activated: &[Activated],
+        variables: &[(&str, &str)],
+    ) -> io::Error {
+        let mut words = self.words(&HandOver::default());
+        words.add("user=1");
+        for listener in listeners {
+            let socket = listener.as_fd();
+            words.pass("listener", Some(&socket), listener.protocol.name());
         }
-        let hand = hand.unwrap_or_default();
-        let mut words = self.words(&hand, restarted);
+        inherit_all(activated);
+        self.execute_with(&own_image(&self.original), &words, variables)
+    }
+
+    /// Executes another image in this process while serving, and hands over what it needs. If that fails, executes the
+    /// current image again. Returns only if that fails, too.
+    pub(super) fn execute(&self, image: io::Result<Image>, hand: &HandOver) -> io::Error {
+        systemd::notify(&systemd::reloading());
+        let mut words = self.words(hand);
+        words.add("copy=1 again=1");
         let error = match &image {
             Ok(image) => {
                 let path = image.exec_path().unwrap_or_default();
                 words.pass("lock", image.lock.as_ref(), "");
-                self.execute_with(&path, &words)
+                self.execute_with(&path, &words, &[])
             }
             Err(error) => io::Error::other(error.to_string()),
         };
-        if !restarted {
-            return error;
-        }
         words.add(format!("{REFUSED}{error}"));
-        self.execute_with(&own_image(&self.original), &words)
+        self.execute_with(&own_image(&self.original), &words, &[])
     }
 
     /// The words for the next image.
-    fn words(&self, hand: &HandOver, restarted: bool) -> Words {
+    fn words(&self, hand: &HandOver) -> Words {
         let mut words = Words::default();
         words.add(format!(
-            "spawned={}.{} copy=1",
+            "spawned={}.{}",
             self.spawned_as.0, self.spawned_as.1
         ));
         if let Some(owner) = self.owner {
@@ -241,9 +267,6 @@ impl ProcessState {
         }
         if self.arguments_accepted {
             words.add("heeded=1");
-        }
-        if restarted {
-            words.add("again=1");
         }
         if self.background == Background::Daemon {
             words.add("daemon=1");
@@ -275,12 +298,16 @@ impl ProcessState {
         words
     }
 
-    fn execute_with(&self, path: &Path, words: &Words) -> io::Error {
-        let ours: [(&str, OsString); 3] = [
+    fn execute_with(&self, path: &Path, words: &Words, variables: &[(&str, &str)]) -> io::Error {
+        let more = variables.iter().map(|(name, value)| (*name, value.into()));
+        let ours: Vec<(&str, OsString)> = [
             (ORIGINAL, self.original.clone().into()),
             (DIRECTORY, self.directory.clone().into()),
             (HANDOVER, words.0.clone().into()),
-        ];
+        ]
+        .into_iter()
+        .chain(more)
+        .collect();
         // Not through `Command`, which would unblock the signals that are blocked.
         let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
         let others = std::env::vars_os().filter(|(name, _)| !ours.iter().any(|(n, _)| n == name));
@@ -332,6 +359,11 @@ impl Words {
     }
 }
 
+/// systemd's variables still hold in the next image: LISTEN_PID is its pid, too.
+fn inherit_all(activated: &[Activated]) {
+    activated.iter().for_each(|a| inherit(&a.socket));
+}
+
 fn inherit(descriptor: &impl AsFd) {
     let descriptor: BorrowedFd<'_> = descriptor.as_fd();
     let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()));
@@ -348,11 +380,15 @@ pub(super) fn to_background(state: &ProcessState, config: &super::Config) -> u8 
         Ok(daemon) => daemon,
         Err(status) => return status,
     };
-    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let mut home = std::env::var_os("HOME").map(PathBuf::from);
+    if let Ok(Some(user)) = User::wanted(config, super::Role::External) {
+        let _ = user.take_over();
+        home = Some(user.home());
+    }
     match python::discover(&config.app, Trust::of(config.owned_by), home.as_deref()) {
         Ok(_) => cli::EXIT_OK,
         Err(why) => {
-            super::complain(&format!("{} {why}", codes::place::NO_PYTHON));
+            super::tell::complain(&format!("{} {why}", codes::place::NO_PYTHON));
             let _ = kill(daemon, Signal::SIGTERM);
             cli::EXIT_FAILED
         }

@@ -8,6 +8,7 @@ use crate::daemon::Pidfile;
 use crate::endpoints::{self, Handed, Opened};
 use crate::server::{Listener, Role};
 use crate::systemd::Activated;
+use crate::trust::Trust;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,8 +19,8 @@ pub(super) fn listeners(
     inherited: Inherited,
     activated: Vec<Activated>,
 ) -> anyhow::Result<Opened> {
-    let server = config.map(|c| c.server.clone()).unwrap_or_default();
-    let protocol = server.protocol;
+    let config = config.cloned().unwrap_or_default();
+    let protocol = config.server.protocol;
     match role {
         Role::Cgi => Ok(Opened::default()),
         Role::Spawned { .. } => {
@@ -42,7 +43,7 @@ pub(super) fn listeners(
                 socket: a.socket,
                 activated: true,
             }));
-            endpoints::open(&server, handed, inherited.restarted)
+            endpoints::open(&config, handed, inherited.restarted)
         }
     }
 }
@@ -124,9 +125,10 @@ pub(super) fn pidfile(
         (Role::External, Some(config)) => config.server.pidfile.as_deref(),
         _ => None,
     };
+    let trust = Trust::of(config.and_then(|config| config.owned_by));
     match inherited {
-        Some(inherited) if config.is_some() => Pidfile::inherit(inherited, path),
+        Some(inherited) if config.is_some() => Pidfile::inherit(inherited, path, trust),
         Some(inherited) => Ok(Pidfile::keep(inherited)),
-        None => path.map(Pidfile::take).transpose(),
+        None => path.map(|path| Pidfile::take(path, trust)).transpose(),
     }
 }

@@ -5,3 +5,4 @@ pub mod ffi;
 pub mod limits;
 pub mod peer;
 pub mod procfs;
+pub mod users;

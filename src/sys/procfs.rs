@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Where it is mounted.
+pub const ROOT: &str = "/proc";
 /// Clock ticks per second in /proc, the same on every Linux.
 const TICKS: u64 = 100;
 /// Bytes in a page.
