@@ -1,7 +1,8 @@
 //! The format of the access log: Apache's LogFormat directives, parsed once and rendered for each request.
 //!
-//! Values are escaped as Apache does it, so no request can forge a line. Pure: knows no file and no clock.
+//! Values are escaped as Apache does it, so no request can forge a line, and secrets in URLs are left out. Pure: knows no file and no clock.
 
+use crate::bytes::without_secrets;
 use crate::log::Utc;
 use crate::pairs::Pairs;
 use crate::response::ResponseHead;
@@ -202,6 +203,9 @@ fn with_argument(letter: char, argument: &str) -> Result<Item, &'static str> {
     if upper.ends_with(b"AUTHORIZATION") {
         return Err("would write passwords to the log");
     }
+    if upper.ends_with(b"X_RUNFCGI_SECRET") {
+        return Ok(Item::Nothing);
+    }
     match (letter, argument) {
         ('i' | 'e' | 'o', "") => Err("a name in {} is missing"),
         ('i', _) => {
@@ -313,6 +317,7 @@ fn push_time(out: &mut String, time: SystemTime) {
 }
 
 fn escape(out: &mut String, value: &[u8]) {
+    let value = &*without_secrets(value);
     let (value, cut) = match value.get(..LONGEST_VALUE) {
         Some(start) => (start, value.len() > LONGEST_VALUE),
         None => (value, false),
@@ -408,6 +413,7 @@ mod tests {
             ("%{content-type}i %{Referer}i", "text/plain -"),
             ("%{SITE}e %{OTHER}e", "one -"),
             ("%{x-cache}o %{X-No}o", "hit -"),
+            ("%{X-Runfcgi-Secret}i %{HTTP_X_RUNFCGI_SECRET}e", "- -"),
         ] {
             assert_eq!(
                 render(format, Some(&head), 5),

@@ -6,7 +6,7 @@
 
 mod path;
 
-use crate::bytes::fnv;
+use crate::bytes::{fnv, without_secrets};
 use crate::config::ScriptName;
 use crate::pairs::Pairs;
 use path::{PathVars, Split};
@@ -110,7 +110,7 @@ pub fn normalise(sent: &Pairs, mount: &Mount, body_len: u64) -> Pairs {
     out
 }
 
-/// A request in one line for logs: `GET /path?query`, escaped, cut after about 500 bytes.
+/// A request in one line for logs: `GET /path?query`, escaped, without secrets, cut after about 500 bytes.
 pub fn describe(environ: &Pairs) -> String {
     const MAX_LEN: usize = 500;
     let get = |name: &[u8]| environ.get(name).unwrap_or_default();
@@ -128,7 +128,7 @@ pub fn describe(environ: &Pairs) -> String {
         }
     }
     let mut text = String::new();
-    for &byte in &line {
+    for &byte in without_secrets(&line).iter() {
         if text.len() >= MAX_LEN {
             text.push_str("...");
             break;

@@ -378,6 +378,7 @@ fn start(
     if let Some(pidfile) = &mut state.pidfile {
         pidfile.write().context(codes::place::BAD_PIDFILE)?;
     }
+    let squatted = dir.as_ref().ok().and_then(RuntimeDir::squatted);
     let image_lock = inherited.lock.take();
     let mut handed = HandOver {
         control: inherited.control.take(),
@@ -436,6 +437,18 @@ fn start(
     }
     if user::is_root(role, known) && !restarted {
         warn(&mut server, codes::place::AS_ROOT, user::AS_ROOT, false);
+    }
+    if let Some(text) = squatted {
+        warn(&mut server, codes::upkeep::TAKEN_NAME, &text, true);
+    }
+    let on_command_line = codes::settings::SECRET_ON_COMMAND_LINE;
+    let mut warnings = known.iter().flat_map(|config| &config.warnings);
+    // A foreground server has said so on standard error.
+    if state.background == Background::Daemon
+        && !restarted
+        && let Some(told) = warnings.find(|warning| warning.code == Some(on_command_line))
+    {
+        warn(&mut server, on_command_line, &told.what, false);
     }
     if let Some(ready) = state.ready.take() {
         daemon::report(ready, 0);

@@ -130,6 +130,31 @@ def test_output_and_errors_have_logs_of_their_own(site, more):
     site.gone()
 
 
+def test_a_secret_that_everybody_sees_is_told_of(site):
+    """On the command line; in the settings file nobody sees it."""
+    words = ["protocol=ajp", "socket=ajp.sock", "protocol=fcgi", "socket=my.sock", "pidfile=my.pid", "errlog=err.log"]
+    told = "RF0132 all users of this machine can see the command line"
+
+    def shown():
+        return [pid for pid in site.alive() if b"long-random" in open(f"/proc/{pid}/cmdline", "rb").read()]
+
+    done = site.run(*words, "secret=long-random")
+    assert done.returncode == 0 and done.stderr.startswith("runfcgi: RF0132 option secret: all users of this machine"), done
+    before = site.ask()["pid"]
+    assert shown()
+    site.config.write_text(site.config.read_text() + 'secret = "long-random"\n')
+    until(lambda: site.ask()["pid"] != before, 20, "the restart")
+    os.kill(site.pid(), signal.SIGTERM)
+    site.gone()
+    log = site.directory / "err.log"
+    assert log.read_text().count(told) == 1
+    site.daemon(*words)
+    assert site.ask() and not shown()
+    os.kill(site.pid(), signal.SIGTERM)
+    site.gone()
+    assert log.read_text().count(told) == 1
+
+
 def test_logs_of_a_daemon_are_rotated(site):
     """As [log] max_size says, with their modes; also when somebody else moves them."""
     site.config.write_text(site.config.read_text() + '[log]\nmax_size = "4K"\n')

@@ -26,6 +26,8 @@ def application(environ, start_response):
         time.sleep(60)
     if path == "/die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if path == "/say":
+        print("said", flush=True)
     if path == "/raise":
         raise ValueError("what the visitor sent")
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -278,6 +280,28 @@ def test_the_page_exists_only_for_who_knows_the_secret(site):
         assert SECRET not in path.read_text(), path
     head, body = site.get(f"/-/status?secret={SECRET}", REQUEST_METHOD="HEAD")
     assert "Status: 200" in head and body == ""
+
+
+def test_the_secret_is_in_no_log(site):
+    """Also where the page does not answer: a POST, another path, a link from the page, a page that asks for a login."""
+    site.settings.write_text(site.settings.read_text().replace('"%h', '"%{Location}o %{User-Agent}i %h'))
+    site.start()
+    page = f"/-/status?secret={SECRET}&format=json"
+    for target, variables in [
+        (page, {"REQUEST_METHOD": "POST"}),
+        (f"/say?a=1&secret={SECRET}&b=2", {"REQUEST_METHOD": "POST", "HTTP_X_RUNFCGI_SECRET": SECRET}),
+        (f"/raise?secret={SECRET}", {}),
+        (f"/say?next=/-/status%3fsecret%3D{SECRET}%26format", {}),
+        ("/say", {"HTTP_REFERER": f"https://a{page}", "HTTP_USER_AGENT": f"x secret={SECRET}"}),
+    ]:
+        site.get(target, **variables)
+    lines = until(lambda: len(lines := (site.dir / "access.log").read_text().splitlines()) == 5 and lines, 5, "access log")
+    assert "POST /say?a=1&secret=***&b=2 HTTP/1.1 ?a=1&secret=***&b=2" in lines[1], lines
+    assert "https://a/-/status?secret=***&format=json -" in lines[4], lines
+    said = until(lambda: "said\n" in (text := (site.dir / "site.log").read_text()) and "RF03" in text and text, 5, "the log")
+    assert "POST /say?a=1&secret=***&b=2: said\n" in said and "GET /raise?secret=***" in said
+    for path in ["access.log", "site.log", "err.log", *site.dir.glob("run/front-*"), "run/journal"]:
+        assert SECRET.encode() not in (site.dir / path).read_bytes(), path
 
 
 def test_the_page_for_programs(site):

@@ -31,4 +31,10 @@ super::codes! {
         consequence: "failures are in the log, but not on the owner's desk; the site is served",
         cure: "free space in the runtime directory: `status` names it",
     }
+    TAKEN_NAME = 607, "another user has taken the name of the runtime directory" {
+        cause: "where the runtime directory would be, there is something that belongs to another user; perhaps he wants to \
+            disturb the site",
+        consequence: "the next place that the message names is used, and the site is served",
+        cure: "tell the host, or set [server] runtime_dir to a local directory that the account owns",
+    }
 }

@@ -5,6 +5,7 @@ use crate::config::limits::SOCKET_PATH;
 use crate::pairs::Pairs;
 use crate::sys::limits::is_shortage;
 use crate::sys::procfs;
+use crate::sys::users::User;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -31,26 +32,46 @@ const PAGE: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct RuntimeDir {
     path: PathBuf,
+    /// The places before it whose names other users have taken.
+    taken: String,
 }
 
 impl RuntimeDir {
     /// Finds or creates the directory of the site with this identity: `named` if given, otherwise a directory in the first
-    /// of `BASES` and `beside` that works. The error lists why each was refused.
+    /// of `BASES` and our home that works. `beside` is the directory of the executable. The error lists why each was
+    /// refused.
     pub fn open(named: Option<&Path>, beside: &Path, identity: &[u8]) -> io::Result<RuntimeDir> {
-        let name = format!("{DIRECTORY}{}-{}", nix::unistd::geteuid(), site(identity));
+        let us = nix::unistd::geteuid().as_raw();
+        let name = format!("{DIRECTORY}{us}-{}", site(identity));
+        let home = match named {
+            Some(_) => None,
+            None => in_home(beside),
+        };
         let candidates: Vec<PathBuf> = match named {
             Some(path) => vec![path.to_owned()],
-            None => BASES
-                .iter()
-                .map(|base| Path::new(base).join(&name))
-                .chain([beside.join(format!(".{name}"))])
-                .collect(),
+            None => {
+                let bases = BASES.iter().map(Path::new);
+                let bases = bases.chain(home.as_deref());
+                bases.map(|base| base.join(&name)).collect()
+            }
         };
-        let mut refusals = String::new();
+        let (mut refusals, mut taken) = (String::new(), String::new());
         for path in candidates {
+            if let Some(home) = home.as_deref().filter(|home| path.starts_with(home)) {
+                let _ = fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(home);
+            }
             match make_writable(&path) {
-                Ok(()) => return Ok(RuntimeDir { path }),
-                Err(error) => refusals.push_str(&format!("; {}: {error}", path.display())),
+                Ok(()) => return Ok(RuntimeDir { path, taken }),
+                Err(error) => {
+                    let refusal = format!("; {}: {error}", path.display());
+                    refusals.push_str(&refusal);
+                    if fs::symlink_metadata(&path).is_ok_and(|meta| meta.uid() != us) {
+                        taken.push_str(&refusal);
+                    }
+                }
             }
         }
         Err(io::Error::other(format!(
@@ -62,7 +83,17 @@ impl RuntimeDir {
     pub fn of(path: &Path) -> RuntimeDir {
         RuntimeDir {
             path: path.to_owned(),
+            taken: String::new(),
         }
+    }
+
+    /// Says which places before it other users have taken. None: none.
+    pub fn squatted(&self) -> Option<String> {
+        let taken = self.taken.strip_prefix("; ")?;
+        let path = self.path.display();
+        Some(format!(
+            "another user has taken the name of the runtime directory: {taken}; {path} is used"
+        ))
     }
 
     /// Creates it again, after the last process of the site has removed it.
@@ -171,6 +202,28 @@ impl RuntimeDir {
         }
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// The place in our home for runtime directories, after `BASES`. None: there is no home of ours, or visitors may get at what
+/// is there. `beside` is the directory of the executable, which visitors do get at.
+pub fn in_home(beside: &Path) -> Option<PathBuf> {
+    let us = nix::unistd::geteuid().as_raw();
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    let home = match home {
+        Some(home) => home.into(),
+        None => User::with_id(us)?.home.into(),
+    };
+    let is_ours = |dir: &Path| fs::metadata(dir).is_ok_and(|meta| meta.uid() == us);
+    let home: PathBuf = fs::canonicalize::<PathBuf>(home)
+        .ok()
+        .filter(|home| is_ours(home))?;
+    let roots = [Some(beside.into()), std::env::var_os("DOCUMENT_ROOT")];
+    let mut roots = roots
+        .into_iter()
+        .flatten()
+        .filter_map(|root| fs::canonicalize(root).ok());
+    let is_served = roots.any(|root| home.starts_with(root)) || home.join(".htaccess").exists();
+    (!is_served).then(|| home.join(".cache/runfcgi"))
 }
 
 fn is_older(path: &Path, seconds: u64) -> bool {

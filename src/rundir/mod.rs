@@ -40,7 +40,7 @@ use crate::bytes::fnv;
 use crate::echo;
 use std::fmt;
 
-pub use dir::{BASES, RuntimeDir, at, is_at, is_full, open_plain, replace};
+pub use dir::{BASES, RuntimeDir, at, in_home, is_at, is_full, open_plain, replace};
 
 /// A file in the runtime directory; see the table above.
 #[derive(Clone, Copy, Debug)]
@@ -187,10 +187,9 @@ pub fn site(identity: &[u8]) -> String {
     format!("{:016x}", fnv(identity))
 }
 
-/// The user id and the site in the name of a runtime directory. One next to an executable is hidden (`.runfcgi-…`).
+/// The user id and the site in the name of a runtime directory.
 pub fn owner_and_site(name: &str) -> Option<(&str, &str)> {
-    let name = name.trim_start_matches('.').strip_prefix(DIRECTORY)?;
-    name.split_once('-')
+    name.strip_prefix(DIRECTORY)?.split_once('-')
 }
 
 #[cfg(test)]
@@ -251,9 +250,7 @@ mod tests {
         assert_eq!(holder("7 ready"), (Some(7), true));
         assert_eq!(holder(FAILED), (None, false));
         assert_eq!(site(b""), "cbf29ce484222325");
-        for name in ["runfcgi-1000-1f", ".runfcgi-1000-1f"] {
-            assert_eq!(owner_and_site(name), Some(("1000", "1f")));
-        }
+        assert_eq!(owner_and_site("runfcgi-1000-1f"), Some(("1000", "1f")));
         assert_eq!(owner_and_site("runfcgi"), None);
     }
 

@@ -88,7 +88,8 @@ impl RuntimeDirs {
             return dirs;
         }
         let this = rundir::site(config.as_os_str().as_encoded_bytes());
-        let bases = BASES.iter().map(Path::new).chain([beside]);
+        let home = rundir::in_home(beside);
+        let bases = BASES.iter().map(Path::new).chain(home.as_deref());
         for (name, path) in bases.flat_map(files) {
             let Some((uid, site)) = rundir::owner_and_site(&name) else {
                 continue;
