@@ -2,7 +2,32 @@
 //!
 //! Trusted are our own user, root, and the owner of the executable, who controls what we run in any case. (Without suexec
 //! the site runs as Apache's user, and its files belong to the user of the FTP account.)
+//!
+//! Who may make us run, read or write what, and the test of each row:
+//!
+//! | who, and by what | what holds | test |
+//! |---|---|---|
+//! | the web server's user: words through suexec | refused: the environment is as empty as suexec leaves it | `test_suexec_brings_no_words` (child) |
+//! | the same, when the caller has gone, or has become us | the same | `test_suexec_brings_no_words` (orphan, adopted) |
+//! | the same: `FcgidWrapper` with words | refused, and the page says so | `test_a_server_that_suexec_started_with_words_says_so_to_visitors` |
+//! | a visitor: words in the query of a CGI request | ignored | `test_words_of_a_visitor_are_not_heeded` |
+//! | a process of a third user: words | refused, if /proc shows whose it is | `test_another_user_gives_no_words` |
+//! | the same with `hidepid=2` | the environment decides | `test_where_processes_are_hidden_the_environment_decides` |
+//! | the account, root, cron: words | heeded | `test_the_owner_gives_words`, `test_cron_gives_words` |
+//! | any user: calls us as `runfcgi-launch` | nothing is launched but through a socket pair of our user | `test_only_our_own_socket_launches_an_interpreter` |
+//! | a third user's settings | refused | `test_without_suexec_the_files_may_belong_to_their_owner` |
+//! | who may write the settings, by their mode | they are refused | `test_settings_that_stop_the_site` |
+//! | who may change the interpreter or a directory above it | it is passed over | `test_who_may_have_put_it_there`, `test_another_users_virtualenv_is_not_run` |
+//! | who may write them, or the runtime directory, by an access control list | the same: the list's mask shows in the mode | `test_an_access_control_list_counts` |
+//! | a third user's link to a directory, or a directory of his | nothing behind it is run or written | `test_a_link_to_a_directory_is_looked_at` |
+//! | a third user's link, directory or file where root writes a log, pidfile or socket | refused | `test_root_is_led_to_no_other_file` |
+//! | the account's own links, and the system's | followed | `test_links_that_are_good_are_followed` |
+//! | a third user has taken the name of the runtime directory | the next place is used, and the log says so | `test_a_name_that_is_taken` |
+//! | a visitor: files of the runtime directory | it is nowhere below the document root | `test_a_name_that_is_taken` |
+//! | the app of a server that root starts | runs as `[server] user`, or the log says that it runs as root | `test_root_becomes_the_user`, `test_that_the_app_runs_as_root_is_told_at_each_start` |
+//! | any user: reads a log or a secret | logs are private, and hold no secret | `test_logs_of_a_daemon_are_rotated`, `test_the_secret_is_in_no_log` |
 
+use crate::sys::ffi::has_acl;
 use crate::sys::procfs;
 use nix::libc;
 use std::ffi::OsString;
@@ -214,9 +239,11 @@ fn refusal(path: &Path, what: &str) -> io::Error {
 }
 
 /// Checks that only the owner can write the file. Its group may, too, if root owns the file, or if the group has the
-/// owner's number: on most systems that is the owner's private group, and umask 0002 is usual.
+/// owner's number: on most systems that is the owner's private group, and umask 0002 is usual. With an access control list,
+/// the mode shows as the group's what any of those in the list may do.
 fn check_mode(path: &Path, meta: &Metadata, purpose: Purpose) -> io::Result<()> {
-    let harmless = meta.uid() == 0 || meta.gid() == meta.uid();
+    let private = meta.uid() == 0 || meta.gid() == meta.uid();
+    let harmless = private && !(meta.mode() & 0o020 != 0 && has_acl(path));
     let forbidden = if harmless { 0o002 } else { 0o022 };
     if meta.mode() & forbidden == 0 {
         return Ok(());

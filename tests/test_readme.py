@@ -37,6 +37,15 @@ def test_no_recipe_is_left_out():
     assert {path for path in there - named if path.name not in ("README.md", "codes.md")} == set()
 
 
+def test_the_tests_that_are_named_are_there():
+    texts = [path.read_text() for part in ("src", "tests") for path in (REPOSITORY / part).rglob("*.[pr][ys]") if ".venv" not in path.parts]
+    for page in (REPOSITORY / "README.md", REPOSITORY / "src" / "trust.rs"):
+        names = set(re.findall(r"`(test_\w+)`", page.read_text()))
+        assert len(names) > 10, page
+        for name in names:
+            assert any(f"def {name}(" in text for text in texts), (page, name)
+
+
 def anchors(text):
     """The names that GitHub gives to the headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

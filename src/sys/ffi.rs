@@ -8,8 +8,11 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockFlag, recvmsg};
+use std::ffi::CString;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Takes ownership of a descriptor that was open when this program began. None: it is not open, one of 0 to 2, or owned.
@@ -65,6 +68,16 @@ pub fn receive(
         }
     }
     Ok(message.bytes)
+}
+
+/// Whether an access control list names users or groups that may use this file, beside those that its mode names.
+pub fn has_acl(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    let name = c"system.posix_acl_access";
+    // SAFETY: both strings end with NUL, and with a size of 0 the call writes nothing.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 /// Gives memory that was freed back to the system. After many requests at once, glibc would keep what they had, in pieces
