@@ -21,6 +21,7 @@ use failed::failed_pages;
 use htaccess::htaccess;
 use nix::unistd::{User, geteuid, setgid, setgroups, setuid};
 use place::{account, permissions, writable};
+use private::exposed;
 use rehearsal::{Pages, rehearse};
 use std::fs;
 use std::io::{self, Write};
@@ -58,6 +59,7 @@ pub fn run(site: &Site, url: Option<&Url>, json: bool, out: &mut dyn Write) -> i
         pages = app(config, &mut report)?;
         pages.failed = failed_pages(site.candidates, config, dir);
         report.add_all(writable(config))?;
+        report.add_all(exposed(exe, config))?;
     }
     report.add_all(permissions(exe, dir))?;
     let external = config.as_ref().is_some_and(|c| {

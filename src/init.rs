@@ -15,6 +15,7 @@ use crate::codes::init as codes;
 use crate::config::{Candidates, Finding};
 use find::Project;
 use plan::Plan;
+pub(crate) use plan::document_root;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 

@@ -79,6 +79,13 @@ def unwritable_log(site):
     site.configure(NOTED + f'[log]\nfile = "{site.home}/logs/site.log"\n')
 
 
+def files_below_the_document_root(site):
+    (site.site / "logs").mkdir()
+    give(site.site / "logs")
+    logs = f'[log]\nfile = "{site.site}/mysite.log"\naccess = "{site.site}/logs/a b.log"\n'
+    site.configure(NOTED + f'pidfile = "{site.site}/my.pid"\n{logs}')
+
+
 def parents_settings(site):
     below = site.site / "shop"
     below.mkdir()
@@ -113,6 +120,11 @@ WARNINGS = {
     "no static files": (no_static_files, ["RF0274", " static files are not in ", "collectstatic"]),
     "no STATIC_ROOT": (settings("STATIC_ROOT =", "STATICROOT ="), ["RF0274", "settings.STATIC_ROOT is not set"]),
     "unwritable log": (unwritable_log, ["RF0260", "logs/site.log cannot be written: Permission denied"]),
+    "files below the document root": (
+        files_below_the_document_root,
+        [f"RF0262 {name}: " for name in ("log.file", "log.access", "server.pidfile")]
+        + [f"https://www.example.com/{path}" for path in ("mysite.log", "logs/a%20b.log", "my.pid")],
+    ),
     "settings of another site": (parents_settings, ["RF0162", "so both run the same app", "shop/mysite.toml"]),
 }
 

@@ -199,6 +199,12 @@ super::codes! {
         consequence: "larger uploads fail, and the site may not start",
         cure: "delete what is not needed, or point TMPDIR below [env] and runtime_dir below [server] elsewhere",
     }
+    EXPOSED_FILE = 262, "a file that the server writes is below the document root" {
+        cause: "a log, the pidfile or the runtime directory is set to a place from which the web server sends files",
+        consequence: "visitors can read it, unless a rule in .htaccess or of the web server forbids it; logs tell of other visitors, and \
+                      have tracebacks",
+        cure: "set it to a place outside the document root, such as \"../mysite.log\"",
+    }
     CHECK_ERRORS = 270, "Django's own checks find errors" {
         cause: "`manage.py check --deploy` finds errors in the models, URLs or settings of the site",
         consequence: "pages that use the faulty part fail",

@@ -50,6 +50,14 @@ struct Change {
     reason: String,
 }
 
+/// The document root in whose tree `dir` is, guessed from its name.
+pub(crate) fn document_root(dir: &Path) -> Option<&Path> {
+    dir.ancestors().find(|path| {
+        let name = path.file_name().unwrap_or_default();
+        DOCUMENT_ROOTS.iter().any(|root| name == *root)
+    })
+}
+
 impl Plan {
     /// Plans without writing. The error says what must be fixed first.
     pub(super) fn new(site: &Site, project: &Project) -> Result<Plan, Finding> {
@@ -165,22 +173,17 @@ impl Plan {
 
     /// Notes the URL of the directory, guessed from the name of the document root.
     fn address(&mut self) {
-        let is_root = |path: &&Path| {
-            let name = path.file_name().unwrap_or_default();
-            DOCUMENT_ROOTS.iter().any(|root| name == *root)
-        };
         let place = self.directory.display();
-        self.notes
-            .push(match self.directory.ancestors().find(is_root) {
-                Some(root) if root == self.directory => {
-                    format!("address  https://www.example.com/ ({place} is a document root)")
-                }
-                Some(root) => {
-                    let below = self.directory.strip_prefix(root).unwrap_or(root).display();
-                    format!("address  https://www.example.com/{below}/")
-                }
-                None => format!("address  that of {place}"),
-            });
+        self.notes.push(match document_root(&self.directory) {
+            Some(root) if root == self.directory => {
+                format!("address  https://www.example.com/ ({place} is a document root)")
+            }
+            Some(root) => {
+                let below = self.directory.strip_prefix(root).unwrap_or(root).display();
+                format!("address  https://www.example.com/{below}/")
+            }
+            None => format!("address  that of {place}"),
+        });
     }
 
     /// Plans a settings file, unless there is one.
