@@ -12,7 +12,7 @@ import pytest
 
 import peers
 from own_server import Site, in_background
-from plain_site import ask, kill
+from plain_site import ask, in_namespace, kill
 from webservers.account import REPOSITORY, USER
 from webservers.fastcgi import request
 from webservers.processes import until
@@ -31,11 +31,6 @@ MARKS = "%s"
 """
 FILL = "head -c 1G /dev/zero > {0}/filler\n"
 SHM = "mount -t tmpfs -o size=64m,mode=1777 none /dev/shm\n"
-
-
-def in_namespace(script):
-    """What Manager is to be wrapped in."""
-    return ["unshare", "-m", "sh", "-c", script + '\nexec "$@"', "sh"]
 
 
 def inside(manager, script):

@@ -8,6 +8,7 @@ reads `spawn` lines, answers `spawned PID SOCKET`, and tells of each end with `e
 it ends what it spawned as mod_fcgid does: TERM, and KILL 8 s later. `Manager` is the tests' side of it.
 """
 
+import contextlib
 import os
 import queue
 import resource
@@ -108,7 +109,7 @@ class Manager:
 def main(executable, directory):
     """The program."""
     # The web server is the topmost ancestor of one name, and nothing above this program is part of it.
-    with open("/proc/self/comm", "w") as name:
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as name:
         name.write("manager")
     children = {}
     lock = threading.Lock()
