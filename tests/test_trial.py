@@ -12,15 +12,16 @@ from webservers.account import give
 from webservers.processes import until
 
 # It waits until the test lets it go on.
-BROKEN = """\
+SLOW = """\
 import os, time
+VERSION = "1"
 MARKS = os.environ["MARKS"]
 with open(os.path.join(MARKS, "importing"), "a") as file:
     file.write("here")
 while not os.path.exists(os.path.join(MARKS, "go")):
     time.sleep(0.02)
-raise RuntimeError("broken on purpose")
 """
+BROKEN = SLOW + 'raise RuntimeError("broken on purpose")\n'
 
 
 def upload(site, text):
@@ -121,3 +122,18 @@ def test_who_waits_in_line_for_a_trial_hears_how_it_went(make_plain, manage):
     until(lambda: site.status()["workers"]["waiting"] == 0, 20, "it has its turn")
     for front in fronts:
         assert_refused(site, front)
+
+
+def test_who_waits_in_line_for_a_trial_gets_the_worker_of_the_one_that_is_live(make_plain, manage):
+    site = make_plain(server="preload = false\nmaxchildren = 1")
+    manager = manage(site)
+    fronts = [manager.spawn() for _ in range(2)]
+    for front in fronts:
+        assert ask(front, "/version").text == "0"
+    upload(site, SLOW)
+    site.mark("importing")
+    until(lambda: site.status()["workers"]["waiting"] == 1, 20, "the second one waits in line")
+    let_go(site)
+    for front in fronts:
+        until(lambda: ask(front, "/version").text == "1", 20, "the new code is live")
+    assert site.mark("importing") == "here", "one import is enough"

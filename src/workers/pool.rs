@@ -281,7 +281,8 @@ impl Pool {
     /// request waits. `urgent`: else with the next one that becomes idle. Whether another front gets it.
     pub fn give_back(&mut self, of: Option<u64>, urgent: bool, now: Instant) -> bool {
         let may = self.queue.waiting() == 0 && (urgent || self.scaling.has_more(self.counts()));
-        let gives = self.roster.idle_of(of, now).filter(|_| may);
+        let on_trial = of > Some(self.current);
+        let gives = self.roster.idle_of(of, now).filter(|_| may && !on_trial);
         let kept = gives.is_some_and(|number| self.part_with(number, of.is_some(), now));
         if urgent || gives.is_some() {
             self.scaling.asked_back(gives.is_some(), now);
