@@ -22,8 +22,11 @@
 //! | a third user's link to a directory, or a directory of his | nothing behind it is run or written | `test_a_link_to_a_directory_is_looked_at` |
 //! | a third user's link, directory or file where root writes a log, pidfile or socket | refused | `test_root_is_led_to_no_other_file` |
 //! | the account's own links, and the system's | followed | `test_links_that_are_good_are_followed` |
+//! | any user: connects to the socket or the TCP port of a server of its own | heard; with `[server] allowed_users`, only they, root and the account are | `test_only_allowed_users_are_heard`, `test_who_has_left_is_not_taken_for_root` |
+//! | the same, and sends no request | makes room for who does | `test_who_sends_no_request_makes_room_for_who_does`, `test_the_first_request_must_come_in_time` |
 //! | a third user has taken the name of the runtime directory | the next place is used, and the log says so | `test_a_name_that_is_taken` |
 //! | a visitor: files of the runtime directory | it is nowhere below the document root | `test_a_name_that_is_taken` |
+//! | a visitor: a log, the pidfile or the runtime directory that is set below the document root | `check` names it, and its URL | `test_a_warning_is_told` (files below the document root) |
 //! | the app of a server that root starts | runs as `[server] user`, or the log says that it runs as root | `test_root_becomes_the_user`, `test_that_the_app_runs_as_root_is_told_at_each_start` |
 //! | any user: reads a log or a secret | logs are private, and hold no secret | `test_logs_of_a_daemon_are_rotated`, `test_the_secret_is_in_no_log` |
 
