@@ -184,10 +184,15 @@ fn as_json(finding: &Finding) -> String {
     format!("{{{}}}", fields.join(", "))
 }
 
-/// If run by root, becomes the owner of the executable and executes the program again with the owner's HOME. Returns if
-/// not run by root, or if that fails.
-pub fn become_owner(owner: Option<u32>, exe: &Path) {
-    let user = owner.and_then(|owner| User::from_uid(owner.into()).ok()?);
+/// If run by root, becomes the user that the site runs as, and executes the program again with that user's HOME: the one
+/// that the settings name, else the owner of the executable. Returns if not run by root, or if that fails.
+pub fn become_owner(owner: Option<u32>, exe: &Path, candidates: &Candidates) {
+    let file = candidates.find(owner).ok().flatten();
+    let settings = file.and_then(|file| Config::despite_errors(&file, &Options::of_owner(owner)));
+    let user = match settings.and_then(|settings| settings.server.user) {
+        Some(name) => User::from_name(&name).ok().flatten(),
+        None => owner.and_then(|owner| User::from_uid(owner.into()).ok()?),
+    };
     let Some(user) = user.filter(|user| geteuid().is_root() && !user.uid.is_root()) else {
         return;
     };

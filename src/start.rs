@@ -138,8 +138,8 @@ pub fn run() -> u8 {
             0
         }
         Command::Check(flags) => {
-            check::become_owner(owner, &original);
             let candidates = candidates(flags.config.as_deref());
+            check::become_owner(owner, &original, &candidates);
             let site = check::Site::new(&original, &stem, &candidates);
             match check::run(&site, flags.url.as_ref(), flags.json, &mut io::stdout()) {
                 Ok(true) => 0,

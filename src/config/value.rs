@@ -5,6 +5,7 @@
 use super::findings::{Finding, nearest};
 use super::row::{Kind, Opt, names};
 use crate::codes;
+use crate::sys::users::User;
 use serde::de::{DeserializeOwned, value::UnitDeserializer};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -270,18 +271,16 @@ fn path(s: &str, base: &Base) -> Result<String, Wrong> {
     text.map_err(|_| "is in a directory whose name is not UTF-8".into())
 }
 
-/// The numbers of users. Other sources than /etc/passwd are not asked: that would need the host's libraries.
+/// The numbers of users.
 fn users(list: &[Value]) -> Result<Value, Wrong> {
-    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let by_name = |name: &str| {
-        let mut lines = known.lines().map(|line| line.split(':'));
-        lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1))?)
-    };
     let mut numbers = Vec::with_capacity(list.len());
     for user in list {
         let number = match user {
             Value::Integer(number) => u32::try_from(*number).ok(),
-            Value::String(name) => by_name(name).unwrap_or(name).parse().ok(),
+            Value::String(name) => match User::named(name) {
+                Some(user) => Some(user.uid),
+                None => name.parse().ok(),
+            },
             _ => None,
         };
         match number {

@@ -136,7 +136,8 @@ def test_root_becomes_the_user(site, owner, place):
         assert (said["home"], said["user"]) == (owner.pw_dir, owner.pw_name)
         assert users_of(site) == {str(uid)}
         site.config.write_text(site.config.read_text() + "# changed\n")
-    assert set(noted.read_text().split()) == {str(uid)}
+    subprocess.run([site.executable, "check"], cwd=site.directory, stdout=subprocess.DEVNULL, timeout=40)
+    assert set(noted.read_text().split()) == {str(uid)}, "check, too, becomes the user"
     assert sock.stat().st_uid == uid and pidfile.stat().st_uid == 0
     for path in (log, place / "access.log"):
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (uid, 0o600)
