@@ -218,11 +218,9 @@ def live(site, role, call, error, ordinal, how="touch"):
     if reply != (200, str(number)):
         seen.append(reply)
     if role == "worker":
-        (pid,) = site.pids("runfcgi-worker")[:1] or [0]
-        site.attach(pid, inject)
+        site.attach(until(lambda: site.pids("runfcgi-worker"), 10, "there is a worker")[0], inject)
     elif role == "preloader":
-        (pid,) = site.pids("runfcgi-preload")[:1] or [0]
-        site.attach(pid, inject)
+        site.attach(until(lambda: site.pids("runfcgi-preload"), 10, "there is a preloader")[0], inject)
         site.end_workers()
     for path, options in REQUESTS:
         reply = site.ask(path, **options)
@@ -313,7 +311,7 @@ def serve(site, role, call, error, ordinal):
     """The same in a site that is up, for the time of three requests. Returns (whether it did, [what went wrong])."""
     site.forget()
     name = {"worker": "runfcgi-worker", "preloader": "runfcgi-preload"}.get(role)
-    pid = site.process.pid if role == "front" else site.pids(name)[0]
+    pid = site.process.pid if role == "front" else until(lambda: site.pids(name), 10, f"there is a {name}")[0]
     inject = f"-e trace={call} -e inject={call}:error={error}:when={ordinal}"
     site.attach(pid, inject)
     if role == "preloader":

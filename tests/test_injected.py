@@ -12,6 +12,7 @@ import time
 import pytest
 
 import injected
+from webservers import fastcgi
 from webservers.processes import until
 
 SECONDS = float(os.environ.get("RUNFCGI_INJECT_SECONDS", "4"))
@@ -59,6 +60,18 @@ def test_a_connection_that_cannot_be_watched_is_watched_later(up):
     up.attach(up.process.pid, "-e trace=epoll_ctl -e inject=epoll_ctl:error=ENOMEM:when=1..2")
     assert up.ask("/upload", method="POST", body=bytes(1 << 20))[0] == 200
     assert up.injected()
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOBUFS"])
+def test_who_has_just_connected_is_not_closed_for_nobody(up, error):
+    """The system refuses before it looks whether anybody waits."""
+    up.attach(up.process.pid, f"-e trace=accept4 -e inject=accept4:error={error}:when=2")
+    with fastcgi.connect(str(up.path)) as visitor:
+        until(up.injected, 10, "the next one would be refused")
+        visitor.sendall(fastcgi.encode("/version"))
+        fastcgi.read(visitor, reply := fastcgi.Reply(0))
+    assert reply.status == 200, reply
+    assert f"RF0333 accepting pauses: {os.strerror(getattr(injected.errno, error))}" in up.log()
 
 
 @pytest.mark.parametrize("role, call", [("front", "recvmsg"), ("worker", "sendto")])
@@ -168,7 +181,7 @@ LIVES = {
     "python": (
         "clone:EAGAIN,ENOMEM pipe2:EMFILE ftruncate:EIO,EROFS pwrite64:ENOSPC,EDQUOT,EIO rename:ENOSPC,EROFS "
         "mkdir:EROFS,ENOSPC flock:EINTR,ENOLCK accept4:EMFILE,ENFILE,ECONNABORTED waitid:EINTR wait4:EINTR unlink:EROFS "
-        "openat:EMFILE,ENOENT mmap:ENOMEM"
+        "openat:EMFILE,ENOENT"
     ),
 }
 

@@ -424,7 +424,7 @@ impl Server {
                     self.traffic.warn(codes::request::REFUSED_CLIENT, text, now);
                 }
                 Accepted::Nobody | Accepted::Ended => return,
-                Accepted::Exhausted(_) if self.traffic.close_new(now) => self.pass_on(now),
+                Accepted::Exhausted(_) if self.traffic.close_late(now) => self.pass_on(now),
                 Accepted::Exhausted(error) => {
                     let text = format!("accepting pauses: {error}");
                     self.traffic.warn(codes::request::NO_DESCRIPTORS, text, now);

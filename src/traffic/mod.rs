@@ -134,6 +134,14 @@ impl Traffic {
         true
     }
 
+    /// The same, if its first request should have come by now. Descriptors may have run out before anybody waits for one.
+    pub fn close_late(&mut self, now: Instant) -> bool {
+        let oldest = self.out.conns.oldest_new();
+        let oldest = oldest.and_then(|number| self.out.conns.get(number));
+        let until = oldest.and_then(Connection::expected_until);
+        until.is_some_and(|until| until <= now) && self.close_new(now)
+    }
+
     /// Logs that there is no room, and none can be made.
     pub fn note_full(&mut self, now: Instant) {
         let open = self.out.conns.len();
