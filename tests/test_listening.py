@@ -121,6 +121,23 @@ def test_fcgi_web_server_addrs(site, list, welcome):
     site.gone()
 
 
+def test_at_the_end_a_visitor_behind_many_who_are_refused_is_answered(site):
+    port = free_port()
+    words = ["host=127.0.0.1", f"port={port}", "pidfile=my.pid", "errlog=err.log"]
+    site.daemon(*words, env={**os.environ, "FCGI_WEB_SERVER_ADDRS": "127.0.0.2"})
+    pid = site.pid()
+    os.kill(pid, signal.SIGSTOP)
+    strangers = [peers.connect(("127.0.0.1", port)) for _ in range(100)]
+    with socket.create_connection(("127.0.0.1", port), 20, ("127.0.0.2", 0)) as visitor:
+        peers.begin_fastcgi(visitor)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        assert peers.end_fastcgi(visitor).startswith("Status: 200")
+    for stranger in strangers:
+        stranger.close()
+    site.gone()
+
+
 def test_a_bad_address_of_a_web_server_is_refused(site):
     done = site.run("socket=my.sock", env={**os.environ, "FCGI_WEB_SERVER_ADDRS": "127.0.0.1,example.com"})
     assert done.returncode == 2 and "RF0119" in done.stderr and "example.com" in done.stderr and done.stderr.count("\n") == 1

@@ -119,9 +119,13 @@ impl Listeners {
 
     /// Accepts one waiting connection; returns it with the number of its listener.
     pub(super) fn accept_any(&self) -> Option<(OwnedFd, usize)> {
-        let accept = |(number, listener): (usize, &Listener)| match listener.accept() {
-            Accepted::Connection(socket) => Some((socket, number)),
-            _ => None,
+        let accept = |(number, listener): (usize, &Listener)| loop {
+            match listener.accept() {
+                Accepted::Connection(socket) => return Some((socket, number)),
+                // Others wait behind who is refused.
+                Accepted::Refused(_) => (),
+                _ => return None,
+            }
         };
         self.all.iter().enumerate().find_map(accept)
     }
