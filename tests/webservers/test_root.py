@@ -11,6 +11,7 @@ import pytest
 
 import peers
 from own_server import Site
+from webservers import processes
 from webservers.account import USER, new_directory
 from webservers.processes import until
 from webservers.users import AS_ROOT, as_user, take
@@ -33,10 +34,13 @@ PYTHON = '#!/bin/sh\nid -u >>{noted}\nexec /usr/bin/python3 "$@"\n'
 
 
 @pytest.fixture
-def site(build, tmp_path_factory):
+def site(build, tmp_path_factory, owner):
+    """Its processes end before their user, the owner, goes."""
     with Site(tmp_path_factory.mktemp("site"), build) as site:
         (site.directory / "app.py").write_text(APP)
         yield site
+        processes.end(site.alive())
+        site.gone()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from own_server import Site
+from webservers.processes import end
 from webservers.users import AS_ROOT, as_user, take
 
 pytestmark = AS_ROOT
@@ -24,6 +25,8 @@ def site(build, tmp_path_factory, owner):
             (site.directory / name).rename(site.directory / "www" / name)
         take(site.directory, owner)
         yield site
+        end(site.alive())
+        site.gone()
 
 
 def test_a_name_that_is_taken(site, owner):

@@ -43,6 +43,8 @@ def site(build, tmp_path_factory, owner):
         (site.directory / "run").mkdir(mode=0o700)
         take(site.directory, owner)
         yield site
+        end(site.alive())
+        site.gone()
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def test_an_access_control_list_counts(site, owner):
     run.mkdir(mode=0o700, exist_ok=True)  # the last process has removed it
     take(run, owner)
     let_write(run, USER, 0o700)
-    done = site.run("socket=my.sock", **as_owner)
+    done = site.run("socket=my.sock", "pidfile=my.pid", **as_owner)  # whose descriptor tells that this is the site's process
     assert site.ask() and "RF0604" in done.stderr and "/run: open to others (chmod 700 it)" in done.stderr, done
 
 
