@@ -32,6 +32,7 @@ def site(make_site):
         site.stop()
     print("--- the site's log, its end ---", *site.log().splitlines()[-20:], sep="\n")
     injected.processes.end(injected.processes.touching(site.account.base))
+    site.found.unlink(missing_ok=True)
 
 
 @pytest.fixture
