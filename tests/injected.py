@@ -311,6 +311,10 @@ def serve(site, role, call, error, ordinal):
     """The same in a site that is up, for the time of three requests. Returns (whether it did, [what went wrong])."""
     site.forget()
     name = {"worker": "runfcgi-worker", "preloader": "runfcgi-preload"}.get(role)
+    if role == "preloader" and not site.pids(name):
+        # The call before this one has ended it. The next one comes when a worker is needed.
+        site.end_workers()
+        site.ask()
     pid = site.process.pid if role == "front" else until(lambda: site.pids(name), 10, f"there is a {name}")[0]
     inject = f"-e trace={call} -e inject={call}:error={error}:when={ordinal}"
     site.attach(pid, inject)

@@ -47,7 +47,7 @@ def test_a_python_that_is_not_there_is_told_to_the_shell(site):
     done = site.run("socket=my.sock")
     assert done.returncode == 1 and "RF0200 [app] python: /nowhere/python3" in done.stderr and done.stderr.count("\n") == 1
     site.gone()
-    assert not site.socket.exists()
+    until(lambda: not site.socket.exists(), 10, "its socket is gone, too")
 
 
 def test_a_pidfile_belongs_to_one_live_server(site):
