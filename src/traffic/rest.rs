@@ -31,7 +31,7 @@ impl Rest {
     /// Sets aside what had no room, if there is some now. Whether there is.
     pub(super) fn settle(&mut self, spool: &Spool) -> bool {
         let tail = std::mem::take(&mut self.tail);
-        if self.append(&tail, spool).is_err() {
+        if !tail.is_empty() && self.append(&tail, spool).is_err() {
             self.tail = tail;
         }
         !self.is_stuck()
@@ -115,6 +115,8 @@ mod tests {
         rest.push(b"12345678", &spool);
         rest.push(b"9abcd", &spool);
         assert!(!rest.settle(&spool) && rest.is_stuck());
+        let mut taken = Rest::default();
+        assert!(taken.settle(&spool) && taken.spooled.is_none());
         spool.limit(40, 0);
         assert!(rest.settle(&spool) && !rest.is_stuck());
         assert_eq!(all(&mut rest), b"123456789abcd");
