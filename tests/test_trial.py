@@ -7,6 +7,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from plain_site import ask, kill
 from webservers.account import give
 from webservers.processes import until
@@ -108,31 +110,36 @@ def test_a_preloader_that_dies_before_the_trial_is_not_the_fault_of_the_code(mak
     until(lambda: ask(front, "/version").text == "1", 20, "the new code is live")
 
 
-def test_who_waits_in_line_for_a_trial_hears_how_it_went(make_plain, manage):
-    site = make_plain(server="preload = false\nmaxchildren = 1")
-    manager = manage(site)
-    fronts = [manager.spawn() for _ in range(2)]
-    for front in fronts:
-        assert ask(front, "/version").text == "0"
-    upload(site, BROKEN)
-    site.mark("importing")
-    # The turn of the first one ends before its import. There is no room for another trial beside it.
-    until(lambda: site.status()["workers"]["waiting"] == 1, 20, "the second one waits in line")
+@pytest.fixture
+def in_line(make_plain, manage):
+    """`in_line(code)`: a site that serves 0, and two fronts that try this code, which waits until the test lets it go on.
+    There is no room for a second trial beside the first: the second front waits in line."""
+
+    def begin(code):
+        site = make_plain(server="preload = false\nmaxchildren = 1")
+        manager = manage(site)
+        fronts = [manager.spawn() for _ in range(2)]
+        for front in fronts:
+            assert ask(front, "/version").text == "0"
+        upload(site, code)
+        site.mark("importing")
+        # The turn of the first one ends before its import.
+        until(lambda: site.status()["workers"]["waiting"] == 1, 20, "the second one waits in line")
+        return site, fronts
+
+    return begin
+
+
+def test_who_waits_in_line_for_a_trial_hears_how_it_went(in_line):
+    site, fronts = in_line(BROKEN)
     let_go(site)
     until(lambda: site.status()["workers"]["waiting"] == 0, 20, "it has its turn")
     for front in fronts:
         assert_refused(site, front)
 
 
-def test_who_waits_in_line_for_a_trial_gets_the_worker_of_the_one_that_is_live(make_plain, manage):
-    site = make_plain(server="preload = false\nmaxchildren = 1")
-    manager = manage(site)
-    fronts = [manager.spawn() for _ in range(2)]
-    for front in fronts:
-        assert ask(front, "/version").text == "0"
-    upload(site, SLOW)
-    site.mark("importing")
-    until(lambda: site.status()["workers"]["waiting"] == 1, 20, "the second one waits in line")
+def test_who_waits_in_line_for_a_trial_gets_the_worker_of_the_one_that_is_live(in_line):
+    site, fronts = in_line(SLOW)
     let_go(site)
     for front in fronts:
         until(lambda: ask(front, "/version").text == "1", 20, "the new code is live")
