@@ -132,7 +132,7 @@ impl Queue {
     pub(super) fn shed(&mut self, added: RequestNo, coming: usize) -> Vec<Action> {
         let most = self.limits.most;
         let source = self.jobs.get(added).map(|job| job.source);
-        let excess = source.filter(|_| self.waiting.all().count() > most + coming);
+        let excess = source.filter(|_| self.waiting.total() > most + coming);
         match excess.and_then(|source| self.waiting.excess(source)) {
             Some(request) => self.fail(request, Failure::QueueFull(most)),
             None => Vec::new(),
@@ -180,7 +180,7 @@ impl Queue {
     /// All waiting requests fail. Returns what to do.
     pub(super) fn fail_waiting(&mut self, failure: &Failure) -> Vec<Action> {
         let mut actions = Vec::new();
-        while let Some(request) = { self.waiting.all().next() } {
+        while let Some(request) = self.waiting.any() {
             actions.extend(self.fail(request, failure.clone()));
         }
         actions
@@ -263,6 +263,8 @@ impl Queue {
         let wanted = self.waiting() > 0;
         for (number, job) in self.jobs.iter_mut().filter(|(_, job)| !job.over) {
             let waited = now.saturating_duration_since(job.since);
+            let held = job.held.map(|at| now.saturating_duration_since(at));
+            let held = held.filter(|held| wanted && *held >= MOST_HELD);
             let after = |limit: Option<Duration>| limit.is_some_and(|limit| waited >= limit);
             match job.phase {
                 Phase::Queued if waited >= queue => late.push(Late::InQueue(number, waited)),
@@ -271,12 +273,9 @@ impl Queue {
                     job.over = true;
                     late.push(Late::Running(number, slot, waited));
                 }
-                Phase::Running(slot)
-                    if wanted && job.held.is_some_and(|at| at + MOST_HELD <= now) =>
-                {
+                Phase::Running(slot) if let Some(held) = held => {
                     job.over = true;
-                    let held = job.held.map(|at| now.saturating_duration_since(at));
-                    late.push(Late::Held(number, slot, held.unwrap_or_default()));
+                    late.push(Late::Held(number, slot, held));
                 }
                 Phase::Running(slot) if after(slow) && !job.slow_logged => {
                     job.slow_logged = true;

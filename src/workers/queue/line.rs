@@ -42,9 +42,15 @@ impl Line {
         self.order.len()
     }
 
-    /// All, those of parked sources included.
-    pub(super) fn all(&self) -> impl Iterator<Item = RequestNo> {
-        self.everywhere().map(|waiting| waiting.request)
+    /// How many wait, those of parked sources included.
+    pub(super) fn total(&self) -> usize {
+        let parked: usize = self.parked.values().map(VecDeque::len).sum();
+        self.order.len() + parked
+    }
+
+    /// One that waits, if there is one.
+    pub(super) fn any(&self) -> Option<RequestNo> {
+        self.everywhere().next().map(|waiting| waiting.request)
     }
 
     /// The next one to be served.
@@ -177,7 +183,7 @@ mod tests {
         line.park(1, true);
         line.push(RequestNo(5), 1);
         line.put_back(RequestNo(0), 1);
-        assert_eq!((line.len(), line.all().count()), (2, 6));
+        assert_eq!((line.len(), line.total()), (2, 6));
         assert_eq!(line.excess(2), Some(RequestNo(0)));
         line.remove(RequestNo(2));
         assert_eq!(
